@@ -1,0 +1,51 @@
+"""Neural ODEs for PyTorch: an exact, fast solver, the blocks built on it, and classifiers and regressors.
+
+Names are imported when they are first used, so that the command answers at once.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "solve_ivp": "thalweg.ivp",
+    "Solution": "thalweg.core.solution",
+    "Stats": "thalweg.core.solution",
+    "SolveError": "thalweg.core.status",
+    "Status": "thalweg.core.status",
+    "DenseOutput": "thalweg.output.dense",
+    "PID": "thalweg.stepsize.controllers",
+    "Fixed": "thalweg.stepsize.controllers",
+    "NeuralODE": "thalweg.nn",
+    "NeuralODEClassifier": "thalweg.learn.estimators",
+    "NeuralODERegressor": "thalweg.learn.estimators",
+}
+
+__all__ = [*_HOMES, "__version__"]
+
+if TYPE_CHECKING:
+    from .core.solution import Solution, Stats
+    from .core.status import SolveError, Status
+    from .ivp import solve_ivp
+    from .learn.estimators import NeuralODEClassifier, NeuralODERegressor
+    from .nn import NeuralODE
+    from .output.dense import DenseOutput
+    from .stepsize.controllers import PID, Fixed
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        value = getattr(import_module(_HOMES[name]), name)
+    elif name in {"nn", "figures", "learn", "methods"}:
+        value = import_module(f"thalweg.{name}")
+    else:
+        raise AttributeError(f"module 'thalweg' has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOMES, "nn", "figures", "learn", "methods"})

@@ -1,0 +1,65 @@
+"""The few operations that step-size arithmetic needs, for one number and for one number a row alike.
+
+With `joint` batching a step size is one Python float, kept on the host; with `per_sample` it is a tensor of shape
+`(batch,)`, kept on the device. A formula written with these functions serves both.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TypeAlias, overload
+
+import torch
+from torch import Tensor
+
+Number: TypeAlias = float | Tensor
+"""A float (one unit) or a tensor of shape (batch,) (one a row)."""
+
+Flag: TypeAlias = bool | Tensor
+"""A bool (one unit) or a bool tensor of shape (batch,)."""
+
+Count: TypeAlias = int | Tensor
+"""An int (one unit) or an int64 tensor of shape (batch,)."""
+
+
+@overload
+def where(condition: Flag, this: int, other: Count) -> Count: ...
+@overload
+def where(condition: Flag, this: Number, other: Number) -> Number: ...
+def where(condition: Flag, this: Number, other: Number) -> Number:
+    """`this` where the condition holds, `other` elsewhere."""
+    if isinstance(condition, bool):
+        return this if condition else other
+    return torch.where(condition, this, other)
+
+
+def clip(x: Number, low: float, high: float) -> Number:
+    """`x` held between two floats; NaN becomes `low`."""
+    if isinstance(x, Tensor):
+        return torch.nan_to_num(x, nan=low).clamp(low, high)
+    return low if math.isnan(x) else min(max(x, low), high)
+
+
+def isfinite(x: Number) -> Flag:
+    """Whether `x` is neither infinite nor NaN."""
+    return torch.isfinite(x) if isinstance(x, Tensor) else math.isfinite(x)
+
+
+def absolute(x: Number) -> Number:
+    """The size of `x`."""
+    return x.abs() if isinstance(x, Tensor) else abs(x)
+
+
+def sign(x: Number) -> Number:
+    """-1, 0 or 1."""
+    return torch.sign(x) if isinstance(x, Tensor) else float((x > 0) - (x < 0))
+
+
+def negate(flag: Flag) -> Flag:
+    """Not `flag`."""
+    return not flag if isinstance(flag, bool) else ~flag
+
+
+def wide_dtype(device: torch.device) -> torch.dtype:
+    """The dtype of times and errors inside the loop: float64, but on Apple's GPUs, which have none."""
+    return torch.float32 if device.type == "mps" else torch.float64

@@ -1,0 +1,107 @@
+"""The one adapter round the user's function.
+
+The loop knows a field only as `field(t, y) -> dy` on packed states. Arguments, structure, the shape of `t` and the
+checks of what comes back live here and nowhere else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from .arithmetic import Number
+from .state import Layout
+
+
+class FieldLike(Protocol):
+    """What the loop and the steppers ask of a field."""
+
+    def __call__(self, t: Tensor, y: Tensor) -> Tensor:
+        """dy/dt at a time made by `times`."""
+
+    def times(self, t: Number, h: Number, c: Tensor) -> Sequence[Tensor]:
+        """The times t + c h, shaped and typed as the user's function takes them."""
+
+
+class Field:
+    """dy/dt = fun(t, y, *args) on packed states.
+
+    Parameters
+    ----------
+    fun : callable
+        The user's function.
+    args : tuple
+        Further arguments, passed on as they are.
+    layout : Layout
+        How the user's state is packed.
+    like : Tensor
+        The packed initial state, for its dtype, device and number of dimensions.
+    """
+
+    def __init__(self, fun: Callable[..., Any], args: tuple[Any, ...], layout: Layout, like: Tensor) -> None:
+        self.fun = fun
+        self.args = args
+        self.layout = layout
+        self.time_dtype = like.real.dtype if like.is_complex() else like.dtype
+        self._like = like
+        rows = like.shape[0] if layout.by_row else 0
+        self._time_shape = (-1, rows) + (1,) * ((layout.ndim or 1) - 1) if layout.by_row else (-1,)
+
+    def with_args(self, args: tuple[Any, ...]) -> Field:
+        """The same field with other arguments."""
+        return Field(self.fun, args, self.layout, self._like)
+
+    def times(self, t: Number, h: Number, c: Tensor) -> Sequence[Tensor]:
+        """The times t + c h: 0-d tensors in joint, (batch, 1, ..., 1) per sample; c has shape (S,)."""
+        if self.layout.by_row:
+            c = c.unsqueeze(-1)
+        times = (c * h + t).to(self.time_dtype)
+        return times.view(self._time_shape).unbind() if self.layout.by_row else times.unbind()
+
+    def __call__(self, t: Tensor, y: Tensor) -> Tensor:
+        """dy/dt, checked."""
+        state = self.layout.unpack(y)
+        try:
+            slope = self.fun(t, state, *self.args)
+        except Exception as error:
+            error.add_note(f"(raised by the field while thalweg evaluated it at t = {_describe(t)})")
+            raise
+        if self.layout.spec is not None:
+            slope = self._pack(slope)
+        if not isinstance(slope, Tensor):
+            raise ValueError(f"fun must return a tensor shaped like y, got {type(slope).__name__}; "
+                             "collect components with torch.stack")
+        if slope.shape != y.shape:
+            raise ValueError(f"fun must return the shape of y, {tuple(y.shape)}, but returned {tuple(slope.shape)}; "
+                             "check broadcasting between t and y, and the field's last layer")
+        if slope.dtype != y.dtype:
+            raise ValueError(f"fun must return the dtype of y, {y.dtype}, but returned {slope.dtype}; "
+                             "convert the field (module.to(y.dtype)) or y0")
+        if slope.device != y.device:
+            raise ValueError(f"fun must return a tensor on y's device, {y.device}, but returned one on {slope.device}; "
+                             "move the field or y0")
+        return slope
+
+    def _pack(self, slope: Any) -> Tensor:
+        """Pack what the user's function returned for a structured state."""
+        leaves, spec = pytree.tree_flatten(slope)
+        if spec != self.layout.spec:
+            raise ValueError(f"fun must return the structure of y0, {self.layout.spec}, but returned {spec}")
+        for leaf, shape in zip(leaves, self.layout.shapes, strict=True):
+            if not isinstance(leaf, Tensor) or leaf.shape != shape:
+                got = tuple(leaf.shape) if isinstance(leaf, Tensor) else type(leaf).__name__
+                raise ValueError(f"fun must return leaves shaped like those of y, expected {tuple(shape)}, got {got}")
+        return self.layout.pack(slope)
+
+
+def _describe(t: Tensor) -> str:
+    """A time, or the range of times of a batch, for a message."""
+    t = t.detach().flatten()
+    if t.numel() == 0:
+        return "no time"
+    low, high = torch.aminmax(t)
+    return f"{low.item():g}" if t.numel() == 1 or low == high else f"{low.item():g} .. {high.item():g}"

@@ -1,0 +1,38 @@
+"""How large an error is: root mean square over the entries of one unit, relative to the tolerance.
+
+y: (*shape) in joint, (B, *D) per sample.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """The error allowed in each entry: `atol + rtol * |y|`."""
+
+    rtol: float
+    atol: float | Tensor
+
+    def scale(self, *states: Tensor) -> Tensor:
+        """The allowed error, from the largest absolute value among the states, entry by entry."""
+        size = states[0].abs()
+        for y in states[1:]:
+            size = torch.maximum(size, y.abs())
+        return size.mul_(self.rtol).add_(self.atol)
+
+
+def rms(x: Tensor, *, by_row: bool) -> Tensor:
+    """Root mean square: 0-d over all of `x`, or of shape (B,) over each row."""
+    if x.dtype in (torch.float16, torch.bfloat16):
+        x = x.float()
+    if not by_row:
+        return torch.linalg.vector_norm(x) / max(x.numel(), 1) ** 0.5
+    if x.ndim == 1:
+        return x.abs()
+    entries = max(x[0].numel() if x.shape[0] else 1, 1)
+    return torch.linalg.vector_norm(x.flatten(1), dim=1) / entries**0.5

@@ -1,0 +1,120 @@
+"""What a solve returns."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from .arithmetic import Count
+from .status import Status
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@dataclass
+class Stats:
+    """What a solve cost. Each count is an int in joint, and of shape (batch,) per sample.
+
+    Attributes
+    ----------
+    nfev : int or Tensor
+        Field evaluations, as SciPy counts them.
+    n_steps, n_accepted, n_rejected : int or Tensor
+        Steps tried, kept and thrown away.
+    nfev_backward : int
+        Field evaluations of the backward passes that have run so far, each of the whole batch.
+    backend : str
+        What ran the loop.
+    """
+
+    nfev: Count = 0
+    n_steps: Count = 0
+    n_accepted: Count = 0
+    nfev_backward: int = 0
+    backend: str = "eager"
+
+    @property
+    def n_rejected(self) -> Count:
+        """Steps thrown away."""
+        return self.n_steps - self.n_accepted
+
+    def __repr__(self) -> str:
+        def show(count: Count) -> str:
+            if not isinstance(count, Tensor):
+                return str(count)
+            if count.numel() == 0:
+                return "none"
+            low, high = (int(x) for x in torch.aminmax(count))
+            return str(low) if low == high else f"{low}..{high}"
+
+        return (f"Stats(nfev={show(self.nfev)}, n_steps={show(self.n_steps)}, n_accepted={show(self.n_accepted)}, "
+                f"n_rejected={show(self.n_rejected)}, nfev_backward={self.nfev_backward}, backend={self.backend!r})")
+
+
+@dataclass
+class Solution:
+    """The solution of an initial-value problem.
+
+    Attributes
+    ----------
+    ts : Tensor
+        The times of the outputs: (T,), or (T, batch) where rows have times of their own.
+    ys : Tensor or pytree of Tensor
+        The states at those times, (T, *y0.shape); NaN where the solve did not come.
+    status : Status or Tensor
+        How it ended; per sample, an int64 tensor of shape (batch,) of `Status` values.
+    stats : Stats
+        What it cost.
+    sol : callable or None
+        With `dense_output=True`, the solution as a function of time; see `thalweg.DenseOutput`.
+
+    Examples
+    --------
+    >>> import torch, thalweg
+    >>> sol = thalweg.solve_ivp(lambda t, y: -y, (0.0, 1.0), torch.ones(2))
+    >>> sol.ys.shape, sol.success, sol.message
+    (torch.Size([2, 2]), True, 'the solver reached t1')
+    """
+
+    ts: Tensor
+    ys: Any
+    status: Status | Tensor
+    stats: Stats
+    sol: Callable[[float | Tensor], Any] | None = None
+
+    @property
+    def success(self) -> bool | Tensor:
+        """Whether t1 was reached; per sample, of shape (batch,)."""
+        if isinstance(self.status, Tensor):
+            return self.status == Status.SUCCESS.value
+        return self.status is Status.SUCCESS
+
+    @property
+    def message(self) -> str:
+        """How it ended, and what to try where that was not at t1."""
+        if not isinstance(self.status, Tensor):
+            return self.status.message
+        failed = list(self._failures())
+        if not failed:
+            return Status.SUCCESS.message
+        return "; ".join(f"{_name_rows(rows, len(self.status))}: {status.message}" for status, rows in failed)
+
+    def _failures(self) -> Iterator[tuple[Status, list[int]]]:
+        """Each way of failing that occurred, and its rows."""
+        assert isinstance(self.status, Tensor)
+        for status in Status:
+            if status is not Status.SUCCESS:
+                rows = torch.nonzero(self.status == status.value).flatten().tolist()
+                if rows:
+                    yield status, rows
+
+
+def _name_rows(rows: list[int], total: int) -> str:
+    """The rows in words, at most five by number."""
+    shown = ", ".join(map(str, rows[:5])) + (", …" if len(rows) > 5 else "")
+    return f"{len(rows)} of {total} samples (row{'s' if len(rows) > 1 else ''} {shown})"

@@ -1,0 +1,59 @@
+"""How a solve ended, and what a person can do about it."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .solution import Solution
+
+
+class Status(IntEnum):
+    """How the solve of one unit (the whole batch, or one row of it) ended.
+
+    Examples
+    --------
+    >>> import thalweg
+    >>> thalweg.Status(0)
+    <Status.SUCCESS: 0>
+    >>> print(thalweg.Status.MAX_STEPS.message)
+    the step limit was reached before t1: raise max_steps, loosen rtol and atol, or try a stiff method
+    """
+
+    RUNNING = -1
+    SUCCESS = 0
+    MAX_STEPS = 1
+    STEP_UNDERFLOW = 2
+    NONFINITE = 3
+
+    @property
+    def message(self) -> str:
+        """One sentence: what happened and what to try."""
+        return _MESSAGES[self]
+
+
+_MESSAGES = {
+    Status.RUNNING: "the solve is still running",
+    Status.SUCCESS: "the solver reached t1",
+    Status.MAX_STEPS: "the step limit was reached before t1: "
+    "raise max_steps, loosen rtol and atol, or try a stiff method",
+    Status.STEP_UNDERFLOW: "the step size fell below the spacing of floating-point numbers: "
+    "the tolerance asks for more than the dtype holds (loosen rtol and atol, or use float64), or the field jumps",
+    Status.NONFINITE: "the state or the field became NaN or infinite and no smaller step avoided it: "
+    "check the field at the time of failure, bound its output (tanh, weight decay), or shorten t_span",
+}
+
+
+class SolveError(RuntimeError):
+    """A solve that did not reach t1.
+
+    Attributes
+    ----------
+    solution : Solution
+        Everything that was computed: values up to the failure, NaN after it, and the status of each row.
+    """
+
+    def __init__(self, message: str, solution: Solution) -> None:
+        super().__init__(message)
+        self.solution = solution

@@ -1,0 +1,191 @@
+"""The one look of all figures: deep water, light banks, boats in colours that all eyes can tell apart."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import wraps
+from pathlib import Path
+from typing import Any, ParamSpec, TypeVar
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import LinearSegmentedColormap, Normalize
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from numpy.typing import NDArray
+
+INK = "#12303f"
+MUTED = "#5d7480"
+BANK = "#f6f3ec"
+CURRENT = "#a9d3e3"
+DEEP = "#08263b"
+WATER = LinearSegmentedColormap.from_list("water", ["#3b7d9c", "#205a79", "#10405c", DEEP])
+TARGET = LinearSegmentedColormap.from_list("target", ["#e4542b", "#f79a4b", "#ffd56b", "#fff7dd"])
+
+# Neighbours in this list differ in lightness as well as in hue, and no colour is the water's.
+CLASS_COLOURS = ("#ff6a3d", "#e9f6fb", "#ffc53d", "#5fd9b0", "#ff9ec4", "#c7dc3f", "#b9a2ff", "#d9b38c", "#86e3f2", "#ffe9a8")
+CLASS_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "p", "<", ">")
+
+_LOOK = {
+    "font.family": ["DejaVu Sans"],
+    "font.size": 12.0,
+    "text.color": INK,
+    "axes.labelcolor": INK,
+    "axes.edgecolor": MUTED,
+    "axes.facecolor": BANK,
+    "axes.titlesize": 13.0,
+    "axes.titlelocation": "left",
+    "axes.titlepad": 9.0,
+    "axes.labelsize": 12.5,
+    "axes.linewidth": 0.8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "xtick.labelsize": 11.0,
+    "ytick.labelsize": 11.0,
+    "legend.frameon": False,
+    "legend.fontsize": 11.5,
+    "legend.handletextpad": 0.4,
+    "legend.columnspacing": 1.4,
+    "figure.facecolor": "white",
+    "figure.constrained_layout.use": True,
+    "svg.fonttype": "path",
+    "svg.hashsalt": "thalweg",  # the same figure is the same file
+    "image.composite_image": True,
+}
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def styled(draw: Callable[P, R]) -> Callable[P, R]:
+    """Run a drawing function in the one look, and leave matplotlib's settings as they were."""
+
+    @wraps(draw)
+    def in_style(*args: P.args, **kwargs: P.kwargs) -> R:
+        with matplotlib.rc_context(_LOOK):
+            return draw(*args, **kwargs)
+
+    return in_style
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """A figure of its own canvas, in inches: no window, no global list of figures."""
+    figure = Figure(figsize=(width, height))
+    FigureCanvasAgg(figure)
+    return figure
+
+
+@styled
+def save(figure: Figure, path: str | Path, *, dpi: int = 170) -> list[Path]:
+    """Write a figure as PNG and SVG.
+
+    Parameters
+    ----------
+    figure : Figure
+    path : str or Path
+        Where, without suffix; its folder is made where there is none. Files of that name are replaced.
+    dpi : int
+        Dots per inch of the PNG.
+
+    Returns
+    -------
+    list of Path
+        The PNG and the SVG.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    png, svg = (path.parent / f"{path.name}.{kind}" for kind in ("png", "svg"))
+    figure.savefig(png, dpi=dpi, metadata={"Software": None})
+    figure.savefig(svg, metadata={"Date": None, "Creator": None})
+    return [png, svg]
+
+
+@dataclass(frozen=True)
+class Colouring:
+    """What the colour of a boat says: its class, its target value, or nothing.
+
+    Attributes
+    ----------
+    values : (N,) array
+        Class codes (integers) or target values.
+    names : sequence of str or None
+        The names of the classes; None where values are numbers.
+    label : str
+        What the values are.
+    """
+
+    values: NDArray[Any]
+    names: Sequence[str] | None = None
+    label: str = "target"
+
+    @classmethod
+    def plain(cls, n: int) -> Colouring:
+        """All boats alike."""
+        return cls(np.zeros(n, dtype=int), ("boats",))
+
+    def pick(self, rows: NDArray[Any]) -> Colouring:
+        """The same meaning for some of the boats, with the range of all of them."""
+        return _Part(self.values[rows], self.names, self.label, self._range())
+
+    def colour(self, row: int) -> Any:
+        """The colour of one boat."""
+        value = self.values[row]
+        return class_colour(int(value)) if self.names is not None else TARGET(self._norm()(value))
+
+    def marker(self, row: int) -> str:
+        """The shape of one boat."""
+        return CLASS_MARKERS[int(self.values[row]) % len(CLASS_MARKERS)] if self.names is not None else "o"
+
+    def handles(self) -> list[Line2D]:
+        """The key to the classes; none for one class or for numbers."""
+        if self.names is None or len(self.names) < 2:
+            return []
+        return [mark(CLASS_MARKERS[k % len(CLASS_MARKERS)], class_colour(k), 8, label=shorten(name))
+                for k, name in enumerate(self.names)]
+
+    def add_bar(self, figure: Figure, axes: Axes | Sequence[Axes]) -> None:
+        """The key to the numbers, where the values are some."""
+        if self.names is None:
+            scale = matplotlib.cm.ScalarMappable(self._norm(), TARGET)
+            bar = figure.colorbar(scale, ax=axes, fraction=0.035, pad=0.02, aspect=28)
+            bar.set_label(self.label)
+            bar.outline.set_visible(False)  # type: ignore[operator]
+
+    def _range(self) -> tuple[float, float]:
+        return float(np.min(self.values)), float(np.max(self.values))
+
+    def _norm(self) -> Normalize:
+        low, high = self._range()
+        return Normalize(low, high) if high > low else Normalize(low - 0.5, low + 0.5)
+
+
+@dataclass(frozen=True)
+class _Part(Colouring):
+    """Some boats of a colouring, on the scale of all."""
+
+    whole: tuple[float, float] = (0.0, 1.0)
+
+    def _range(self) -> tuple[float, float]:
+        return self.whole
+
+
+def class_colour(k: int) -> str:
+    """The colour of class k."""
+    return CLASS_COLOURS[k % len(CLASS_COLOURS)]
+
+
+def mark(shape: str, colour: Any, size: float, *, label: str = "", edge: str = DEEP) -> Line2D:
+    """A marker for a key."""
+    return Line2D([], [], linestyle="none", marker=shape, markersize=size, markerfacecolor=colour,
+                  markeredgecolor=edge, markeredgewidth=0.8, label=label)
+
+
+def shorten(text: str, most: int = 18) -> str:
+    """A name that fits in a key."""
+    text = str(text)
+    return text if len(text) <= most else text[: most - 1] + "…"

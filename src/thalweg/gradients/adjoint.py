@@ -1,0 +1,262 @@
+"""The adjoint method: one augmented solve back in time.
+
+With a(t) = dL/dz(t), the seed of continuous backpropagation (Chen et al. 2018, appendix B) is
+
+    dz/dt = f(t, z, θ),   da/dt = -aᵀ ∂f/∂z,   dL/dθ = -∫ aᵀ ∂f/∂θ dt from t1 to t0,
+
+solved together from t1 back to t0. z and a are the state of the solve. The integral over the parameters needs no state:
+it is summed over the accepted steps with the weights of the method itself, which is what the method would have made
+of it as a state, but for its part in the error norm.
+
+z: (*shape) in joint, (B, *D) per sample; the augmented state stacks z and a: (2, *shape) or (B, 2, *D).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..core.arithmetic import Count, Flag, Number, absolute, where, wide_dtype
+from ..core.field import Field
+from ..core.status import Status
+from ..loop.integrate import Problem, Result
+from ..output.saving import EndSaver
+from ..steppers.explicit_rk import ExplicitRK, Step
+from .base import Accumulator, Integrate, Request, Sources, check_reach, solve_without_graph
+
+
+class Adjoint:
+    """The continuous gradient: memory of one step, whatever their number; its error is that of the backward solve."""
+
+    def run(self, integrate: Integrate, request: Request) -> tuple[Tensor, Result]:
+        """Solve without a graph, and put the augmented solve behind the outputs."""
+        sources = Sources(request)
+        if not sources.needed:
+            return solve_without_graph(integrate, request)
+        run = _Run(integrate, request, sources)
+        ys = _Function.apply(run, *sources.tensors())
+        assert run.result is not None
+        return ys, run.result
+
+
+class _Function(torch.autograd.Function):
+    """The solve as one node of the graph."""
+
+    @staticmethod
+    def forward(ctx: Any, run: _Run, *tensors: Tensor | None) -> Tensor:
+        result = run.integrate(run.request.problem)
+        run.result = result
+        ctx.run = run
+        ctx.sources = len(tensors)
+        ctx.save_for_backward(*tensors, result.ys)
+        return result.ys
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, cotangent: Tensor) -> tuple[Any, ...]:
+        ys = ctx.saved_tensors[ctx.sources]
+        return (None, *_Backward(ctx.run, ys, cotangent).run())
+
+
+@dataclass
+class _Run:
+    """One solve."""
+
+    integrate: Integrate
+    request: Request
+    sources: Sources
+    result: Result | None = None
+
+
+class _AugmentedField:
+    """d(z, a)/dt."""
+
+    def __init__(self, field: Field, dim: int) -> None:
+        self.field = field
+        self.dim = dim
+
+    def times(self, t: Number, h: Number, c: Tensor) -> Sequence[Tensor]:
+        """As the field takes them."""
+        return self.field.times(t, h, c)
+
+    def __call__(self, t: Tensor, y: Tensor) -> Tensor:
+        """The field, and minus its vector–Jacobian product with a."""
+        z, a = y.unbind(self.dim)
+        z = z.detach().requires_grad_()
+        with torch.enable_grad():
+            slope = self.field(t, z)
+        product = None
+        if slope.requires_grad:
+            (product,) = torch.autograd.grad(slope, z, a, allow_unused=True, retain_graph=True)
+        change = torch.zeros_like(a) if product is None else -product
+        return torch.stack([slope.detach(), change], self.dim)
+
+
+class _Quadrature:
+    """The integral of aᵀ ∂f/∂θ, step by step."""
+
+    def __init__(self, field: Field, targets: list[Tensor], stepper: ExplicitRK, by_row: bool, retain: bool) -> None:
+        self.field, self.targets, self.stepper = field, targets, stepper
+        self.by_row, self.retain = by_row, retain
+        self.sums = Accumulator(len(targets))
+        self.evaluations = 0
+        b = stepper.tableau.b
+        self._weights = [(i, weight) for i, weight in enumerate(b) if weight]
+        self._c = torch.tensor(stepper.tableau.c, dtype=wide_dtype(stepper.device), device=stepper.device)
+
+    def record(self, step: Step, t: Number, h: Number, y: Tensor, carry: Tensor | None, accept: Flag, last: Flag,
+               level: Count) -> None:
+        """Add an accepted step; the rows that reject it, or have ended, add nothing."""
+        if not self.targets:
+            return
+        times = self.field.times(t, h, self._c)
+        for i, weight in self._weights:
+            state = self.stepper.stage_state(i, y, h, step.stages)
+            scale = where(accept, h * -weight, 0.0)
+            if isinstance(scale, Tensor):
+                mask = torch.as_tensor(accept).view(-1, *(1,) * (state.ndim - 1))
+                state = torch.where(mask, state, y)  # a rejected stage may not be finite
+                scale = scale.to(y.dtype).view(-1, *(1,) * (state.ndim - 2))
+            z, a = state.unbind(1 if self.by_row else 0)
+            self._add(times[i], z, a * scale)
+
+    def _add(self, t: Tensor, z: Tensor, cotangent: Tensor) -> None:
+        with torch.enable_grad():
+            slope = self.field(t, z)
+        self.evaluations += 1
+        if not slope.requires_grad:
+            return
+        check_reach([slope], self.targets)
+        self.sums.add(torch.autograd.grad(slope, self.targets, cotangent, allow_unused=True, retain_graph=self.retain))
+
+
+class _Backward:
+    """The backward pass: from output to output, re-anchored at each."""
+
+    def __init__(self, run: _Run, ys: Tensor, cotangent: Tensor) -> None:
+        self.integrate, self.request = run.integrate, run.request
+        self.problem: Problem = run.request.problem
+        assert run.result is not None
+        self.ends_only = isinstance(run.result.saver, EndSaver)
+        self.status = run.result.status
+        self.ys, self.cotangent = ys, cotangent
+        self.by_row = self.problem.batching.by_row
+        self.dim = 1 if self.by_row else 0
+        self.timed = run.request.times is not None
+        field, targets = run.sources.detached_field()
+        like = self._stack(self.problem.y0, self.problem.y0)
+        self.stepper = ExplicitRK(self.problem.stepper.tableau, like, by_row=self.by_row)
+        self.field = _AugmentedField(field, self.dim)
+        self.quadrature = _Quadrature(field, targets, self.stepper, self.by_row, run.sources.retain())
+        self.evaluations = 0
+
+    def run(self) -> Sequence[Tensor | None]:
+        """The gradients, in the order of the sources."""
+        problem = self.problem
+        cotangent, failed = self._without_failures()
+        times = [problem.t1] if self.ends_only else list(self._output_times())
+        if failed is not None:  # these rows are not asked for: keep them where they are
+            times = [where(failed, problem.t0, t) for t in times]
+        states = self.ys[1:] if self.ends_only else self.ys
+        pulls = cotangent[1:] if self.ends_only else cotangent
+        a = torch.zeros_like(problem.y0)
+        t_grads: list[Tensor | None] = [None] * len(times)
+        step: Number | None = None
+        for i in reversed(range(len(times))):
+            at_start = times[i] == problem.t0
+            pull = self._masked(at_start, pulls[i])
+            z = self._finite_state(states[i], failed)
+            if self.timed:
+                t_grads[i] = self._time_gradient(times[i], z, pull)
+            a = a + pull
+            goal = times[i - 1] if i else problem.t0
+            a, step = self._segment(times[i], goal, z, a, step)
+        t0 = -self._time_gradient(problem.t0, problem.y0, a) if self.timed else None
+        a = a + (cotangent[0] if self.ends_only else self._initial_cotangent(cotangent, times))
+        self.request.stats.nfev_backward += self.evaluations + self.quadrature.evaluations
+        t1 = t_grads[0] if self.ends_only else None
+        t_eval = torch.stack(t_grads) if self.timed and not self.ends_only else None  # type: ignore[arg-type]
+        return [a, t0, t1, t_eval, *self.quadrature.sums.totals]
+
+    def _output_times(self) -> Sequence[Number]:
+        assert self.problem.t_eval is not None
+        return self.problem.t_eval.unbind() if self.by_row else self.problem.t_eval.tolist()
+
+    def _segment(self, t: Number, goal: Number, z: Tensor, a: Tensor, step: Number | None) -> tuple[Tensor, Number | None]:
+        """The adjoint at `goal`, from (z, a) at t, and the size of the next step."""
+        moving = t != goal
+        if not (bool(moving.any()) if isinstance(moving, Tensor) else moving):
+            return a, step
+        atol = self.problem.tolerance.atol
+        if isinstance(atol, Tensor) and self.by_row and atol.ndim == z.ndim:
+            atol = atol.unsqueeze(1)
+        first = None if step is None else where(absolute(step) > 0, absolute(step), absolute(goal - t))
+        back = replace(
+            self.problem, field=self.field, stepper=self.stepper, y0=self._stack(z, a), t0=t, t1=goal, t_eval=None,
+            tolerance=replace(self.problem.tolerance, atol=atol), dense=False,
+            first_step=self.problem.first_step if first is None else first,
+        )
+        result = self.integrate(back, self.quadrature)
+        self.evaluations += int(result.nfev.max()) if isinstance(result.nfev, Tensor) else result.nfev
+        self._check(result)
+        return result.ys[-1].unbind(self.dim)[1], result.h
+
+    def _check(self, result: Result) -> None:
+        status = result.status
+        worst = int(status.max()) if isinstance(status, Tensor) else status
+        if worst != Status.SUCCESS:
+            raise RuntimeError(
+                f"the adjoint's solve back in time failed: {Status(worst).message}. Where the flow contracts, going back "
+                "is unstable; gradient='checkpointed' does not go back"
+            )
+
+    def _time_gradient(self, t: Number, z: Tensor, a: Tensor) -> Tensor:
+        """<a, f(t, z)>, of each unit."""
+        with torch.no_grad():
+            (time,) = self.field.times(t, 0.0, torch.zeros(1, dtype=wide_dtype(z.device), device=z.device))
+            slope = self.field.field(time, z)
+        self.evaluations += 1
+        product = (a.conj() * slope).real if a.is_complex() else a * slope
+        product = torch.where(a == 0, 0.0, product)
+        product = product.flatten(1).sum(1) if self.by_row and product.ndim > 1 else product if self.by_row else product.sum()
+        return product.to(wide_dtype(z.device))
+
+    def _without_failures(self) -> tuple[Tensor, Tensor | None]:
+        """The cotangents with nothing asked of failed rows, and which these are."""
+        if not isinstance(self.status, Tensor):
+            if self.status != Status.SUCCESS:
+                raise RuntimeError("the adjoint cannot go back from a solve that failed "
+                                   f"({Status(self.status).message}); gradient='checkpointed' can")
+            return self.cotangent, None
+        failed = self.status != Status.SUCCESS.value
+        if not bool(failed.any()):
+            return self.cotangent, None
+        mask = failed.view(1, -1, *(1,) * (self.cotangent.ndim - 2))
+        return torch.where(mask, 0.0, self.cotangent), failed
+
+    def _finite_state(self, z: Tensor, failed: Tensor | None) -> Tensor:
+        """The state, where a row failed another row's."""
+        if failed is None:
+            return z
+        donor = z[torch.argmin(failed.to(torch.int64))]
+        return torch.where(failed.view(-1, *(1,) * (z.ndim - 1)), donor, z)
+
+    def _masked(self, at_start: Flag, pull: Tensor) -> Tensor:
+        """The cotangent of an output, none where it is y0 itself."""
+        if isinstance(at_start, Tensor):
+            return torch.where(at_start.view(-1, *(1,) * (pull.ndim - 1)), 0.0, pull)
+        return torch.zeros_like(pull) if at_start else pull
+
+    def _initial_cotangent(self, cotangent: Tensor, times: Sequence[Number]) -> Tensor:
+        """The sum of the cotangents of outputs that are y0 itself."""
+        total = torch.zeros_like(self.problem.y0)
+        for t, pull in zip(times, cotangent, strict=True):
+            total = total + (pull - self._masked(t == self.problem.t0, pull))
+        return total
+
+    def _stack(self, z: Tensor, a: Tensor) -> Tensor:
+        return torch.stack([z, a], self.dim)

@@ -1,0 +1,142 @@
+"""What a gradient method is asked, and what the methods share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from ..core.field import Field
+from ..core.solution import Stats
+from ..loop.integrate import GraphTimes, Problem, Result
+from .capture import captured_tensors, unreached
+
+Integrate = Callable[..., Result]
+"""The loop, as it is handed to a gradient method."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """A solve, and the tensors that a gradient may go to.
+
+    Attributes
+    ----------
+    problem : Problem
+        Its field is a `Field`; its times and y0 are part of no graph.
+    y0 : Tensor
+        The packed initial state, as part of the graph.
+    times : GraphTimes or None
+        t0, t1 and t_eval as part of the graph; None when none of them needs a gradient.
+    stats : Stats
+        Where the backward pass counts its evaluations.
+    """
+
+    problem: Problem
+    y0: Tensor
+    times: GraphTimes | None
+    stats: Stats
+
+    @property
+    def field(self) -> Field:
+        """The user's field."""
+        assert isinstance(self.problem.field, Field)
+        return self.problem.field
+
+
+class GradientMethod(Protocol):
+    """How the gradient of a solve is made."""
+
+    def run(self, integrate: Integrate, request: Request) -> tuple[Tensor, Result]:
+        """The outputs (T, *y0.shape) as part of the graph, and what the loop reported."""
+
+
+@dataclass
+class Sources:
+    """The tensors that a gradient goes to, in a fixed order: y0, t0, t1, t_eval, args, captured.
+
+    `args` are replaced by copies of their own where the field is evaluated for a backward pass, so that one tensor
+    that is both an argument and captured counts twice, as it must. Captured tensors cannot be replaced; the backward
+    pass asks for their gradients by name.
+    """
+
+    request: Request
+    arguments: list[Tensor] = field(init=False)
+    captured: list[Tensor] = field(init=False)
+
+    def __post_init__(self) -> None:
+        leaves = pytree.tree_leaves(self.request.field.args)
+        self.arguments = [leaf for leaf in leaves if isinstance(leaf, Tensor) and leaf.requires_grad]
+        self.captured = captured_tensors((self.request.field.fun, [x for x in leaves if callable(x)]))
+
+    @property
+    def needed(self) -> bool:
+        """Whether any of them needs a gradient."""
+        return torch.is_grad_enabled() and (
+            self.request.y0.requires_grad or self.request.times is not None or bool(self.arguments or self.captured)
+        )
+
+    def tensors(self) -> tuple[Tensor | None, ...]:
+        """All of them, None for times that need no gradient."""
+        times = self.request.times
+        three = (None, None, None) if times is None else (times.t0, times.t1, times.t_eval)
+        return (self.request.y0, *three, *self.arguments, *self.captured)
+
+    def detached_field(self) -> tuple[Field, list[Tensor]]:
+        """The field with arguments of their own, and the tensors to ask for gradients: arguments, then captured."""
+        copies: list[Tensor] = []
+
+        def replaced(leaf: Any) -> Any:
+            if not (isinstance(leaf, Tensor) and leaf.requires_grad):
+                return leaf
+            copies.append(leaf.detach().requires_grad_())
+            return copies[-1]
+
+        args = pytree.tree_map(replaced, self.request.field.args)
+        return self.request.field.with_args(args), [*copies, *self.captured]
+
+    def retain(self) -> bool:
+        """Whether a backward pass runs into a graph that must stay: one behind a captured tensor."""
+        return any(not tensor.is_leaf for tensor in self.captured)
+
+
+class Accumulator:
+    """Sums of gradients, None while nothing was added."""
+
+    def __init__(self, count: int) -> None:
+        self.totals: list[Tensor | None] = [None] * count
+
+    def add(self, gradients: Sequence[Tensor | None]) -> None:
+        """Add one gradient to each; None adds nothing."""
+        for i, gradient in enumerate(gradients):
+            if gradient is None:
+                continue
+            total = self.totals[i]
+            self.totals[i] = gradient if total is None else total + gradient
+
+
+def check_reach(outputs: Sequence[Tensor], known: Sequence[Tensor]) -> None:
+    """Refuse a field that uses a tensor whose gradient would be lost.
+
+    Raises
+    ------
+    RuntimeError
+        When the graph of the outputs ends in a tensor that is not known.
+    """
+    lost = unreached(outputs, known)
+    if lost:
+        shapes = ", ".join(str(tuple(leaf.shape)) for leaf in lost)
+        raise RuntimeError(
+            f"the field uses {len(lost)} tensor(s) of shape {shapes} that need a gradient and that thalweg could not "
+            "find; pass them in args, make them parameters of the field's module, or use gradient='direct'"
+        )
+
+
+def solve_without_graph(integrate: Integrate, request: Request) -> tuple[Tensor, Result]:
+    """The outputs alone."""
+    with torch.no_grad():
+        result = integrate(replace(request.problem, y0=request.y0.detach()))
+    return result.ys, result

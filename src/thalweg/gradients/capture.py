@@ -1,0 +1,132 @@
+"""Which tensors a field uses without being given them: parameters, and what a function captured.
+
+A gradient method that makes its own backward pass must name every tensor that the gradient goes to. They are looked
+for where Python keeps them; a tensor that hides elsewhere is found by `unreached` in the backward pass, and is an
+error there.
+"""
+
+from __future__ import annotations
+
+import functools
+import types
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from torch import Tensor, nn
+
+_OPAQUE = {"builtins", "numpy", "pandas", "torch", "typing", "scipy", "sklearn"}
+"""Libraries whose objects, modules of torch aside, hold no tensor that a field could use."""
+
+
+def captured_tensors(fun: Any) -> list[Tensor]:
+    """The tensors that require a gradient and that `fun` holds, each once, so that none is part of another's history.
+
+    Looked through are modules, closures, defaults, globals that the code names, partial functions, bound methods,
+    attributes of callable objects, and lists, tuples, sets and dicts of all these.
+    """
+    found: dict[int, Tensor] = {}
+    for value in _walk(fun, set()):
+        if value.requires_grad:
+            found.setdefault(id(value), value)
+    return _independent(list(found.values()))
+
+
+def unreached(outputs: Iterable[Tensor], known: Iterable[Tensor]) -> list[Tensor]:
+    """The leaves in the graph of `outputs` that are neither known nor part of a known tensor's history."""
+    known = list(known)
+    stop = {tensor.grad_fn for tensor in known if tensor.grad_fn is not None}
+    leaves = {id(tensor) for tensor in known}
+    return [leaf for leaf in _leaves((out.grad_fn for out in outputs), stop) if id(leaf) not in leaves]
+
+
+def _walk(value: Any, seen: set[int]) -> Iterator[Tensor]:
+    """All tensors that can be reached from a value."""
+    if id(value) in seen:
+        return
+    seen.add(id(value))
+    if isinstance(value, Tensor):
+        yield value
+        return
+    for part in _parts(value):
+        yield from _walk(part, seen)
+
+
+def _parts(value: Any) -> Iterable[Any]:
+    """What a value is made of, as far as tensors may hide there."""
+    if isinstance(value, list | tuple | set | frozenset):
+        return value
+    if isinstance(value, dict):
+        return value.values()
+    if isinstance(value, nn.Module):
+        return vars(value).values()
+    if isinstance(value, functools.partial):
+        return (value.func, value.args, value.keywords)
+    if isinstance(value, types.MethodType):
+        return (value.__self__, value.__func__)
+    if isinstance(value, types.FunctionType):
+        return _function_parts(value)
+    if isinstance(value, type | types.ModuleType | types.BuiltinFunctionType) or not hasattr(value, "__dict__"):
+        return ()
+    if type(value).__module__.split(".")[0] in _OPAQUE:
+        return ()
+    return (vars(value), getattr(type(value), "__call__", None))
+
+
+def _function_parts(function: types.FunctionType) -> Iterator[Any]:
+    """A function's closure, defaults, and the globals that its code names."""
+    if (function.__module__ or "").split(".")[0] == "torch":
+        return
+    for cell in function.__closure__ or ():
+        try:
+            yield cell.cell_contents
+        except ValueError:  # not filled yet
+            continue
+    yield function.__defaults__
+    yield function.__kwdefaults__
+    codes = [function.__code__]
+    while codes:
+        code = codes.pop()
+        codes += [constant for constant in code.co_consts if isinstance(constant, types.CodeType)]
+        for name in code.co_names:
+            if name in function.__globals__:
+                yield function.__globals__[name]
+
+
+def _independent(tensors: list[Tensor]) -> list[Tensor]:
+    """Replace each tensor whose history holds another of them by the leaves of that history."""
+    if all(tensor.is_leaf for tensor in tensors):
+        return tensors
+    ids = {id(tensor) for tensor in tensors}
+    nodes = {tensor.grad_fn for tensor in tensors if tensor.grad_fn is not None}
+    result: dict[int, Tensor] = {}
+    for tensor in tensors:
+        history = [tensor]
+        if tensor.grad_fn is not None:
+            below = [node for node, _ in tensor.grad_fn.next_functions if node is not None]
+            leaves = list(_leaves(below, set()))
+            if any(id(leaf) in ids for leaf in leaves) or any(node in nodes for node in _nodes(below, set())):
+                history = leaves
+        for part in history:
+            result.setdefault(id(part), part)
+    return list(result.values())
+
+
+def _nodes(starts: Iterable[Any], stop: set[Any]) -> Iterator[Any]:
+    """The nodes of a graph, but those in `stop` and what lies only behind them."""
+    stack = [node for node in starts if node is not None]
+    seen = set(stop)
+    while stack:
+        node = stack.pop()
+        if node in seen:
+            continue
+        seen.add(node)
+        yield node
+        stack += [below for below, _ in node.next_functions if below is not None]
+
+
+def _leaves(starts: Iterable[Any], stop: set[Any]) -> Iterator[Tensor]:
+    """The leaf tensors of a graph."""
+    for node in _nodes(starts, stop):
+        leaf = getattr(node, "variable", None)
+        if leaf is not None:
+            yield leaf

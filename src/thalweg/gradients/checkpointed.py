@@ -1,0 +1,214 @@
+"""The exact discrete gradient from the stored accepted steps, each computed again in the backward pass.
+
+The forward pass records no graph and keeps where each accepted step began. The backward pass goes through the steps
+from the last to the first, computes each again, now with a graph, and pulls the cotangents of its end, of its outputs
+and of its carry back to its beginning. A rejected step costs nothing.
+
+The sizes of all steps but the last are constants, as for `direct`; the last one ends at t1. So a step that begins at
+t_n pulls back to t0 by way of t_n = t0 + constant, and the last one to t1 and t0 by way of h = t1 - t_n.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..core.arithmetic import Number, where, wide_dtype
+from ..loop.integrate import Problem, Result
+from ..output.saving import EndSaver
+from .base import Accumulator, Integrate, Request, Sources, check_reach, solve_without_graph
+from .tape import JointTape, Level, OutputIndex, RowTape
+
+
+class Checkpointed:
+    """The exact gradient at the memory of the accepted steps' states."""
+
+    def run(self, integrate: Integrate, request: Request) -> tuple[Tensor, Result]:
+        """Solve without a graph, and put the backward pass behind the outputs."""
+        sources = Sources(request)
+        if not sources.needed:
+            return solve_without_graph(integrate, request)
+        run = _Run(integrate, request, sources)
+        ys = _Function.apply(run, *sources.tensors())
+        assert run.result is not None
+        return ys, run.result
+
+
+class _Function(torch.autograd.Function):
+    """The solve as one node of the graph."""
+
+    @staticmethod
+    def forward(ctx: Any, run: _Run, *tensors: Tensor | None) -> Tensor:
+        ctx.run = run
+        ctx.save_for_backward(*tensors)  # so that a change in place before the backward pass is an error
+        return run.forward()
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, cotangent: Tensor) -> tuple[Any, ...]:
+        _ = ctx.saved_tensors
+        return (None, *ctx.run.backward(cotangent))
+
+
+@dataclass
+class _Run:
+    """One solve and its backward pass."""
+
+    integrate: Integrate
+    request: Request
+    sources: Sources
+    result: Result | None = None
+
+    def forward(self) -> Tensor:
+        problem = self.request.problem
+        tape = RowTape(problem.y0) if problem.batching.by_row else JointTape()
+        result = self.integrate(problem, tape)
+        ys = result.ys
+        self.tape, self.saver, self.status = tape, result.saver, result.status
+        self.result = result
+        self.autocast = [(kind, torch.get_autocast_dtype(kind)) for kind in ("cpu", "cuda")
+                         if torch.is_autocast_enabled(kind)]
+        return ys
+
+    def backward(self, cotangent: Tensor) -> Sequence[Tensor | None]:
+        with ExitStack() as stack:  # evaluate the field as the forward pass did
+            for kind, dtype in self.autocast:
+                stack.enter_context(torch.autocast(kind, dtype))
+            return _PullBack(self, cotangent).run()
+
+
+class _PullBack:
+    """The backward pass."""
+
+    def __init__(self, run: _Run, cotangent: Tensor) -> None:
+        self.run_ = run
+        self.problem: Problem = run.request.problem
+        self.cotangent = cotangent
+        self.timed = run.request.times is not None
+        self.field, self.targets = run.sources.detached_field()
+        self.retain = run.sources.retain()
+        self.sums = Accumulator(len(self.targets))
+        self.t0, self.t1 = Accumulator(1), Accumulator(1)
+        self.t0_like = _leaf_number(self.problem.t0, self.problem.y0)
+        t_eval = self.problem.t_eval
+        self.t_eval = torch.zeros_like(t_eval) if self.timed and t_eval is not None else None
+        self.evaluations = 0
+
+    def run(self) -> Sequence[Tensor | None]:
+        run, problem = self.run_, self.problem
+        units, tape = problem.batching, run.tape
+        outputs = OutputIndex(run.saver, problem.stepper, problem.t_eval)
+        a, a_initial = self._ends()
+        a_carry: Tensor | None = None
+        for n in reversed(range(tape.close())):
+            level = tape.at(n)
+            index = outputs.at(n)
+            if a is None and index is None:
+                continue  # nothing is asked of what comes later
+            if a is None:
+                a = torch.zeros_like(level.y)
+            a_here, a_carry_here = self._pull(level, a, a_carry, index, outputs)
+            a = units.select(level.valid, a_here, a)
+            if a_carry_here is not None:
+                a_carry = units.select(level.valid, a_carry_here,
+                                       torch.zeros_like(a_carry_here) if a_carry is None else a_carry)
+        a = self._pull_start(a, a_carry)
+        run.request.stats.nfev_backward += self.evaluations
+        y0 = a_initial if a is None else a if a_initial is None else a + a_initial
+        times = (self.t0.totals[0], self.t1.totals[0], self.t_eval)
+        return [y0, *times, *self.sums.totals]
+
+    def _ends(self) -> tuple[Tensor | None, Tensor | None]:
+        """The cotangents of the state at t1, if that is an output, and of the outputs that are y0 itself."""
+        run, cotangent = self.run_, self.cotangent
+        if isinstance(run.saver, EndSaver):
+            success = run.status == 0
+            if isinstance(success, Tensor):
+                end = self.problem.batching.select(success, cotangent[1], torch.zeros_like(cotangent[1]))
+            else:
+                end = cotangent[1] if success else torch.zeros_like(cotangent[1])
+            return end, cotangent[0]
+        assert self.problem.t_eval is not None
+        initial = torch.eq(self.problem.t_eval, self.problem.t0)
+        initial = initial.view(*initial.shape, *(1,) * (cotangent.ndim - initial.ndim))
+        return None, torch.where(initial, cotangent, 0.0).sum(0)
+
+    def _pull(self, level: Level, a: Tensor, a_carry: Tensor | None, index: tuple[slice | Tensor, ...] | None,
+              outputs: OutputIndex) -> tuple[Tensor, Tensor | None]:
+        """The cotangents of a step's beginning, (y, carry), from those of its end and of its outputs."""
+        stepper, select = self.problem.stepper, self.problem.batching.select
+        y, carry = _leaf(level.y), None if level.carry is None else _leaf(level.carry)
+        t, h = (_leaf_number(level.t, y), _leaf_number(level.h, y)) if self.timed else (level.t, level.h)
+        with torch.enable_grad():
+            step = stepper.step(self.field, t, h, y, carry)
+            self.evaluations += step.nfev
+            ends, cotangents = [step.y], [select(level.valid, a, torch.zeros_like(a))]
+            if a_carry is not None and step.carry is not None:
+                ends.append(step.carry)
+                cotangents.append(select(level.valid, a_carry, torch.zeros_like(a_carry)))
+            t_eval = None
+            if index is not None:
+                assert self.problem.t_eval is not None
+                t_eval = self.problem.t_eval[index]
+                t_eval = _leaf(t_eval) if self.timed else t_eval
+                ends.append(outputs.values(index, step, t, h, y, t_eval))
+                cotangents.append(self.cotangent[index])
+        starts = [x for x in (y, carry) if x is not None]
+        clock = [x for x in (t, h, t_eval) if isinstance(x, Tensor)] if self.timed else []
+        gradients = self._gradients(ends, [*starts, *clock], cotangents)
+        if self.timed:
+            g_t, g_h = (torch.zeros_like(self.t0_like) if g is None else g for g in gradients[len(starts) :][:2])
+            self._add_times(g_t, g_h, level)
+            if index is not None and self.t_eval is not None and gradients[-1] is not None:
+                self.t_eval[index] += gradients[-1]
+        g_y = gradients[0] if gradients[0] is not None else torch.zeros_like(y)
+        return g_y, gradients[1] if carry is not None else None
+
+    def _pull_start(self, a: Tensor | None, a_carry: Tensor | None) -> Tensor | None:
+        """The cotangent of y0, once that of the first step's carry is pulled through the field at (t0, y0)."""
+        if a_carry is None:
+            return a
+        first = self.run_.tape.at(0)  # begins at (t0, y0), and is finite also where a row's own beginning is not
+        y, t = _leaf(first.y), _leaf_number(first.t, first.y) if self.timed else first.t
+        with torch.enable_grad():
+            (time,) = self.field.times(t, 0.0, torch.zeros(1, dtype=wide_dtype(y.device), device=y.device))
+            slope = self.field(time, y)
+        self.evaluations += 1
+        g_y, *g_t = self._gradients([slope], [y, t] if isinstance(t, Tensor) and self.timed else [y], [a_carry])
+        if g_t and g_t[0] is not None:
+            self.t0.add(g_t)
+        if g_y is None:
+            return a
+        return g_y if a is None else a + g_y
+
+    def _gradients(self, ends: list[Tensor], starts: list[Tensor], cotangents: list[Tensor]) -> list[Tensor | None]:
+        """Gradients to the starts; those to arguments and captured tensors are added to their sums."""
+        kept = [(e, c) for e, c in zip(ends, cotangents, strict=True) if e.requires_grad]
+        if not kept:
+            return [None] * len(starts)
+        ends, cotangents = [e for e, _ in kept], [c for _, c in kept]
+        check_reach(ends, [*starts, *self.targets])
+        found = torch.autograd.grad(ends, [*starts, *self.targets], cotangents, retain_graph=self.retain,
+                                    allow_unused=True)
+        self.sums.add(found[len(starts) :])
+        return list(found[: len(starts)])
+
+    def _add_times(self, g_t: Tensor, g_h: Tensor, level: Level) -> None:
+        """Pull the cotangents of t_n and h_n back to t0 and t1."""
+        self.t0.add([where(level.last, g_t - g_h, g_t)])  # type: ignore[list-item]
+        self.t1.add([where(level.last, g_h, torch.zeros_like(g_h))])  # type: ignore[list-item]
+
+
+def _leaf(x: Tensor) -> Tensor:
+    """The same values as the start of a graph."""
+    return x.detach().requires_grad_()
+
+
+def _leaf_number(x: Number, like: Tensor) -> Tensor:
+    """A unit's number as the start of a graph."""
+    return _leaf(torch.as_tensor(x, dtype=wide_dtype(like.device), device=like.device))

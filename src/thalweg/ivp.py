@@ -1,0 +1,301 @@
+"""The front door: check what came, choose the parts, run, return a solution."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, TypeAlias
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from .core.arithmetic import wide_dtype
+from .core.field import Field
+from .core.norms import Tolerance
+from .core.solution import Solution, Stats
+from .core.state import layout_of
+from .core.status import SolveError, Status
+from .gradients import GRADIENTS, GradientMethod, Request
+from .loop.batching import Batching, Joint, PerSample
+from .loop.integrate import GraphTimes, Problem, Result, integrate
+from .methods import Method, get_method
+from .steppers.explicit_rk import ExplicitRK
+from .stepsize.controllers import CONTROLLERS, Controller, Fixed
+
+Time: TypeAlias = float | Tensor
+
+
+def solve_ivp(
+    fun: Callable[..., Any],
+    t_span: tuple[Time, Time] | Sequence[Time] | Tensor,
+    y0: Any,
+    method: str = "tsit5",
+    t_eval: Tensor | Sequence[float] | None = None,
+    *,
+    args: tuple[Any, ...] | Any = (),
+    dense_output: bool = False,
+    rtol: float = 1e-3,
+    atol: float | Tensor = 1e-6,
+    step_size: float | None = None,
+    first_step: float | None = None,
+    max_step: float = math.inf,
+    max_steps: int = 10_000,
+    controller: Controller | Literal["i", "pi", "pid"] | None = None,
+    batching: Literal["joint", "per_sample"] = "joint",
+    gradient: Literal["checkpointed", "direct", "adjoint"] = "checkpointed",
+    backend: Literal["auto", "eager"] = "auto",
+    on_failure: Literal["raise", "return"] = "raise",
+) -> Solution:
+    """Solve dy/dt = fun(t, y, *args), y(t0) = y0, with gradients to everything that needs one.
+
+    Gradients reach y0, both times, t_eval, tensors in args, the parameters of a module, and tensors that a function
+    captured; one that cannot be reached is an error.
+
+    Parameters
+    ----------
+    fun : callable
+        The field, `fun(t, y, *args) -> dy/dt`, shaped, typed and structured as y. `t` is a 0-d tensor with joint
+        batching and has shape (batch, 1, …, 1), with as many dimensions as y, per sample; (batch,) where y is a pytree
+        whose leaves differ in their number of dimensions.
+    t_span : (t0, t1)
+        Numbers or tensors, in either direction of time; per sample, each may have shape (batch,). Equal times give y0.
+    y0 : Tensor or pytree of Tensor
+        The initial state, floating or complex; per sample, the first dimension of every leaf is the batch.
+    method : str
+        See `thalweg methods`.
+    t_eval : Tensor (T,), or (T, batch) per sample
+        The times of the outputs, within t_span and in its direction. Without it: t0 and t1.
+    args : tuple
+        Further arguments of `fun`.
+    dense_output : bool
+        Whether the solution can be called as a function of time.
+    rtol, atol : float
+        The error allowed in each step is `atol + rtol * abs(y)`, in root mean square; atol may be a tensor that
+        broadcasts against y0.
+    step_size : float, optional
+        Take steps of this size, instead of those that the tolerance asks for. Methods without an error estimate need
+        it.
+    first_step, max_step : float
+        The size of the first step and the bound on all.
+    max_steps : int
+        The number of steps, rejected ones too, after which a solve fails.
+    controller : {"i", "pi", "pid"} or Controller, optional
+        How the step size follows the error; "i" by default.
+    batching : {"joint", "per_sample"}
+        Whose error counts together. `joint`: one step size for all, right for every field. `per_sample`: each row of
+        y0 has its own, as if solved alone; rows of the field must not depend on each other.
+    gradient : {"checkpointed", "direct", "adjoint"}
+        `checkpointed`: the exact gradient of what was computed, each accepted step computed again. `direct`: the same
+        by backpropagation through the solver, of any order, at the memory of all that it did. `adjoint`: the continuous
+        adjoint, solved back in time (Chen et al. 2018), at the memory of one step.
+    backend : {"auto", "eager"}
+        What runs the loop.
+    on_failure : {"raise", "return"}
+        Whether a solve that does not reach t1 raises `SolveError`, or returns with NaN in its place and its status.
+
+    Returns
+    -------
+    Solution
+
+    Raises
+    ------
+    ValueError
+        When an argument is not what is described here.
+    SolveError
+        When the solve does not reach t1 and `on_failure="raise"`.
+
+    Examples
+    --------
+    The gradient of the end of an exponential decay with respect to its rate, which is -exp(-1):
+
+    >>> import torch, thalweg
+    >>> rate = torch.tensor(1.0, dtype=torch.float64, requires_grad=True)
+    >>> y0 = torch.ones(1, dtype=torch.float64)
+    >>> sol = thalweg.solve_ivp(lambda t, y, k: -k * y, (0.0, 1.0), y0, args=(rate,), rtol=1e-9, atol=1e-9)
+    >>> sol.ys[-1].sum().backward()
+    >>> round(rate.grad.item(), 6)
+    -0.367879
+    """
+    by_row = _one_of("batching", batching, ("joint", "per_sample")) == "per_sample"
+    _one_of("on_failure", on_failure, ("raise", "return"))
+    _one_of("backend", backend, ("auto", "eager"))
+    maker: GradientMethod = GRADIENTS[_one_of("gradient", gradient, tuple(GRADIENTS))]
+    if not callable(fun):
+        raise ValueError(f"fun must be callable as fun(t, y, *args), got {type(fun).__name__}")
+    args = args if isinstance(args, tuple) else (args,)  # as SciPy does
+
+    layout, packed = layout_of(y0, by_row=by_row)
+    wide = wide_dtype(packed.device)
+    rows = packed.shape[0] if by_row else None
+    t0, t1 = (_time(name, t, rows, packed) for name, t in zip(("t0", "t1"), _pair(t_span), strict=True))
+    times = None if t_eval is None else _output_times(t_eval, t0, t1, rows, packed)
+    row_method = get_method(method)
+    tolerance = _tolerance(rtol, atol, packed)
+    units: Batching = PerSample(packed.shape[0], packed.device) if by_row else Joint()
+    control, first = _control(row_method, controller, step_size, first_step)
+    _positive("max_step", max_step)
+    if not (isinstance(max_steps, int) and max_steps > 0):
+        raise ValueError(f"max_steps must be a positive integer, got {max_steps!r}")
+
+    timed = any(t is not None and t.requires_grad for t in (t0, t1, times))
+    wanted = torch.is_grad_enabled() and (timed or packed.requires_grad or any(
+        isinstance(leaf, Tensor) and leaf.requires_grad for leaf in pytree.tree_leaves(args)))
+    if dense_output and wanted and gradient != "direct":
+        raise ValueError("dense_output carries gradients with gradient='direct' alone; choose that, ask for times by t_eval, "
+                         "or solve under torch.no_grad()")
+    stats = Stats(backend="eager")
+    problem = Problem(
+        field=Field(fun, args, layout, packed),
+        stepper=ExplicitRK(row_method.tableau, packed, by_row=by_row),
+        controller=control,
+        batching=units,
+        tolerance=tolerance,
+        y0=packed.detach(),
+        t0=units.number(t0.detach()),
+        t1=units.number(t1.detach()),
+        t_eval=None if times is None else times.detach(),
+        first_step=None if first is None else units.number(torch.tensor(first, dtype=wide, device=packed.device)),
+        max_step=float(max_step),
+        max_steps=max_steps,
+        dense=dense_output,
+    )
+    graph_times = GraphTimes(t0, t1, times) if timed else None
+    ys, result = maker.run(integrate, Request(problem, packed, graph_times, stats))
+    return _solution(problem, result, ys, t0, t1, times, stats, layout.unpack, packed, on_failure)
+
+
+def _solution(problem: Problem, result: Result, ys: Tensor, t0: Tensor, t1: Tensor, times: Tensor | None, stats: Stats,
+              unpack: Callable[[Tensor], Any], y0: Tensor, on_failure: str) -> Solution:
+    """What came of the loop, in the words of the front door."""
+    stats.nfev, stats.n_steps, stats.n_accepted = result.nfev, result.n_steps, result.n_accepted
+    status = result.status if isinstance(result.status, Tensor) else Status(result.status)
+    dense = result.dense
+    sol = Solution(
+        ts=torch.stack([t0, t1]) if times is None else times,
+        ys=unpack(ys),
+        status=status,
+        stats=stats,
+        sol=None if dense is None else dense.finish(problem.stepper, y0, problem.t0, result.t, unpack),
+    )
+    failed = not bool(sol.success.all()) if isinstance(sol.success, Tensor) else not sol.success
+    if failed and on_failure == "raise":
+        reached = result.t if not isinstance(result.t, Tensor) else None
+        where = "" if reached is None else f" at t = {reached:g}"
+        raise SolveError(f"the solve failed{where}: {sol.message} (on_failure='return' keeps what was computed)", sol)
+    return sol
+
+
+def _one_of(name: str, value: str, choices: Sequence[str]) -> str:
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}")
+    return value
+
+
+def _positive(name: str, value: float) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
+        raise ValueError(f"{name} must be a positive number, got {value!r}")
+    return float(value)
+
+
+def _pair(t_span: Any) -> tuple[Time, Time]:
+    """Both ends of t_span."""
+    try:
+        t0, t1 = t_span
+    except (TypeError, ValueError):
+        raise ValueError(f"t_span must be a pair (t0, t1), got {t_span!r}") from None
+    return t0, t1
+
+
+def _time(name: str, t: Time, rows: int | None, like: Tensor) -> Tensor:
+    """An end of t_span as the loop keeps it: 0-d, or (batch,)."""
+    try:
+        time = torch.as_tensor(t).to(device=like.device, dtype=wide_dtype(like.device))
+    except (TypeError, ValueError, RuntimeError):
+        raise ValueError(f"{name} in t_span must be a real number or tensor, got {t!r}") from None
+    if rows is None and time.numel() == 1:
+        time = time.reshape(())
+    elif rows is not None and time.ndim == 0:
+        time = time.expand(rows)
+    if time.shape != (() if rows is None else (rows,)):
+        expected = "be a single number" if rows is None else f"be a number or have shape ({rows},), one for each row of y0"
+        hint = "; times of their own for each row need batching='per_sample'" if rows is None else ""
+        raise ValueError(f"{name} in t_span must {expected}, got shape {tuple(time.shape)}{hint}")
+    if not bool(torch.isfinite(time).all()):
+        raise ValueError(f"{name} in t_span must be finite, got {t!r}")
+    return time
+
+
+def _output_times(t_eval: Any, t0: Tensor, t1: Tensor, rows: int | None, like: Tensor) -> Tensor:
+    """t_eval as the loop keeps it: (T,), or (T, batch), in the direction of time."""
+    try:
+        times = torch.as_tensor(t_eval).to(device=like.device, dtype=wide_dtype(like.device))
+    except (TypeError, ValueError, RuntimeError):
+        raise ValueError(f"t_eval must be real numbers, got {t_eval!r}") from None
+    if rows is not None and times.ndim == 1:
+        times = times.unsqueeze(1).expand(-1, rows)
+    if times.ndim != t0.ndim + 1 or times.shape[1:] != t0.shape:
+        expected = "(T,)" if rows is None else f"(T,) or (T, {rows})"
+        raise ValueError(f"t_eval must have shape {expected}, got {tuple(torch.as_tensor(t_eval).shape)}")
+    with torch.no_grad():
+        direction = torch.sign(t1 - t0)
+        inside = (torch.minimum(t0, t1) <= times) & (times <= torch.maximum(t0, t1))
+        if not bool(inside.all()):
+            raise ValueError("t_eval must lie within t_span, which runs from "
+                             f"{_range(t0)} to {_range(t1)}, but it holds {times[~inside][0].item():g}")
+        if bool((times.diff(dim=0) * direction < 0).any()):
+            order = "ascend" if bool((direction >= 0).all()) else "run in the direction of t_span"
+            raise ValueError(f"t_eval must {order}; sort it")
+    return times
+
+
+def _range(t: Tensor) -> str:
+    """A time, or the range of the rows' times."""
+    if t.numel() == 0:
+        return "nowhere"
+    low, high = t.min().item(), t.max().item()
+    return f"{low:g}" if low == high else f"{low:g}..{high:g}"
+
+
+def _tolerance(rtol: float, atol: float | Tensor, y0: Tensor) -> Tolerance:
+    """The tolerance, no tighter than the dtype can hold."""
+    rtol = _positive("rtol", rtol)
+    eps = torch.finfo(y0.dtype).eps
+    if rtol < 10 * eps:
+        warnings.warn(f"rtol={rtol:g} is below what {y0.dtype} holds; using {10 * eps:.1e} "
+                      "(a tighter tolerance needs float64)", stacklevel=3)
+        rtol = 10 * eps
+    if isinstance(atol, Tensor):
+        atol = atol.detach().to(device=y0.device, dtype=y0.real.dtype if y0.is_complex() else y0.dtype)
+        if not bool((atol >= 0).all()):
+            raise ValueError("atol must not be negative")
+        try:
+            atol = atol.expand(y0.shape)
+        except RuntimeError:
+            raise ValueError(f"atol must broadcast against y0, of shape {tuple(y0.shape)}, "
+                             f"got shape {tuple(atol.shape)}") from None
+    elif isinstance(atol, bool) or not isinstance(atol, int | float) or not atol >= 0:
+        raise ValueError(f"atol must be a number that is not negative, or a tensor of such, got {atol!r}")
+    return Tolerance(rtol, atol)
+
+
+def _control(method: Method, controller: Controller | str | None, step_size: float | None,
+             first_step: float | None) -> tuple[Controller, float | None]:
+    """The controller, and the size of the first step where it is given."""
+    if step_size is not None:
+        _positive("step_size", step_size)
+        if controller is not None or first_step is not None:
+            raise ValueError("step_size fixes every step; leave out controller and first_step")
+        return Fixed(), float(step_size)
+    if isinstance(controller, str):
+        controller = CONTROLLERS[_one_of("controller", controller, tuple(CONTROLLERS))]
+    control: Controller = CONTROLLERS["i"] if controller is None else controller
+    if control.adaptive and not method.adaptive:
+        raise ValueError(f"method {method.name!r} has no error estimate; give step_size=, or choose an adaptive method "
+                         "such as 'tsit5'")
+    if not control.adaptive and first_step is None:
+        raise ValueError("a controller of fixed steps needs the size of the step: give step_size=")
+    return control, None if first_step is None else _positive("first_step", first_step)
+
+

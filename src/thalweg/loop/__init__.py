@@ -1,0 +1,1 @@
+"""The loop that every solve runs, and whose error counts together in it."""

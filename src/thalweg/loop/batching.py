@@ -1,0 +1,114 @@
+"""Whose error counts together: all samples' (`joint`), or each its own (`per_sample`).
+
+A *unit* is what has a time and a step size of its own: the whole batch, or one row of it. In joint its numbers are
+Python floats, at the price of one read from the device a step; per sample they are tensors of shape (batch,).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from ..core.arithmetic import Count, Flag, Number, wide_dtype
+from ..core.norms import Tolerance, rms
+
+
+class Batching(Protocol):
+    """What the loop asks of a batching policy."""
+
+    @property
+    def by_row(self) -> bool:
+        """Whether each row is a unit."""
+
+    def number(self, x: Tensor) -> Number:
+        """The numbers of the units, from a 0-d tensor or one of shape (batch,)."""
+
+    def count(self, n: int) -> Count:
+        """The integer n for every unit."""
+
+    def reduce(self, error: Tensor, tolerance: Tolerance, *states: Tensor) -> Number:
+        """The error of each unit relative to what is allowed."""
+
+    def select(self, accept: Flag, new: Tensor, old: Tensor) -> Tensor:
+        """`new` for the units that accept, `old` for the others."""
+
+    def finite(self, y: Tensor) -> Flag:
+        """Whether every entry of each unit is finite."""
+
+    def read(self, running: Flag, due: Count) -> tuple[bool, int]:
+        """Whether any unit runs on, and the most that is due of any: the loop's one read of the device."""
+
+
+@dataclass(frozen=True)
+class Joint:
+    """One step size for all: right for every field."""
+
+    by_row = False
+
+    def number(self, x: Tensor) -> float:
+        """As a float."""
+        return float(x)
+
+    def count(self, n: int) -> int:
+        """As it is."""
+        return n
+
+    def reduce(self, error: Tensor, tolerance: Tolerance, *states: Tensor) -> float:
+        """Root mean square over all entries."""
+        return rms(error.div_(tolerance.scale(*states)), by_row=False).item()
+
+    def select(self, accept: Flag, new: Tensor, old: Tensor) -> Tensor:
+        """One or the other."""
+        return new if accept else old
+
+    def finite(self, y: Tensor) -> bool:
+        """Of all entries."""
+        return bool(torch.isfinite(y).all())
+
+    def read(self, running: Flag, due: Count) -> tuple[bool, int]:
+        """Nothing to read: both are on the host."""
+        return bool(running), int(due)
+
+
+@dataclass(frozen=True)
+class PerSample:
+    """A step size for each row of the first dimension: no sample's answer depends on its neighbours."""
+
+    rows: int
+    device: torch.device
+    by_row = True
+
+    def number(self, x: Tensor) -> Tensor:
+        """One for each row."""
+        return x.expand(self.rows)
+
+    def count(self, n: int) -> Tensor:
+        """One for each row."""
+        return torch.full((self.rows,), n, dtype=torch.int64, device=self.device)
+
+    def reduce(self, error: Tensor, tolerance: Tolerance, *states: Tensor) -> Tensor:
+        """Root mean square over each row."""
+        return rms(error.div_(tolerance.scale(*states)), by_row=True).to(wide_dtype(self.device))
+
+    def select(self, accept: Flag, new: Tensor, old: Tensor) -> Tensor:
+        """Row by row."""
+        if isinstance(accept, bool):
+            return new if accept else old
+        return torch.where(accept.view(-1, *(1,) * (new.ndim - 1)), new, old)
+
+    def finite(self, y: Tensor) -> Tensor:
+        """Of each row."""
+        return torch.isfinite(y).flatten(1).all(1) if y.ndim > 1 else torch.isfinite(y)
+
+    def read(self, running: Flag, due: Count) -> tuple[bool, int]:
+        """Both in one read."""
+        if self.rows == 0:
+            return False, 0
+        assert isinstance(running, Tensor)
+        if not isinstance(due, Tensor):
+            return bool(running.any()), due
+        going, most = torch.stack([running.any().to(torch.int64), due.max()]).tolist()
+        return bool(going), most

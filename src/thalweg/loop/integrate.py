@@ -1,0 +1,218 @@
+"""The loop: tries steps, accepts or rejects them, and ends. There is no other.
+
+y: (*shape) in joint, (B, *D) per sample. t, h and every number of a unit: a float in joint, (B,) per sample.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from ..core.arithmetic import Count, Flag, Number, absolute, isfinite, negate, sign, where, wide_dtype
+from ..core.field import FieldLike
+from ..core.norms import Tolerance
+from ..core.status import Status
+from ..output.dense import DenseRecorder
+from ..output.saving import EndSaver, JointSaver, RowSaver, Saver
+from ..steppers.explicit_rk import ExplicitRK, Step
+from ..stepsize.controllers import Controller
+from ..stepsize.first_step import first_step
+from .batching import Batching
+
+_SLACK = 1e-6  # a step that ends this near t1, relative to its size, ends there
+_SPACING = 10 * 2.0**-52
+
+
+@dataclass(frozen=True)
+class GraphTimes:
+    """The times as tensors, where a gradient to them is wanted: 0-d or (B,); t_eval (T,) or (T, B)."""
+
+    t0: Tensor
+    t1: Tensor
+    t_eval: Tensor | None
+
+
+@dataclass(frozen=True)
+class Problem:
+    """All that the loop needs to know.
+
+    Attributes
+    ----------
+    first_step : float, Tensor (B,) or None
+        The size of the first step, without sign; None: chosen from the field.
+    graph_times : GraphTimes or None
+        The times again, as part of the graph that is being recorded. The sizes of all steps but the last are
+        constants of that graph; the last one ends at t1.
+    """
+
+    field: FieldLike
+    stepper: ExplicitRK
+    controller: Controller
+    batching: Batching
+    tolerance: Tolerance
+    y0: Tensor
+    t0: Number
+    t1: Number
+    t_eval: Tensor | None = None
+    first_step: Number | None = None
+    max_step: float = math.inf
+    max_steps: int = 10_000
+    dense: bool = False
+    graph_times: GraphTimes | None = None
+
+    def with_graph(self, y0: Tensor, times: GraphTimes | None) -> Problem:
+        """The same problem with the tensors that a graph starts from."""
+        return replace(self, y0=y0, graph_times=times)
+
+
+class Recorder(Protocol):
+    """What a gradient method may ask of the loop: to be shown each step that some unit accepts."""
+
+    def record(self, step: Step, t: Number, h: Number, y: Tensor, carry: Tensor | None, accept: Flag, last: Flag,
+               level: Count) -> None:
+        """See a step of size h from (t, y); `last` where it ends at t1; `level` counts the steps accepted before."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """What came of a solve.
+
+    Attributes
+    ----------
+    ys : Tensor (T, *y0.shape)
+    status : int or Tensor (B,)
+    saver : Saver
+        Which step holds which output.
+    h : float or Tensor (B,)
+        The size that the next step would have had, signed.
+    """
+
+    ys: Tensor
+    status: Count
+    n_steps: Count
+    n_accepted: Count
+    nfev: Count
+    saver: Saver
+    dense: DenseRecorder | None
+    t: Number
+    h: Number
+
+
+def integrate(problem: Problem, recorder: Recorder | None = None) -> Result:
+    """Carry y0 from t0 to t1."""
+    stepper, controller, units = problem.stepper, problem.controller, problem.batching
+    t, t1, y = problem.t0, problem.t1, problem.y0
+    direction = sign(t1 - t)
+    saver = _saver(problem, direction)
+    dense = DenseRecorder() if problem.dense else None
+
+    running: Flag = t != t1
+    status = where(running, Status.RUNNING.value, units.count(Status.SUCCESS))
+    n_steps = n_accepted = nfev = units.count(0)
+    going, _ = units.read(running, 0)
+    h, carry = t * 0.0, None  # as it stays where nothing runs
+    if going:
+        h, carry, evaluations = _start(problem, direction)
+        nfev = nfev + running * evaluations
+        begun = isfinite(h)
+        status = where(running & negate(begun), Status.NONFINITE.value, status)
+        running = running & begun
+        h = where(begun, h, 0.0)
+        going, _ = units.read(running, 0)
+    first = absolute(h)
+    state = controller.init(h)
+
+    for _ in range(problem.max_steps):
+        if not going:
+            break
+        remaining = t1 - t
+        last = absolute(h) * (1 + _SLACK) >= absolute(remaining)
+        h = where(running, where(last, remaining, h), 0.0)
+        t_graph, h_graph = _in_graph(problem, t, h, last)
+        step = stepper.step(problem.field, t_graph, h_graph, y, carry)
+
+        error = None
+        if controller.adaptive:
+            assert step.error is not None, "an adaptive controller needs a method with an error estimate"
+            error = units.reduce(step.error, problem.tolerance, y.detach(), step.y.detach())
+        decision = controller.adapt(error, h, state, stepper.tableau.error_order)
+        accept = decision.accept & running
+        t_next = where(accept, where(last, t1, t + h), t)
+        due = saver.due(t_next, accept)
+
+        done = accept & last
+        status = where(done, Status.SUCCESS.value, status)
+        n_steps = n_steps + running
+        nfev = nfev + running * step.nfev
+        failed: Flag = False
+        if error is not None:
+            reach = where(absolute(t) > first, absolute(t), first)
+            failed = running & negate(accept) & (absolute(decision.h) <= _SPACING * reach)
+            status = where(failed & isfinite(error), Status.STEP_UNDERFLOW.value, status)
+            status = where(failed & negate(isfinite(error)), Status.NONFINITE.value, status)
+        running = running & negate(done | failed)
+        going, most = units.read(running, due)
+
+        if most:
+            saver.save(stepper, step, t_graph, h_graph, y, n_accepted, most)
+        if recorder is not None and accept is not False:
+            recorder.record(step, t, h, y, carry, accept, last, n_accepted)
+        if dense is not None:
+            dense.record(step, t_graph, h_graph, y, accept)
+        y = units.select(accept, step.y, y)
+        carry = None if step.carry is None or carry is None else units.select(accept, step.carry, carry)
+        n_accepted = n_accepted + accept
+        t, h, state = t_next, decision.h, decision.state
+        h = where(absolute(h) > problem.max_step, direction * problem.max_step, h)
+
+    status = where(running, Status.MAX_STEPS.value, status)
+    status = where((status == Status.SUCCESS) & negate(units.finite(y.detach())), Status.NONFINITE.value, status)
+    ys = saver.finish(y, status == Status.SUCCESS)
+    return Result(ys, status, n_steps, n_accepted, nfev, saver, dense, t, h)
+
+
+def _saver(problem: Problem, direction: Number) -> Saver:
+    times = problem.t_eval
+    if problem.graph_times is not None:
+        times = problem.graph_times.t_eval
+    if times is None:
+        return EndSaver(problem.y0)
+    if isinstance(problem.t0, Tensor):
+        assert isinstance(direction, Tensor)
+        return RowSaver(times, problem.t0, direction, problem.y0)
+    assert not isinstance(direction, Tensor)
+    return JointSaver(times, problem.t0, direction, problem.y0)
+
+
+def _start(problem: Problem, direction: Number) -> tuple[Number, Tensor | None, int]:
+    """The signed size of the first step, the stepper's first carry, and the evaluations that they took."""
+    units, stepper, y = problem.batching, problem.stepper, problem.y0
+    choose = problem.first_step is None
+    slope, evaluations = None, 0
+    t_graph, _ = _in_graph(problem, problem.t0, 0.0, False)
+    if choose or stepper.needs_slope:
+        zero = torch.zeros(1, dtype=wide_dtype(y.device), device=y.device)
+        (t,) = problem.field.times(t_graph, 0.0, zero)
+        slope = problem.field(t, y)
+        evaluations += 1
+    if problem.first_step is not None:
+        return direction * problem.first_step, stepper.init(slope), evaluations
+    assert slope is not None
+    h = first_step(problem.field, problem.t0, y.detach(), slope.detach(), problem.t1 - problem.t0, problem.tolerance,
+                   stepper.tableau.error_order, by_row=units.by_row)
+    size = units.number(h)
+    size = where(absolute(size) > problem.max_step, direction * problem.max_step, size)
+    return size, stepper.init(slope), evaluations + 1
+
+
+def _in_graph(problem: Problem, t: Number, h: Number, last: Flag) -> tuple[Number, Number]:
+    """The same t and h, as part of the graph where it holds the times."""
+    times = problem.graph_times
+    if times is None:
+        return t, h
+    t_graph = times.t0 + (t - problem.t0)
+    return t_graph, where(last, times.t1 - t_graph, h)

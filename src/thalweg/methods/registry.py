@@ -1,0 +1,101 @@
+"""The list of methods: the one that `thalweg methods` prints, `solve_ivp` accepts and the tests prove."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass
+
+from . import explicit
+from .tableau import Tableau
+
+
+@dataclass(frozen=True)
+class Method:
+    """A numerical method and what a person needs to choose it.
+
+    Parameters
+    ----------
+    name : str
+        The name to give `solve_ivp`.
+    tableau : Tableau
+        Its coefficients.
+    summary : str
+        When to use it.
+    source : str
+        Where the coefficients come from.
+    kind : str
+        The family: `"explicit"`.
+    """
+
+    name: str
+    tableau: Tableau
+    summary: str
+    source: str
+    kind: str = "explicit"
+
+    @property
+    def order(self) -> int:
+        """The order of the method."""
+        return self.tableau.order
+
+    @property
+    def stages(self) -> int:
+        """The number of stages of a step."""
+        return self.tableau.stages
+
+    @property
+    def adaptive(self) -> bool:
+        """Whether it estimates its error, so that it can choose its own steps."""
+        return self.tableau.adaptive
+
+
+_METHODS = {
+    method.name: method
+    for method in (
+        Method("euler", explicit.EULER, "to learn from, and to read a residual network as an ODE; needs step_size",
+               "Euler 1768"),
+        Method("midpoint", explicit.MIDPOINT, "cheap and rough: two evaluations a step", "Runge 1895"),
+        Method("heun", explicit.HEUN, "cheap and rough: averages the slopes at both ends", "Heun 1900"),
+        Method("ralston", explicit.RALSTON, "the least error of the two-stage methods", "Ralston 1962"),
+        Method("bosh3", explicit.BOSH3, "loose tolerances (1e-2 … 1e-3) and fields with kinks",
+               "Bogacki & Shampine 1989"),
+        Method("rk4", explicit.RK4, "equal steps of good accuracy at a known cost; needs step_size", "Kutta 1901"),
+        Method("dopri5", explicit.DOPRI5, "the same steps as SciPy's RK45 and torchdiffeq's default",
+               "Dormand & Prince 1980; Shampine 1986"),
+        Method("tsit5", explicit.TSIT5, "the default: smooth fields at tolerances 1e-2 … 1e-8", "Tsitouras 2011"),
+    )
+}
+
+
+def methods() -> tuple[Method, ...]:
+    """All methods, from the simplest up.
+
+    Examples
+    --------
+    >>> from thalweg.methods import methods
+    >>> [method.name for method in methods()]
+    ['euler', 'midpoint', 'heun', 'ralston', 'bosh3', 'rk4', 'dopri5', 'tsit5']
+    """
+    return tuple(_METHODS.values())
+
+
+def get_method(name: str) -> Method:
+    """The method of that name.
+
+    Raises
+    ------
+    ValueError
+        When there is none; the message suggests the nearest.
+
+    Examples
+    --------
+    >>> from thalweg.methods import get_method
+    >>> get_method("dopri5").order
+    5
+    """
+    try:
+        return _METHODS[name]
+    except (KeyError, TypeError):
+        near = difflib.get_close_matches(str(name).lower(), _METHODS, n=1)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise ValueError(f"unknown method {name!r}; {hint}choose from {', '.join(_METHODS)}") from None

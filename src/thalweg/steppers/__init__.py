@@ -1,0 +1,1 @@
+"""How a family of methods takes one step."""

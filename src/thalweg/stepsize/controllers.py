@@ -1,0 +1,147 @@
+"""Controllers: what becomes of a step, and how large the next one is.
+
+A controller holds no state of its own: `init` gives the first, `adapt` returns the next. An error is the norm of a
+step's error estimate relative to the tolerance, so 1 is just allowed. Sizes are signed: negative runs back in time.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from ..core.arithmetic import Flag, Number, clip, isfinite, where
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What a controller decided of a step."""
+
+    accept: Flag
+    h: Number
+    state: Any
+
+
+class Controller(Protocol):
+    """What the loop asks of a controller."""
+
+    @property
+    def adaptive(self) -> bool:
+        """Whether it needs an error estimate."""
+
+    def init(self, h: Number) -> Any:
+        """The state before the first step, which will have size h."""
+
+    def adapt(self, error: Number | None, h: Number, state: Any, order: int) -> Decision:
+        """Accept or reject a step of size h; `order` is the power of h by which its error shrinks."""
+
+
+@dataclass(frozen=True)
+class Fixed:
+    """Steps of one size.
+
+    Examples
+    --------
+    >>> import torch, thalweg
+    >>> decay = lambda t, y: -y
+    >>> y0 = torch.ones(1, dtype=torch.float64)
+    >>> thalweg.solve_ivp(decay, (0, 1), y0, "tsit5", step_size=0.25).stats.n_steps
+    4
+    """
+
+    adaptive = False
+
+    def init(self, h: Number) -> Number:
+        """The size, which every step returns to after a shorter last one."""
+        return h
+
+    def adapt(self, error: Number | None, h: Number, state: Number, order: int) -> Decision:
+        """Accept."""
+        return Decision(accept=True, h=state, state=state)
+
+
+@dataclass(frozen=True, slots=True)
+class PIDState:
+    """Inverse errors of the two accepted steps before, and the most the size may grow: not at all after a rejection."""
+
+    before: Number
+    two_before: Number
+    limit: Number
+
+
+@dataclass(frozen=True)
+class PID:
+    """Proportional–integral–derivative control of the error.
+
+    With r_n = 1 / error_n, and k the power of h by which the error shrinks, the next step size is
+
+        h safety r_n^((p + i + d) / k) r_{n-1}^(-(p + 2 d) / k) r_{n-2}^(d / k),
+
+    its change held between `factor_min` and `factor_max`.
+
+    Parameters
+    ----------
+    pcoeff, icoeff, dcoeff : float
+        The coefficients; (0, 1, 0), the default, is the plain I controller of most textbooks; (0.4, 0.3, 0) is a good
+        PI controller where steps are limited by stability, (0.2, 0.3, 0.1) a PID one.
+    safety : float
+        The share of the predicted size that is taken, in (0, 1].
+    factor_min, factor_max : float
+        The least and the greatest change of size from one step to the next.
+
+    References
+    ----------
+    Söderlind, "Automatic control and adaptive time-stepping", Numerical Algorithms 31 (2002); "Digital filters in
+    adaptive time-stepping", ACM TOMS 29 (2003).
+
+    Examples
+    --------
+    >>> import torch, thalweg
+    >>> controller = thalweg.PID(pcoeff=0.4, icoeff=0.3)
+    >>> sol = thalweg.solve_ivp(lambda t, y: -y, (0, 1), torch.ones(1), controller=controller)
+    >>> bool(sol.success)
+    True
+    """
+
+    pcoeff: float = 0.0
+    icoeff: float = 1.0
+    dcoeff: float = 0.0
+    safety: float = 0.9
+    factor_min: float = 0.2
+    factor_max: float = 10.0
+    adaptive = True
+
+    def __post_init__(self) -> None:
+        if not 0 < self.safety <= 1:
+            raise ValueError(f"safety must lie in (0, 1], got {self.safety}")
+        if not 0 < self.factor_min < 1 < self.factor_max:
+            raise ValueError("factor_min must lie in (0, 1) and factor_max above 1, "
+                             f"got {self.factor_min} and {self.factor_max}")
+
+    def init(self, h: Number) -> PIDState:
+        """No history: errors of 1, and no limit on growth."""
+        one = h * 0 + 1.0
+        return PIDState(one, one, one * self.factor_max)
+
+    def adapt(self, error: Number | None, h: Number, state: PIDState, order: int) -> Decision:
+        """Accept where the error is at most 1; a step that is not finite is rejected and shrinks all it may."""
+        assert error is not None, "an adaptive controller needs an error estimate"
+        accept = error <= 1.0
+        # errors beyond these bounds change nothing: the factor is at its own long before
+        inverse = 1.0 / clip(error, 1e-10, 1e10)
+        factor = self.safety * inverse ** ((self.pcoeff + self.icoeff + self.dcoeff) / order)
+        if self.pcoeff or self.dcoeff:
+            factor = factor * state.before ** (-(self.pcoeff + 2 * self.dcoeff) / order)
+        if self.dcoeff:
+            factor = factor * state.two_before ** (self.dcoeff / order)
+        factor = where(factor > state.limit, state.limit, factor)
+        factor = where(accept | (factor < self.safety), factor, self.safety)  # a rejected step must shrink
+        factor = where(isfinite(error) & (factor > self.factor_min), factor, self.factor_min)
+        return Decision(accept, h * factor, PIDState(
+            before=where(accept, inverse, state.before),
+            two_before=where(accept, state.before, state.two_before),
+            limit=where(accept, self.factor_max, 1.0),
+        ))
+
+
+CONTROLLERS = {"i": PID(), "pi": PID(0.4, 0.3, 0.0), "pid": PID(0.2, 0.3, 0.1)}
+"""The controllers that have a name."""

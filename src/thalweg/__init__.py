@@ -24,7 +24,20 @@ _HOMES = {
     "NeuralODERegressor": "thalweg.learn.estimators",
 }
 
-__all__ = [*_HOMES, "__version__"]
+__all__ = [
+    "PID",
+    "DenseOutput",
+    "Fixed",
+    "NeuralODE",
+    "NeuralODEClassifier",
+    "NeuralODERegressor",
+    "Solution",
+    "SolveError",
+    "Stats",
+    "Status",
+    "__version__",
+    "solve_ivp",
+]
 
 if TYPE_CHECKING:
     from .core.solution import Solution, Stats

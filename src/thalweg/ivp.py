@@ -143,8 +143,8 @@ def solve_ivp(
     wanted = torch.is_grad_enabled() and (timed or packed.requires_grad or any(
         isinstance(leaf, Tensor) and leaf.requires_grad for leaf in pytree.tree_leaves(args)))
     if dense_output and wanted and gradient != "direct":
-        raise ValueError("dense_output carries gradients with gradient='direct' alone; choose that, ask for times by t_eval, "
-                         "or solve under torch.no_grad()")
+        raise ValueError("dense_output carries gradients with gradient='direct' alone; choose that, "
+                         "ask for times by t_eval, or solve under torch.no_grad()")
     stats = Stats(backend="eager")
     problem = Problem(
         field=Field(fun, args, layout, packed),
@@ -219,7 +219,7 @@ def _time(name: str, t: Time, rows: int | None, like: Tensor) -> Tensor:
     elif rows is not None and time.ndim == 0:
         time = time.expand(rows)
     if time.shape != (() if rows is None else (rows,)):
-        expected = "be a single number" if rows is None else f"be a number or have shape ({rows},), one for each row of y0"
+        expected = "be one number" if rows is None else f"be a number or have shape ({rows},), one for each row of y0"
         hint = "; times of their own for each row need batching='per_sample'" if rows is None else ""
         raise ValueError(f"{name} in t_span must {expected}, got shape {tuple(time.shape)}{hint}")
     if not bool(torch.isfinite(time).all()):

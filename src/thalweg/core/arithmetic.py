@@ -7,7 +7,7 @@ With `joint` batching a step size is one Python float, kept on the host; with `p
 from __future__ import annotations
 
 import math
-from typing import TypeAlias, overload
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -22,22 +22,31 @@ Count: TypeAlias = int | Tensor
 """An int (one unit) or an int64 tensor of shape (batch,)."""
 
 
-@overload
-def where(condition: Flag, this: int, other: Count) -> Count: ...
-@overload
-def where(condition: Flag, this: Number, other: Number) -> Number: ...
-def where(condition: Flag, this: Number, other: Number) -> Number:
-    """`this` where the condition holds, `other` elsewhere."""
+def where(condition: Flag, this: Any, other: Any) -> Any:
+    """Choose `this` where the condition holds, `other` elsewhere."""
     if isinstance(condition, bool):
         return this if condition else other
     return torch.where(condition, this, other)
 
 
 def clip(x: Number, low: float, high: float) -> Number:
-    """`x` held between two floats; NaN becomes `low`."""
+    """`x` held between two floats; NaN stays NaN."""
     if isinstance(x, Tensor):
-        return torch.nan_to_num(x, nan=low).clamp(low, high)
-    return low if math.isnan(x) else min(max(x, low), high)
+        return x.clamp(low, high)
+    return x if math.isnan(x) else min(max(x, low), high)
+
+
+def minimum(x: Number, y: Number) -> Number:
+    """The smaller of two; NaN where either is NaN."""
+    if isinstance(x, Tensor):
+        return torch.minimum(x, torch.as_tensor(y)) if isinstance(y, Tensor) else x.clamp(max=y)
+    assert not isinstance(y, Tensor)
+    return x if math.isnan(x) or x < y else y
+
+
+def maximum(x: Number, y: Number) -> Number:
+    """The larger of two; NaN where either is NaN."""
+    return -minimum(-x, -y)
 
 
 def isfinite(x: Number) -> Flag:

@@ -57,10 +57,9 @@ class Field:
 
     def times(self, t: Number, h: Number, c: Tensor) -> Sequence[Tensor]:
         """The times t + c h: 0-d tensors in joint, (batch, 1, ..., 1) per sample; c has shape (S,)."""
-        if self.layout.by_row:
-            c = c.unsqueeze(-1)
-        times = (c * h + t).to(self.time_dtype)
-        return times.view(self._time_shape).unbind() if self.layout.by_row else times.unbind()
+        if not self.layout.by_row:
+            return (c * h + t).to(self.time_dtype).unbind()
+        return (c.unsqueeze(-1) * h + t).to(self.time_dtype).view(self._time_shape).unbind()
 
     def __call__(self, t: Tensor, y: Tensor) -> Tensor:
         """dy/dt, checked."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import wraps
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
@@ -26,10 +26,12 @@ WATER = LinearSegmentedColormap.from_list("water", ["#3b7d9c", "#205a79", "#1040
 TARGET = LinearSegmentedColormap.from_list("target", ["#e4542b", "#f79a4b", "#ffd56b", "#fff7dd"])
 
 # Neighbours in this list differ in lightness as well as in hue, and no colour is the water's.
-CLASS_COLOURS = ("#ff6a3d", "#e9f6fb", "#ffc53d", "#5fd9b0", "#ff9ec4", "#c7dc3f", "#b9a2ff", "#d9b38c", "#86e3f2", "#ffe9a8")
+CLASS_COLOURS = (
+    "#ff6a3d", "#e9f6fb", "#ffc53d", "#5fd9b0", "#ff9ec4", "#c7dc3f", "#b9a2ff", "#d9b38c", "#86e3f2", "#ffe9a8",
+)
 CLASS_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "p", "<", ">")
 
-_LOOK = {
+_LOOK: dict[Any, Any] = {
     "font.family": ["DejaVu Sans"],
     "font.size": 12.0,
     "text.color": INK,
@@ -117,20 +119,23 @@ class Colouring:
         The names of the classes; None where values are numbers.
     label : str
         What the values are.
+    scale : (float, float) or None
+        Which values have the first and the last colour; None: the least and the greatest.
     """
 
     values: NDArray[Any]
     names: Sequence[str] | None = None
     label: str = "target"
+    scale: tuple[float, float] | None = None
 
     @classmethod
     def plain(cls, n: int) -> Colouring:
         """All boats alike."""
         return cls(np.zeros(n, dtype=int), ("boats",))
 
-    def pick(self, rows: NDArray[Any]) -> Colouring:
-        """The same meaning for some of the boats, with the range of all of them."""
-        return _Part(self.values[rows], self.names, self.label, self._range())
+    def pick(self, rows: NDArray[np.intp]) -> Colouring:
+        """The colours of some of the boats, on the scale of all of them."""
+        return replace(self, values=self.values[rows], scale=self._scale())
 
     def colour(self, row: int) -> Any:
         """The colour of one boat."""
@@ -154,24 +159,14 @@ class Colouring:
             scale = matplotlib.cm.ScalarMappable(self._norm(), TARGET)
             bar = figure.colorbar(scale, ax=axes, fraction=0.035, pad=0.02, aspect=28)
             bar.set_label(self.label)
-            bar.outline.set_visible(False)  # type: ignore[operator]
+            bar.outline.set_visible(False)
 
-    def _range(self) -> tuple[float, float]:
-        return float(np.min(self.values)), float(np.max(self.values))
+    def _scale(self) -> tuple[float, float]:
+        return self.scale or (float(np.min(self.values)), float(np.max(self.values)))
 
     def _norm(self) -> Normalize:
-        low, high = self._range()
+        low, high = self._scale()
         return Normalize(low, high) if high > low else Normalize(low - 0.5, low + 0.5)
-
-
-@dataclass(frozen=True)
-class _Part(Colouring):
-    """Some boats of a colouring, on the scale of all."""
-
-    whole: tuple[float, float] = (0.0, 1.0)
-
-    def _range(self) -> tuple[float, float]:
-        return self.whole
 
 
 def class_colour(k: int) -> str:

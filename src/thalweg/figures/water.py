@@ -5,7 +5,7 @@ grid: x (X,), y (Y,); u, v, cover: (Y, X).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,31 +19,45 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Water:
-    """Velocities (u, v) on a grid; `cover`, between 0 and 1, says how well they are known at each point."""
+    """Velocities on a grid.
+
+    Attributes
+    ----------
+    x, y : (X,), (Y,)
+        Equally spaced.
+    u, v : (Y, X)
+        Which way the currents run.
+    speed : (Y, X)
+        How fast the state changes there.
+    cover : (Y, X)
+        Between 0 and 1: how well this is known.
+    """
 
     x: Array
     y: Array
     u: Array
     v: Array
+    speed: Array
     cover: Array
 
 
-def exact_water(slope: Callable[[float, Array], Array], t_span: tuple[float, float], z_range: tuple[float, float],
-                shape: tuple[int, int] = (121, 121)) -> Water:
+def exact_water(slope: Callable[[float, Array], Array], t: Array, z_range: tuple[float, float],
+                rows: int = 121) -> Water:
     """The water of a field on the line, over the t–z plane.
 
     Parameters
     ----------
     slope : callable
         dz/dt at (t, z) for z of shape (Y,).
-    t_span, z_range : (float, float)
-        The two sides of the plane.
-    shape : (Y, X)
+    t : (X,)
+        Equally spaced times, in either direction.
+    z_range : (float, float)
+    rows : int
+        The number of points along z.
     """
-    t = np.linspace(min(t_span), max(t_span), shape[1])
-    z = np.linspace(*z_range, shape[0])
+    z = np.linspace(*z_range, rows)
     v = np.stack([slope(float(time), z) for time in t], axis=1)
-    return Water(t, z, np.ones_like(v), v, np.ones_like(v))
+    return _over_time(t, z, v, np.ones_like(v))
 
 
 def mean_water(t: Array, z: Array, v: Array, z_range: tuple[float, float], rows: int = 121) -> Water:
@@ -52,7 +66,7 @@ def mean_water(t: Array, z: Array, v: Array, z_range: tuple[float, float], rows:
     Parameters
     ----------
     t : (X,)
-        Equally spaced times.
+        Equally spaced times, in either direction.
     z, v : (X, N)
         The places and velocities of N boats at those times, along the line that is drawn.
     z_range : (float, float)
@@ -63,10 +77,15 @@ def mean_water(t: Array, z: Array, v: Array, z_range: tuple[float, float], rows:
     width = _bandwidth(z_range, z.shape[1])
     means, crowds = zip(*(_regress(grid[:, None], zk[:, None], vk[:, None], width)
                           for zk, vk in zip(z, v, strict=True)), strict=True)
-    slope = np.stack([m[:, 0] for m in means], axis=1)
-    order = np.argsort(t)
-    slope, crowd = slope[:, order], np.stack(crowds, axis=1)[:, order]
-    return Water(t[order], grid, np.ones_like(slope), slope, _cover(crowd))
+    return _over_time(t, grid, np.concatenate(means, axis=1), _cover(np.stack(crowds, axis=1)))
+
+
+def _over_time(t: Array, z: Array, slope: Array, cover: Array) -> Water:
+    """Water over the t–z plane; where time runs backwards, so do the currents."""
+    way = 1.0 if t[-1] >= t[0] else -1.0
+    if way < 0:
+        t, slope, cover = t[::-1], slope[:, ::-1], cover[:, ::-1]
+    return Water(t, z, np.full_like(slope, way), way * slope, np.abs(slope), cover)
 
 
 def mean_plane(z: Array, v: Array, x_range: tuple[float, float], y_range: tuple[float, float],
@@ -85,7 +104,15 @@ def mean_plane(z: Array, v: Array, x_range: tuple[float, float], y_range: tuple[
     grid = np.stack(np.meshgrid(x, y), axis=-1).reshape(-1, 2)
     mean, crowd = _regress(grid / scale, z / scale, v, 2.0 * _bandwidth((0.0, 1.0), len(z)))
     u, w = (part.reshape(shape) for part in mean.T)
-    return Water(x, y, u, w, _cover(crowd).reshape(shape))
+    return Water(x, y, u, w, np.hypot(u, w), _cover(crowd).reshape(shape))
+
+
+def exact_plane(velocity: Callable[[Array], Array], x_range: tuple[float, float], y_range: tuple[float, float],
+                shape: tuple[int, int] = (81, 81)) -> Water:
+    """The water of a field on the plane, at one time; `velocity` takes states (M, 2) and returns as many slopes."""
+    x, y = np.linspace(*x_range, shape[1]), np.linspace(*y_range, shape[0])
+    u, w = (part.reshape(shape) for part in velocity(np.stack(np.meshgrid(x, y), axis=-1).reshape(-1, 2)).T)
+    return Water(x, y, u, w, np.hypot(u, w), np.ones(shape))
 
 
 def _bandwidth(z_range: tuple[float, float], boats: int) -> float:
@@ -105,21 +132,24 @@ def _regress(grid: Array, places: Array, values: Array, width: float) -> tuple[A
 
 def _cover(crowd: Array) -> Array:
     """From dry (no boat within reach) to certain (one boat's full weight)."""
-    return np.clip((crowd - 0.02) / 0.5, 0.0, 1.0)
+    return np.clip((crowd - 0.15) / 0.85, 0.0, 1.0)
 
 
-def draw_water(ax: Axes, water: Water, *, density: float = 1.1) -> None:
-    """The water's speed as its depth of colour, and its direction as currents."""
-    speed = np.hypot(water.u, water.v) if not np.all(water.u == 1.0) else np.abs(water.v)
-    wet = water.cover > 0.05
-    top = float(np.quantile(speed[wet], 0.98)) if wet.any() else 1.0
-    rgba = WATER(np.clip(speed / (top or 1.0), 0.0, 1.0))
+def draw_water(ax: Axes, water: Water, *, top: float | None = None, density: float = 1.1) -> None:
+    """The water's speed as its depth of colour, `top` and above the deepest, and its direction as currents."""
+    top = top_speed([water]) if top is None else top
+    rgba = WATER(np.clip(water.speed / top, 0.0, 1.0))
     rgba[..., 3] = water.cover
     extent = (water.x[0], water.x[-1], water.y[0], water.y[-1])
     ax.imshow(rgba, extent=extent, origin="lower", aspect="auto", interpolation="bilinear", zorder=0)
     ax.set(xlim=extent[:2], ylim=extent[2:])
-    if wet.any():
-        u, v = (np.where(water.cover > 0.4, part, np.nan) for part in (water.u, water.v))
-        lines = ax.streamplot(water.x, water.y, u, v, density=density, color=CURRENT, linewidth=0.7, arrowsize=0.8,
-                              arrowstyle="-|>", zorder=1)
-        lines.lines.set_alpha(0.55)
+    u, v = (np.where(water.cover > 0.4, part, np.nan) for part in (water.u, water.v))
+    lines = ax.streamplot(water.x, water.y, u, v, density=density, color=CURRENT, linewidth=0.7, arrowsize=0.8,
+                          arrowstyle="-|>", zorder=1)
+    lines.lines.set_alpha(0.55)
+
+
+def top_speed(waters: Sequence[Water]) -> float:
+    """The speed that all but the fastest water keeps to."""
+    speeds = np.concatenate([water.speed[water.cover > 0.05] for water in waters])
+    return (float(np.quantile(speeds, 0.98)) if len(speeds) else 0.0) or 1.0

@@ -186,7 +186,8 @@ class _Backward:
         assert self.problem.t_eval is not None
         return self.problem.t_eval.unbind() if self.by_row else self.problem.t_eval.tolist()
 
-    def _segment(self, t: Number, goal: Number, z: Tensor, a: Tensor, step: Number | None) -> tuple[Tensor, Number | None]:
+    def _segment(self, t: Number, goal: Number, z: Tensor, a: Tensor,
+                 step: Number | None) -> tuple[Tensor, Number | None]:
         """The adjoint at `goal`, from (z, a) at t, and the size of the next step."""
         moving = t != goal
         if not (bool(moving.any()) if isinstance(moving, Tensor) else moving):
@@ -210,8 +211,8 @@ class _Backward:
         worst = int(status.max()) if isinstance(status, Tensor) else status
         if worst != Status.SUCCESS:
             raise RuntimeError(
-                f"the adjoint's solve back in time failed: {Status(worst).message}. Where the flow contracts, going back "
-                "is unstable; gradient='checkpointed' does not go back"
+                f"the adjoint's solve back in time failed: {Status(worst).message}. Where the flow contracts, going "
+                "back is unstable; gradient='checkpointed' does not go back"
             )
 
     def _time_gradient(self, t: Number, z: Tensor, a: Tensor) -> Tensor:
@@ -222,8 +223,8 @@ class _Backward:
         self.evaluations += 1
         product = (a.conj() * slope).real if a.is_complex() else a * slope
         product = torch.where(a == 0, 0.0, product)
-        product = product.flatten(1).sum(1) if self.by_row and product.ndim > 1 else product if self.by_row else product.sum()
-        return product.to(wide_dtype(z.device))
+        total = product.reshape(product.shape[0], -1).sum(1) if self.by_row else product.sum()
+        return total.to(wide_dtype(z.device))
 
     def _without_failures(self) -> tuple[Tensor, Tensor | None]:
         """The cotangents with nothing asked of failed rows, and which these are."""

@@ -69,7 +69,7 @@ def _parts(value: Any) -> Iterable[Any]:
         return ()
     if type(value).__module__.split(".")[0] in _OPAQUE:
         return ()
-    return (vars(value), getattr(type(value), "__call__", None))
+    return (vars(value), *(vars(kind).get("__call__") for kind in type(value).__mro__))
 
 
 def _function_parts(function: types.FunctionType) -> Iterator[Any]:

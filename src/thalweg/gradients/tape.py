@@ -53,53 +53,57 @@ class RowTape:
 
     def __init__(self, y0: Tensor) -> None:
         self._rows = torch.arange(y0.shape[0], device=y0.device)
-        self._capacity = 0
-        self._calls = 0
-        self._counts = torch.zeros_like(self._rows)
-        self._columns: list[Tensor] = []  # t, h, last, y and carry, each (capacity + 1, B, …); the last row is for none
+        self._calls: list[Level] = []  # as they came; `valid` where the row accepted
+        self._total: int | None = None
 
     def record(self, step: Step, t: Number, h: Number, y: Tensor, carry: Tensor | None, accept: Flag, last: Flag,
                level: Count) -> None:
         """Keep where the step of each accepting row began."""
-        values = [v for v in (t, h, last, y, carry) if isinstance(v, Tensor)]
-        if self._calls == self._capacity:
-            self._grow(values)
-        self._calls += 1
-        assert isinstance(accept, Tensor)
-        assert isinstance(level, Tensor)
-        index = torch.where(accept, level, self._capacity)
-        for column, value in zip(self._columns, values, strict=True):
-            column[index, self._rows] = value
-        self._counts = level + accept
-
-    def _grow(self, values: list[Tensor]) -> None:
-        """Make room for as many levels as there can be calls; nan shows what was never written."""
-        capacity = max(16, 2 * self._capacity)
-        columns = []
-        for i, value in enumerate(values):
-            column = value.new_full((capacity + 1, *value.shape), float("nan") if value.dtype != torch.bool else False)
-            if self._columns:
-                column[: self._capacity] = self._columns[i][: self._capacity]
-            columns.append(column)
-        self._columns, self._capacity = columns, capacity
+        self._calls.append(Level(t, h, y, carry, last, accept))
 
     def close(self) -> int:
         """The number of levels; rows that have fewer are given a step that is known to be finite in their place."""
-        total = int(self._counts.max()) if self._counts.numel() else 0
-        if total:
-            donor = torch.argmax(self._counts)
-            whole = torch.where(self._counts > 0, self._rows, donor)
-            self._filler = [column[0, whole] for column in self._columns]
+        if self._total is None:
+            self._total = self._align() if self._calls else 0
+        return self._total
+
+    def _align(self) -> int:
+        """Put every row's n-th step beside the others' n-th."""
+        accepted = torch.stack([torch.as_tensor(call.valid) for call in self._calls])  # (calls, B)
+        counts = accepted.sum(0)
+        total = int(counts.max())
+        self._in_step = bool(accepted[:total].all()) and len(self._calls) == total
+        if self._in_step or total == 0:
+            return total
+        # the call at which each row took its n-th step; beyond its last one, the first of a row that took one
+        level = torch.where(accepted, accepted.cumsum(0) - 1, total)
+        call = torch.zeros((total + 1, len(self._rows)), dtype=torch.int64, device=self._rows.device)
+        numbers = torch.arange(len(self._calls), device=self._rows.device).unsqueeze(1).expand_as(level)
+        call.scatter_(0, level, numbers)
+        self._valid = torch.arange(total, device=self._rows.device).unsqueeze(1) < counts
+        donor = torch.where(counts > 0, self._rows, torch.argmax(counts))
+        self._call = torch.where(self._valid, call[:-1], call[0, donor])
+        self._row = torch.where(self._valid, self._rows, donor)
+
+        def column(name: str) -> Tensor | None:
+            values = [getattr(call, name) for call in self._calls]
+            return None if values[0] is None else torch.stack([torch.as_tensor(value) for value in values])
+
+        self._columns = {name: column(name) for name in ("t", "h", "y", "carry", "last")}
+        self._calls = []
         return total
 
     def at(self, n: int) -> Level:
         """Level n."""
-        valid = n < self._counts
-        t, h, last, y, *carry = (
-            torch.where(valid.view(-1, *(1,) * (column.ndim - 2)), column[n], filler)
-            for column, filler in zip(self._columns, self._filler, strict=True)
-        )
-        return Level(t, h, y, carry[0] if carry else None, last & valid, valid)
+        if self._in_step:
+            return self._calls[n]
+        place = self._call[n], self._row[n]
+        t, h, y, carry, last = (None if column is None else column[place] for column in self._columns.values())
+        assert t is not None
+        assert h is not None
+        assert y is not None
+        assert last is not None
+        return Level(t, h, y, carry, last & self._valid[n], self._valid[n])
 
 
 class OutputIndex:

@@ -38,8 +38,8 @@ class Batching(Protocol):
     def finite(self, y: Tensor) -> Flag:
         """Whether every entry of each unit is finite."""
 
-    def read(self, running: Flag, due: Count) -> tuple[bool, int]:
-        """Whether any unit runs on, and the most that is due of any: the loop's one read of the device."""
+    def read(self, running: Flag, due: Count = 0, stuck: Flag = False) -> tuple[bool, int, bool]:
+        """Whether any unit runs on, the most that is due of any, and whether any is stuck: one read of the device."""
 
 
 @dataclass(frozen=True)
@@ -68,9 +68,9 @@ class Joint:
         """Of all entries."""
         return bool(torch.isfinite(y).all())
 
-    def read(self, running: Flag, due: Count) -> tuple[bool, int]:
-        """Nothing to read: both are on the host."""
-        return bool(running), int(due)
+    def read(self, running: Flag, due: Count = 0, stuck: Flag = False) -> tuple[bool, int, bool]:
+        """Nothing to read: all are on the host."""
+        return bool(running), int(due), bool(stuck)
 
 
 @dataclass(frozen=True)
@@ -103,12 +103,14 @@ class PerSample:
         """Of each row."""
         return torch.isfinite(y).flatten(1).all(1) if y.ndim > 1 else torch.isfinite(y)
 
-    def read(self, running: Flag, due: Count) -> tuple[bool, int]:
-        """Both in one read."""
+    def read(self, running: Flag, due: Count = 0, stuck: Flag = False) -> tuple[bool, int, bool]:
+        """All in one read."""
         if self.rows == 0:
-            return False, 0
+            return False, 0, False
         assert isinstance(running, Tensor)
-        if not isinstance(due, Tensor):
-            return bool(running.any()), due
-        going, most = torch.stack([running.any().to(torch.int64), due.max()]).tolist()
-        return bool(going), most
+        columns = [running, *(x for x in (due, stuck) if isinstance(x, Tensor))]
+        if len(columns) == 1:
+            return bool(running.any()), int(due), bool(stuck)
+        most = [int(x) for x in torch.stack(columns).amax(1).tolist()]
+        return bool(most[0]), most[1] if isinstance(due, Tensor) else int(due), (
+            bool(most[-1]) if isinstance(stuck, Tensor) else bool(stuck))

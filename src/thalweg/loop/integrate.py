@@ -12,7 +12,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from ..core.arithmetic import Count, Flag, Number, absolute, isfinite, negate, sign, where, wide_dtype
+from ..core.arithmetic import Count, Flag, Number, absolute, isfinite, maximum, negate, sign, where, wide_dtype
 from ..core.field import FieldLike
 from ..core.norms import Tolerance
 from ..core.status import Status
@@ -111,51 +111,55 @@ def integrate(problem: Problem, recorder: Recorder | None = None) -> Result:
     dense = DenseRecorder() if problem.dense else None
 
     running: Flag = t != t1
-    status = where(running, Status.RUNNING.value, units.count(Status.SUCCESS))
+    status = units.count(Status.SUCCESS.value)  # of units that do not run
     n_steps = n_accepted = nfev = units.count(0)
-    going, _ = units.read(running, 0)
+    going, _, _ = units.read(running)
     h, carry = t * 0.0, None  # as it stays where nothing runs
     if going:
         h, carry, evaluations = _start(problem, direction)
         nfev = nfev + running * evaluations
         begun = isfinite(h)
-        status = where(running & negate(begun), Status.NONFINITE.value, status)
+        status = where(begun, status, Status.NONFINITE.value)
         running = running & begun
         h = where(begun, h, 0.0)
-        going, _ = units.read(running, 0)
-    first = absolute(h)
+        going, _, _ = units.read(running)
+    floor = _SPACING * absolute(h)  # no step is smaller: relative to the first one, and to the time
     state = controller.init(h)
 
     for _ in range(problem.max_steps):
         if not going:
             break
+        # a unit that has ended takes steps of size 0: nothing remains, or h is 0 where it failed
         remaining = t1 - t
         last = absolute(h) * (1 + _SLACK) >= absolute(remaining)
-        h = where(running, where(last, remaining, h), 0.0)
+        h = where(last, remaining, h)
         t_graph, h_graph = _in_graph(problem, t, h, last)
         step = stepper.step(problem.field, t_graph, h_graph, y, carry)
 
         error = None
         if controller.adaptive:
             assert step.error is not None, "an adaptive controller needs a method with an error estimate"
-            error = units.reduce(step.error, problem.tolerance, y.detach(), step.y.detach())
+            with torch.no_grad():
+                error = units.reduce(step.error, problem.tolerance, y, step.y)
         decision = controller.adapt(error, h, state, stepper.tableau.error_order)
         accept = decision.accept & running
         t_next = where(accept, where(last, t1, t + h), t)
         due = saver.due(t_next, accept)
 
-        done = accept & last
-        status = where(done, Status.SUCCESS.value, status)
         n_steps = n_steps + running
         nfev = nfev + running * step.nfev
-        failed: Flag = False
-        if error is not None:
-            reach = where(absolute(t) > first, absolute(t), first)
-            failed = running & negate(accept) & (absolute(decision.h) <= _SPACING * reach)
-            status = where(failed & isfinite(error), Status.STEP_UNDERFLOW.value, status)
-            status = where(failed & negate(isfinite(error)), Status.NONFINITE.value, status)
-        running = running & negate(done | failed)
-        going, most = units.read(running, due)
+        h_next = decision.h
+        stuck = running & (absolute(h_next) <= maximum(_SPACING * absolute(t), floor)) if error is not None else False
+        running = running & negate(accept & last)
+        going, most, failing = units.read(running, due, stuck)
+        if failing:
+            assert error is not None
+            failed = stuck & negate(accept)
+            cause = where(isfinite(error), Status.STEP_UNDERFLOW.value, units.count(Status.NONFINITE.value))
+            status = where(failed, cause, status)
+            running = running & negate(failed)
+            h_next = where(failed, 0.0, h_next)
+            going, _, _ = units.read(running)
 
         if most:
             saver.save(stepper, step, t_graph, h_graph, y, n_accepted, most)
@@ -166,8 +170,9 @@ def integrate(problem: Problem, recorder: Recorder | None = None) -> Result:
         y = units.select(accept, step.y, y)
         carry = None if step.carry is None or carry is None else units.select(accept, step.carry, carry)
         n_accepted = n_accepted + accept
-        t, h, state = t_next, decision.h, decision.state
-        h = where(absolute(h) > problem.max_step, direction * problem.max_step, h)
+        t, h, state = t_next, h_next, decision.state
+        if problem.max_step < math.inf:
+            h = where(absolute(h) > problem.max_step, direction * problem.max_step, h)
 
     status = where(running, Status.MAX_STEPS.value, status)
     status = where((status == Status.SUCCESS) & negate(units.finite(y.detach())), Status.NONFINITE.value, status)
@@ -198,6 +203,8 @@ def _start(problem: Problem, direction: Number) -> tuple[Number, Tensor | None, 
         zero = torch.zeros(1, dtype=wide_dtype(y.device), device=y.device)
         (t,) = problem.field.times(t_graph, 0.0, zero)
         slope = problem.field(t, y)
+        if not torch.is_grad_enabled():
+            slope = slope.clone()  # the field may hand out one tensor of its own again and again
         evaluations += 1
     if problem.first_step is not None:
         return direction * problem.first_step, stepper.init(slope), evaluations

@@ -71,7 +71,7 @@ class ExplicitRK:
         exact = torch.tensor(padded, dtype=torch.float64, device="cpu")
         self._rows = exact.to(device=like.device, dtype=like.dtype)
         self._c = torch.tensor(tableau.c[self._first :], dtype=wide_dtype(like.device), device=like.device)
-        self._interpolant = torch.tensor(tableau.interpolant, dtype=wide_dtype(like.device), device=like.device)  # (S, degree)
+        self._interpolant = torch.tensor(tableau.interpolant, dtype=self._c.dtype, device=like.device)  # (S, degree)
         self._used = [i for i, row in enumerate(tableau.interpolant) if any(row)]
         self._buffer: _Buffer | None = None
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from ..core.arithmetic import Flag, Number, clip, isfinite, where
+from ..core.arithmetic import Flag, Number, clip, minimum, where
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,18 +129,18 @@ class PID:
         # errors beyond these bounds change nothing: the factor is at its own long before
         inverse = 1.0 / clip(error, 1e-10, 1e10)
         factor = self.safety * inverse ** ((self.pcoeff + self.icoeff + self.dcoeff) / order)
+        before, two_before = state.before, state.two_before
         if self.pcoeff or self.dcoeff:
-            factor = factor * state.before ** (-(self.pcoeff + 2 * self.dcoeff) / order)
+            factor = factor * before ** (-(self.pcoeff + 2 * self.dcoeff) / order)
+            factor = where(accept, factor, minimum(factor, self.safety))  # a rejected step must shrink
+            before = where(accept, inverse, before)
         if self.dcoeff:
-            factor = factor * state.two_before ** (self.dcoeff / order)
-        factor = where(factor > state.limit, state.limit, factor)
-        factor = where(accept | (factor < self.safety), factor, self.safety)  # a rejected step must shrink
-        factor = where(isfinite(error) & (factor > self.factor_min), factor, self.factor_min)
-        return Decision(accept, h * factor, PIDState(
-            before=where(accept, inverse, state.before),
-            two_before=where(accept, state.before, state.two_before),
-            limit=where(accept, self.factor_max, 1.0),
-        ))
+            factor = factor * two_before ** (self.dcoeff / order)
+            two_before = where(accept, state.before, two_before)
+        factor = minimum(factor, state.limit)
+        factor = where(factor > self.factor_min, factor, self.factor_min)  # NaN is not greater
+        limit = where(accept, self.factor_max, 1.0)
+        return Decision(accept, h * factor, PIDState(before, two_before, limit))
 
 
 CONTROLLERS = {"i": PID(), "pi": PID(0.4, 0.3, 0.0), "pid": PID(0.2, 0.3, 0.1)}

@@ -1,0 +1,94 @@
+"""The parts that several figures share: paths, steps, the solver's marks, the axis of time, the key.
+
+t: (T,); z: (T, N) along the line that is drawn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import matplotlib.patheffects as effects
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from numpy.typing import NDArray
+
+from .style import DEEP, MUTED, Colouring
+from .voyage import Log
+
+Array = NDArray[np.float64]
+
+_DOT: dict[str, Any] = {
+    "linestyle": "none", "marker": "o", "markersize": 3.2, "markerfacecolor": "white", "markeredgecolor": DEEP,
+    "markeredgewidth": 0.6,
+}
+_RING: dict[str, Any] = {
+    "linestyle": "none", "marker": "o", "markersize": 7.5, "markerfacecolor": "none", "markeredgecolor": "white",
+    "markeredgewidth": 1.4, "path_effects": [effects.Stroke(linewidth=2.6, foreground=DEEP), effects.Normal()],
+}
+
+
+def draw_paths(ax: Axes, t: Array, z: Array, colours: Colouring) -> None:
+    """Each boat's path, thinner where there are many, with a small mark where it is put in and a large one where it ends."""
+    boats = z.shape[1]
+    width, size = (1.3, 5.5) if boats > 20 else (1.9, 7.5)
+    for row in range(boats):
+        colour, shape = colours.colour(row), colours.marker(row)
+        ax.plot(t, z[:, row], color=colour, lw=width, zorder=3, solid_capstyle="round",
+                path_effects=[effects.Stroke(linewidth=width + 1.4, foreground=DEEP, alpha=0.75), effects.Normal()])
+        for end, grown in ((0, 0.65), (-1, 1.0)):
+            ax.plot(t[end], z[end, row], shape, color=colour, markersize=grown * size, markeredgecolor=DEEP,
+                    markeredgewidth=0.9, clip_on=False, zorder=5)
+
+
+def draw_steps(ax: Axes, t: Array, z: Array, colours: Colouring) -> None:
+    """Straight from step to step, with a mark at each."""
+    for row in range(z.shape[1]):
+        colour = colours.colour(row)
+        ax.plot(t, z[:, row], color=colour, lw=1.6, zorder=3, marker="s", markersize=4.5, markeredgecolor=DEEP,
+                markeredgewidth=0.8, clip_on=False,
+                path_effects=[effects.Stroke(linewidth=2.8, foreground=DEEP, alpha=0.75), effects.Normal()])
+
+
+def draw_log(ax: Axes, log: Log) -> None:
+    """Where the solver's steps end, and where it asked the field."""
+    ax.plot(log.t[1:-1], log.z[1:-1, 0], **_RING, zorder=6)
+    ax.plot(log.t_asked, log.z_asked[:, 0], **_DOT, zorder=7)
+
+
+def log_handles() -> list[Line2D]:
+    """The key to the solver's marks."""
+    return [Line2D([], [], **_RING, label="end of a solver step"), Line2D([], [], **_DOT, label="field evaluation")]
+
+
+def name_times(ax: Axes, t: Array, label: str = "time t") -> None:
+    """The axis of time, from t0 to t1 as the boats go."""
+    t0, t1 = float(t[0]), float(t[-1])
+    ax.set_xlim(t0, t1)
+    inner = [x for x in ax.get_xticks() if 0.12 < (x - t0) / (t1 - t0) < 0.88]
+    ax.set_xticks([t0, *inner, t1], [f"$t_0$ = {t0:.3g}", *(f"{x:g}" for x in inner), f"$t_1$ = {t1:.3g}"])
+    ax.set_xlabel(label)
+
+
+def padded_range(z: Array, pad: float = 0.07) -> tuple[float, float]:
+    """The range of z with some water round it."""
+    low, high = float(np.min(z)), float(np.max(z))
+    room = pad * (high - low) or 0.5
+    return low - room, high + room
+
+
+def add_key(figure: Figure, handles: Sequence[Line2D], note: str = "") -> None:
+    """The key below the figure, in as few rows as it fits, and a line of words."""
+    columns = _columns([len(str(handle.get_label())) for handle in handles], int(10 * figure.get_figwidth()))
+    key = figure.legend(handles=list(handles), loc="outside lower center", ncols=columns, title=note or None)
+    key.get_title().set(fontsize=10.5, color=MUTED)
+
+
+def _columns(lengths: Sequence[int], room: int) -> int:
+    """The most columns of a key, filled downwards, that fit in a line of `room` letters."""
+    for columns in range(len(lengths), 1, -1):
+        if sum(int(max(part)) + 6 for part in np.array_split(lengths, columns)) <= room:
+            return columns
+    return 1

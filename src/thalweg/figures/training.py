@@ -1,0 +1,82 @@
+"""How training went: loss, score and field evaluations, epoch by epoch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from numpy.typing import NDArray
+
+from .folder import free_suffix
+from .style import INK, MUTED, new_figure, save, styled
+
+_PANELS = (
+    ("loss", (("loss", "training"), ("val_loss", "held out"))),
+    ("score", (("score", "training"), ("val_score", "held out"))),
+    ("field evaluations", (("nfev", "forward"), ("nfev_backward", "backward"))),
+)
+_LINES = (("#10405c", "-"), ("#e4542b", "--"))
+
+
+def training_figure(records: Sequence[Mapping[str, Any]], out_dir: str | Path) -> list[Path]:
+    """Draw loss, score and field evaluations of each epoch, as PNG and SVG.
+
+    Parameters
+    ----------
+    records : sequence of mapping
+        A row for each epoch, with any of the keys epoch, loss, val_loss, score, val_score, nfev, nfev_backward; what
+        is missing or None is left out.
+    out_dir : str or Path
+        Where `training.png` and `training.svg` go; files that are there already are kept, and the new ones numbered.
+
+    Returns
+    -------
+    list of Path
+
+    Raises
+    ------
+    ValueError
+        When no record holds anything to draw.
+    """
+    return save(draw_training(records), Path(out_dir) / f"training{free_suffix(out_dir, ['training'])}")
+
+
+@styled
+def draw_training(records: Sequence[Mapping[str, Any]]) -> Figure:
+    """The figure of `training_figure`."""
+    panels = [(name, lines) for name, keys in _PANELS if (lines := _lines(records, keys))]
+    if not panels:
+        raise ValueError("records must hold at least one epoch with a loss, a score or field evaluations; got none")
+    figure = new_figure(4.2 * len(panels), 3.6)
+    for ax, (name, lines) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+        _draw_panel(ax, name, lines)
+    return figure
+
+
+def _lines(records: Sequence[Mapping[str, Any]], keys: Sequence[tuple[str, str]]) -> dict[str, NDArray[Any]]:
+    """Each line that has points, (E, 2) of epoch and value."""
+    lines = {}
+    for key, label in keys:
+        points = [(record.get("epoch", n + 1), record[key]) for n, record in enumerate(records)
+                  if record.get(key) is not None and np.isfinite(record[key])]
+        if points and any(value != 0 for _, value in points):
+            lines[label] = np.array(points, dtype=float)
+    return lines
+
+
+def _draw_panel(ax: Axes, name: str, lines: Mapping[str, NDArray[Any]]) -> None:
+    few = max(len(points) for points in lines.values()) < 25
+    for (label, points), (colour, dash) in zip(lines.items(), _LINES, strict=False):
+        ax.plot(*points.T, dash, color=colour, lw=2.0, marker="o" if few else "", markersize=4, label=label)
+    if name == "loss" and all((points[:, 1] > 0).all() for points in lines.values()):
+        ax.set_yscale("log")
+    ax.set_title(name, color=INK)
+    ax.set_xlabel("epoch")
+    ax.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
+    ax.grid(color=MUTED, alpha=0.18)
+    ax.legend()

@@ -1,0 +1,463 @@
+"""The one training loop: estimators, the command and the comparison all come here.
+
+x: (N, inputs); y: (N,) class codes, or (N, outputs) standardised targets; weight: (N,).
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from sklearn.model_selection import train_test_split
+from torch import Tensor, nn
+
+from ..core.status import SolveError
+from .config import TrainingConfig
+from .model import FlowModel
+
+Task = Literal["classification", "regression"]
+
+_CHUNK = 4096  # rows carried at once where there is nothing to learn from them
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Rows to learn from or to be judged by.
+
+    Attributes
+    ----------
+    x : Tensor (N, inputs)
+    y : Tensor
+        Class codes (N,), or targets (N, outputs).
+    weight : Tensor (N,), optional
+        How often each row counts.
+    """
+
+    x: Tensor
+    y: Tensor
+    weight: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def __getitem__(self, rows: Any) -> Samples:
+        return Samples(self.x[rows], self.y[rows], None if self.weight is None else self.weight[rows])
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> Samples:
+        """The same rows elsewhere; class codes stay integers."""
+        y = self.y.to(device, dtype if self.y.is_floating_point() else torch.int64)
+        return Samples(self.x.to(device, dtype), y, None if self.weight is None else self.weight.to(device, dtype))
+
+
+@dataclass(frozen=True)
+class EpochRecord:
+    """What one epoch cost and gained.
+
+    Attributes
+    ----------
+    epoch : int
+        From 1.
+    loss, score : float
+        Of the training rows, as they were met: cross-entropy and accuracy, or mean squared error and R².
+    val_loss, val_score : float or None
+        Of the held-out rows, after the epoch.
+    nfev, nfev_backward : float
+        Field evaluations a sample, forward and backward, a batch's mean.
+    seconds : float
+        Wall time.
+    lr : float
+        The learning rate of the last step.
+    """
+
+    epoch: int
+    loss: float
+    score: float
+    val_loss: float | None
+    val_score: float | None
+    nfev: float
+    nfev_backward: float
+    seconds: float
+    lr: float
+
+    @property
+    def rmse(self) -> float:
+        """The root of `loss`: for regression, the root mean squared error in standard deviations of the target."""
+        return math.sqrt(self.loss)
+
+
+@dataclass
+class History:
+    """The course of a training, and what is needed to go on with it.
+
+    Attributes
+    ----------
+    records : list of EpochRecord
+        One for each epoch that was finished.
+    best_epoch : int
+        The epoch whose weights the model has; 0 where none was finished.
+    interrupted : bool
+        Whether Ctrl-C ended it.
+    stopped_early : bool
+        Whether it ended because nothing got better any more.
+    """
+
+    records: list[EpochRecord] = field(default_factory=list)
+    best_epoch: int = 0
+    interrupted: bool = False
+    stopped_early: bool = False
+    optimizer: str = ""
+    optimizer_state: dict[Any, Any] = field(default_factory=dict, repr=False)
+    shuffle_state: Tensor | None = field(default=None, repr=False)
+
+    @property
+    def best(self) -> EpochRecord | None:
+        """The record of the best epoch."""
+        return next((record for record in self.records if record.epoch == self.best_epoch), None)
+
+
+def fit(model: FlowModel, task: Task, train: Samples, validation: Samples | None, config: TrainingConfig, *, seed: int,
+        on_epoch: Callable[[EpochRecord], None] | None = None, start: History | None = None) -> History:
+    """Train a model in place, and leave it with its best weights.
+
+    With held-out rows, the best weights are those of the highest score on them, of the lowest loss among equals.
+    Without, they are those of the last epoch that was finished. Ctrl-C ends training, not the program: the best weights
+    so far are kept and the history says `interrupted`.
+
+    Parameters
+    ----------
+    model : FlowModel
+        Moved to the device and dtype of the configuration.
+    task : {"classification", "regression"}
+        Decides the loss, cross-entropy or mean squared error, and the score, accuracy or R².
+    train, validation : Samples
+        Rows to learn from, and rows held out to judge by, if any. Where one batch holds all rows, a row of weight 2 is
+        the same as two rows.
+    config : TrainingConfig
+        Optimiser, schedule, batches and when to stop.
+    seed : int
+        Decides the order of the rows.
+    on_epoch : callable, optional
+        Called with each epoch's record.
+    start : History, optional
+        A training of the same model to go on with: its records, its optimiser's state, its order of the rows.
+        `config.max_epochs` further epochs follow, under a schedule of their own.
+
+    Returns
+    -------
+    History
+
+    Raises
+    ------
+    ValueError
+        When the loss, a gradient or the flow stops being finite; the model keeps the best weights before that.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from thalweg.learn.config import ModelConfig, SolverConfig, TrainingConfig
+    >>> from thalweg.learn.model import build_model
+    >>> from thalweg.learn.training import Samples, fit
+    >>> x = torch.linspace(-1, 1, 32)[:, None]
+    >>> model = build_model(ModelConfig(width=8, depth=1), SolverConfig(), 1, 1, seed=0)
+    >>> history = fit(model, "regression", Samples(x, x**2), None, TrainingConfig(max_epochs=5), seed=0)
+    >>> len(history.records), history.records[-1].loss < history.records[0].loss
+    (5, True)
+    """
+    if not len(train):
+        raise ValueError("train must have at least one row, got none")
+    dtype = getattr(torch, config.dtype)
+    device = torch.device(config.device)
+    model.to(device, dtype)
+    train = train.to(device, dtype)
+    validation = None if validation is None else validation.to(device, dtype)
+
+    optimizer = _optimizer(model, config)
+    shuffle = torch.Generator().manual_seed(seed)
+    history = _begin(optimizer, shuffle, config, start)
+    batch_size = choose_batch_size(len(train)) if config.batch_size == "auto" else config.batch_size
+    total_steps = config.max_epochs * math.ceil(len(train) / batch_size)
+    keeper = _Keeper(model, history, config)
+
+    step = 0
+    try:
+        for _ in range(config.max_epochs):
+            began = time.perf_counter()
+            tally = _Tally(task)
+            model.train()
+            for batch in _batches(train, batch_size, shuffle):
+                lr = _learning_rate(config, step / total_steps)
+                _step(model, task, batch, optimizer, lr, config.clip_norm, tally)
+                step += 1
+            judged = None if validation is None else evaluate(model, task, validation)
+            record = EpochRecord(
+                epoch=len(history.records) + 1, loss=tally.loss, score=tally.score,
+                val_loss=None if judged is None else judged[0], val_score=None if judged is None else judged[1],
+                nfev=tally.nfev, nfev_backward=tally.nfev_backward, seconds=time.perf_counter() - began, lr=lr)
+            keeper.note(record)
+            if on_epoch is not None:
+                on_epoch(record)
+            if config.early_stopping and keeper.stale >= config.patience:
+                history.stopped_early = True
+                break
+    except KeyboardInterrupt:
+        history.interrupted = True
+    except _Diverged as error:
+        raise ValueError(f"training diverged in epoch {len(history.records) + 1}: {error}; lower learning_rate "
+                         f"(now {config.learning_rate:g}), or set clip_norm=1 to bound the gradient") from error.__cause__
+    finally:
+        keeper.restore()
+        model.eval()
+    history.optimizer_state = optimizer.state_dict()["state"]
+    history.shuffle_state = shuffle.get_state()
+    return history
+
+
+def choose_batch_size(rows: int) -> int:
+    """The number of rows in a batch where none is given: a tenth, but at least 64 and at most 256.
+
+    Examples
+    --------
+    >>> [choose_batch_size(n) for n in (20, 1437, 60_000)]
+    [64, 143, 256]
+    """
+    return min(max(rows // 10, 64), 256)
+
+
+def hold_out(samples: Samples, task: Task, fraction: float, seed: int) -> tuple[Samples, Samples]:
+    """Split rows at random into those to learn from and those to be judged by.
+
+    Classes keep their shares, where each has two rows at least.
+
+    Raises
+    ------
+    ValueError
+        When the fraction leaves either part empty.
+
+    Examples
+    --------
+    >>> import torch
+    >>> samples = Samples(torch.zeros(20, 2), torch.arange(20) % 2)
+    >>> [len(part) for part in hold_out(samples, "classification", 0.2, seed=0)]
+    [16, 4]
+    """
+    count = round(fraction * len(samples))
+    if not 0 < count < len(samples):
+        raise ValueError(f"validation_fraction must leave rows both to learn from and to hold out: {fraction:g} of "
+                         f"{len(samples)} rows is {count}; give more rows, or train without early stopping")
+    codes = samples.y.cpu().numpy() if task == "classification" else None
+    if codes is not None:
+        counts = np.bincount(codes)
+        counts = counts[counts > 0]
+        if counts.min() < 2 or not len(counts) <= count <= len(samples) - len(counts):
+            codes = None
+    learn, judge = train_test_split(np.arange(len(samples)), test_size=count, random_state=seed, stratify=codes)
+    return samples[torch.from_numpy(np.sort(learn))], samples[torch.from_numpy(np.sort(judge))]
+
+
+@torch.no_grad()
+def outputs(model: FlowModel, x: Tensor) -> Tensor:
+    """Logits, or standardised targets (N, outputs), in the model's dtype and on its device.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from thalweg.learn.config import ModelConfig, SolverConfig
+    >>> from thalweg.learn.model import build_model
+    >>> outputs(build_model(ModelConfig(), SolverConfig(), 3, 2, seed=0), torch.zeros(4, 3)).shape
+    torch.Size([4, 2])
+    """
+    like = next(model.parameters())
+    model.eval()
+    return torch.cat([model(chunk) for chunk in x.to(like).split(_CHUNK)])
+
+
+def evaluate(model: FlowModel, task: Task, samples: Samples) -> tuple[float, float]:
+    """The loss and score of a model on rows: cross-entropy and accuracy, or mean squared error and R².
+
+    Examples
+    --------
+    >>> import torch
+    >>> from thalweg.learn.config import ModelConfig, SolverConfig
+    >>> from thalweg.learn.model import build_model
+    >>> model = build_model(ModelConfig(), SolverConfig(), 3, 2, seed=0)
+    >>> loss, accuracy = evaluate(model, "classification", Samples(torch.zeros(4, 3), torch.ones(4).long()))
+    """
+    tally = _Tally(task)
+    try:
+        output = outputs(model, samples.x)
+    except SolveError as error:
+        raise _Diverged(f"held-out rows cannot be carried to the end of the flow ({error})") from error
+    tally.add(output, samples, row_losses(task, output, samples.y))
+    return tally.loss, tally.score
+
+
+def row_losses(task: Task, output: Tensor, y: Tensor) -> Tensor:
+    """The loss of each row (N,): cross-entropy, or the squared error averaged over outputs.
+
+    Examples
+    --------
+    >>> import torch
+    >>> row_losses("regression", torch.tensor([[1.0, 3.0]]), torch.tensor([[0.0, 0.0]]))
+    tensor([5.])
+    """
+    if task == "classification":
+        return nn.functional.cross_entropy(output, y, reduction="none")
+    return (output - y).square().mean(dim=1)
+
+
+class _Diverged(ArithmeticError):
+    """Numbers that stopped being finite; `fit` adds when, and what to do."""
+
+
+def _step(model: FlowModel, task: Task, batch: Samples, optimizer: torch.optim.Optimizer, lr: float,
+          clip_norm: float | None, tally: _Tally) -> None:
+    """One step of the optimiser down the weighted mean loss of a batch."""
+    try:
+        output = model(batch.x)
+    except SolveError as error:
+        raise _Diverged(f"the flow could not be followed to its end ({error})") from error
+    nfev = model.nfev
+    losses = row_losses(task, output, batch.y)
+    loss = losses.mean() if batch.weight is None else (batch.weight * losses).sum() / batch.weight.sum()
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    norm = nn.utils.clip_grad_norm_(model.parameters(), math.inf if clip_norm is None else clip_norm)
+    if not math.isfinite(loss.item()) or not math.isfinite(norm.item()):
+        raise _Diverged(f"the loss is {loss.item():g} and its gradient's norm {norm.item():g}")
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+    optimizer.step()
+    tally.add(output.detach(), batch, losses.detach())
+    tally.add_cost(nfev, model.nfev_backward)
+
+
+def _batches(samples: Samples, size: int, shuffle: torch.Generator) -> Iterator[Samples]:
+    """The rows in random order, in batches of at most `size` and as equal as can be; all rows as they are, if in one."""
+    if size >= len(samples):
+        yield samples
+        return
+    order = torch.randperm(len(samples), generator=shuffle).to(samples.x.device)
+    for rows in order.tensor_split(math.ceil(len(samples) / size)):
+        yield samples[rows]
+
+
+def _learning_rate(config: TrainingConfig, progress: float) -> float:
+    """The rate at a point from 0 to 1 of the training: constant, or half a cosine wave down to nothing."""
+    if config.schedule == "constant":
+        return config.learning_rate
+    return config.learning_rate * 0.5 * (1.0 + math.cos(math.pi * progress))
+
+
+def _optimizer(model: FlowModel, config: TrainingConfig) -> torch.optim.Optimizer:
+    """The optimiser; decay pulls at matrices alone, not at biases or times."""
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": config.weight_decay},
+        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    if config.optimizer == "adam":
+        return torch.optim.AdamW(groups, lr=config.learning_rate)
+    return torch.optim.SGD(groups, lr=config.learning_rate, momentum=config.momentum, nesterov=config.momentum > 0)
+
+
+def _begin(optimizer: torch.optim.Optimizer, shuffle: torch.Generator, config: TrainingConfig,
+           start: History | None) -> History:
+    """A new history, or one that goes on from `start` with the momentum and the order of rows that it had."""
+    if start is None:
+        return History(optimizer=config.optimizer)
+    if start.optimizer == config.optimizer and start.optimizer_state:
+        groups = optimizer.state_dict()["param_groups"]
+        optimizer.load_state_dict({"state": start.optimizer_state, "param_groups": groups})
+    if start.shuffle_state is not None:
+        shuffle.set_state(start.shuffle_state)
+    return replace(start, records=list(start.records), optimizer=config.optimizer, interrupted=False,
+                   stopped_early=False)
+
+
+class _Keeper:
+    """Keeps the best weights, and counts the epochs since anything got better."""
+
+    def __init__(self, model: FlowModel, history: History, config: TrainingConfig) -> None:
+        self.model, self.history, self.tol = model, history, config.tol
+        self.best: tuple[float, float] | None = None
+        self.mark = -math.inf
+        self.stale = 0
+        self._keep(history.best_epoch)
+
+    def note(self, record: EpochRecord) -> None:
+        """Enter an epoch's record, and keep its weights if they are the best."""
+        self.history.records.append(record)
+        if record.val_score is None or record.val_loss is None:
+            self._keep(record.epoch)
+        elif self.best is None or (record.val_score, -record.val_loss) > self.best:
+            self.best = (record.val_score, -record.val_loss)
+            self._keep(record.epoch)
+        merit = -record.loss if record.val_score is None else record.val_score
+        if merit > self.mark + self.tol:
+            self.mark, self.stale = merit, 0
+        else:
+            self.stale += 1
+
+    def restore(self) -> None:
+        """Give the model the weights that were kept."""
+        self.model.load_state_dict(self.weights)
+
+    def _keep(self, epoch: int) -> None:
+        self.history.best_epoch = epoch
+        self.weights = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
+
+
+class _Tally:
+    """Adds up what batches say about an epoch, in double precision."""
+
+    def __init__(self, task: Task) -> None:
+        self.task = task
+        self.weight = self.total_loss = 0.0
+        self.hits = 0.0
+        self.moments: Tensor | float = 0.0  # of each output: Σwe², Σwy, Σwy²
+        self.costs: list[tuple[float, float]] = []
+
+    def add(self, output: Tensor, samples: Samples, losses: Tensor) -> None:
+        """Count rows, given what the model said of them and its losses."""
+        weight = torch.ones_like(losses) if samples.weight is None else samples.weight
+        weight = weight.double()
+        self.weight += weight.sum().item()
+        self.total_loss += (weight @ losses.double()).item()
+        if self.task == "classification":
+            self.hits += (weight @ (output.argmax(dim=1) == samples.y).double()).item()
+        else:
+            y, error = samples.y.double(), (output - samples.y).double()
+            self.moments = self.moments + torch.stack([weight @ error.square(), weight @ y, weight @ y.square()])
+
+    def add_cost(self, nfev: float, nfev_backward: float) -> None:
+        """Count a batch's field evaluations."""
+        self.costs.append((nfev, nfev_backward))
+
+    @property
+    def loss(self) -> float:
+        return self.total_loss / self.weight
+
+    @property
+    def score(self) -> float:
+        """Accuracy, or R² averaged over outputs (1 or 0 for a constant one, as it was met or not)."""
+        if self.task == "classification":
+            return self.hits / self.weight
+        assert isinstance(self.moments, Tensor)
+        residual, y, y_square = self.moments
+        spread = y_square - y.square() / self.weight
+        constant = spread <= 1e-12 * y_square
+        r2 = torch.where(constant, (residual <= 0).double(), 1 - residual / spread.where(~constant, 1.0))
+        return r2.mean().item()
+
+    @property
+    def nfev(self) -> float:
+        return sum(cost for cost, _ in self.costs) / len(self.costs)
+
+    @property
+    def nfev_backward(self) -> float:
+        return sum(cost for _, cost in self.costs) / len(self.costs)

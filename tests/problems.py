@@ -1,0 +1,72 @@
+"""Problems whose solutions are known, in closed form or from SciPy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from scipy.integrate import solve_ivp as scipy_solve_ivp
+
+F64 = torch.float64
+
+
+@dataclass(frozen=True)
+class Problem:
+    """An initial-value problem; `fun` acts on the last dimension."""
+
+    name: str
+    fun: Callable
+    t_span: tuple[float, float]
+    y0: tuple[float, ...]
+
+    def state(self) -> torch.Tensor:
+        return torch.tensor(self.y0, dtype=F64)
+
+    def reference(self, t_eval) -> torch.Tensor:
+        """SciPy's DOP853 at tolerances far below those tested."""
+
+        def fun(t, y):
+            return self.fun(torch.tensor(t, dtype=F64), torch.from_numpy(y)).numpy()
+
+        solution = scipy_solve_ivp(fun, self.t_span, np.array(self.y0), "DOP853", t_eval=np.asarray(t_eval),
+                                   rtol=1e-13, atol=1e-13)
+        return torch.from_numpy(solution.y.T)
+
+
+def lotka_volterra(t, y):
+    x, p = y[..., 0], y[..., 1]
+    return torch.stack([1.5 * x - x * p, -3.0 * p + x * p], -1)
+
+
+def lorenz(t, y):
+    x, v, z = y.unbind(-1)
+    return torch.stack([10.0 * (v - x), x * (28.0 - z) - v, x * v - 8.0 / 3.0 * z], -1)
+
+
+def van_der_pol(t, y):
+    x, v = y.unbind(-1)
+    return torch.stack([v, 2.0 * (1 - x * x) * v - x], -1)
+
+
+def pendulum(t, y):
+    x, v = y.unbind(-1)
+    return torch.stack([v, -0.25 * v - 5.0 * torch.sin(x)], -1)
+
+
+def forced(t, y):
+    """A smooth field that depends on time, with which no term of an error happens to vanish."""
+    t = t[..., 0] if t.ndim else t  # (batch, 1) per sample
+    x, v = y.unbind(-1)
+    return torch.stack([3 * torch.cos(4 * t) * v - 2 * x * v + torch.sin(6 * t), -5 * x + torch.sin(v) * x + 4 * t * torch.sin(3 * x)], -1)
+
+
+PROBLEMS = [
+    Problem("lotka_volterra", lotka_volterra, (0.0, 8.0), (10.0, 5.0)),
+    Problem("lorenz", lorenz, (0.0, 2.0), (1.0, 1.0, 20.0)),
+    Problem("van_der_pol", van_der_pol, (0.0, 10.0), (2.0, 0.0)),
+    Problem("pendulum", pendulum, (0.0, 10.0), (3.0, 0.0)),
+]
+
+FORCED = Problem("forced", forced, (0.0, 1.0), (0.7, -0.4))

@@ -30,8 +30,9 @@ class Problem:
         def fun(t, y):
             return self.fun(torch.tensor(t, dtype=F64), torch.from_numpy(y)).numpy()
 
-        solution = scipy_solve_ivp(fun, self.t_span, np.array(self.y0), "DOP853", t_eval=np.asarray(t_eval),
-                                   rtol=1e-13, atol=1e-13)
+        solution = scipy_solve_ivp(
+            fun, self.t_span, np.array(self.y0), "DOP853", t_eval=np.asarray(t_eval), rtol=1e-13, atol=1e-13
+        )
         return torch.from_numpy(solution.y.T)
 
 
@@ -56,10 +57,10 @@ def pendulum(t, y):
 
 
 def forced(t, y):
-    """A smooth field that depends on time, with which no term of an error happens to vanish."""
+    """A pendulum that is pushed: smooth, nonlinear and dependent on time."""
     t = t[..., 0] if t.ndim else t  # (batch, 1) per sample
     x, v = y.unbind(-1)
-    return torch.stack([3 * torch.cos(4 * t) * v - 2 * x * v + torch.sin(6 * t), -5 * x + torch.sin(v) * x + 4 * t * torch.sin(3 * x)], -1)
+    return torch.stack([v, torch.cos(3 * t) * (1 + x) - 0.25 * v - 5 * torch.sin(x)], -1)
 
 
 PROBLEMS = [
@@ -69,4 +70,4 @@ PROBLEMS = [
     Problem("pendulum", pendulum, (0.0, 10.0), (3.0, 0.0)),
 ]
 
-FORCED = Problem("forced", forced, (0.0, 1.0), (0.7, -0.4))
+FORCED = Problem("forced", forced, (0.0, 2.0), (1.0, 0.0))

@@ -140,11 +140,16 @@ def solve_ivp(
         raise ValueError(f"max_steps must be a positive integer, got {max_steps!r}")
 
     timed = any(t is not None and t.requires_grad for t in (t0, t1, times))
-    wanted = torch.is_grad_enabled() and (timed or packed.requires_grad or any(
-        isinstance(leaf, Tensor) and leaf.requires_grad for leaf in pytree.tree_leaves(args)))
+    wanted = torch.is_grad_enabled() and (
+        timed
+        or packed.requires_grad
+        or any(isinstance(leaf, Tensor) and leaf.requires_grad for leaf in pytree.tree_leaves(args))
+    )
     if dense_output and wanted and gradient != "direct":
-        raise ValueError("dense_output carries gradients with gradient='direct' alone; choose that, "
-                         "ask for times by t_eval, or solve under torch.no_grad()")
+        raise ValueError(
+            "dense_output carries gradients with gradient='direct' alone; choose that, "
+            "ask for times by t_eval, or solve under torch.no_grad()"
+        )
     stats = Stats(backend="eager")
     problem = Problem(
         field=Field(fun, args, layout, packed),
@@ -166,8 +171,18 @@ def solve_ivp(
     return _solution(problem, result, ys, t0, t1, times, stats, layout.unpack, packed, on_failure)
 
 
-def _solution(problem: Problem, result: Result, ys: Tensor, t0: Tensor, t1: Tensor, times: Tensor | None, stats: Stats,
-              unpack: Callable[[Tensor], Any], y0: Tensor, on_failure: str) -> Solution:
+def _solution(
+    problem: Problem,
+    result: Result,
+    ys: Tensor,
+    t0: Tensor,
+    t1: Tensor,
+    times: Tensor | None,
+    stats: Stats,
+    unpack: Callable[[Tensor], Any],
+    y0: Tensor,
+    on_failure: str,
+) -> Solution:
     """What came of the loop, in the words of the front door."""
     stats.nfev, stats.n_steps, stats.n_accepted = result.nfev, result.n_steps, result.n_accepted
     status = result.status if isinstance(result.status, Tensor) else Status(result.status)
@@ -242,8 +257,10 @@ def _output_times(t_eval: Any, t0: Tensor, t1: Tensor, rows: int | None, like: T
         direction = torch.sign(t1 - t0)
         inside = (torch.minimum(t0, t1) <= times) & (times <= torch.maximum(t0, t1))
         if not bool(inside.all()):
-            raise ValueError("t_eval must lie within t_span, which runs from "
-                             f"{_range(t0)} to {_range(t1)}, but it holds {times[~inside][0].item():g}")
+            raise ValueError(
+                "t_eval must lie within t_span, which runs from "
+                f"{_range(t0)} to {_range(t1)}, but it holds {times[~inside][0].item():g}"
+            )
         if bool((times.diff(dim=0) * direction < 0).any()):
             order = "ascend" if bool((direction >= 0).all()) else "run in the direction of t_span"
             raise ValueError(f"t_eval must {order}; sort it")
@@ -263,8 +280,10 @@ def _tolerance(rtol: float, atol: float | Tensor, y0: Tensor) -> Tolerance:
     rtol = _positive("rtol", rtol)
     eps = torch.finfo(y0.dtype).eps
     if rtol < 10 * eps:
-        warnings.warn(f"rtol={rtol:g} is below what {y0.dtype} holds; using {10 * eps:.1e} "
-                      "(a tighter tolerance needs float64)", stacklevel=3)
+        warnings.warn(
+            f"rtol={rtol:g} is below what {y0.dtype} holds; using {10 * eps:.1e} (a tighter tolerance needs float64)",
+            stacklevel=3,
+        )
         rtol = 10 * eps
     if isinstance(atol, Tensor):
         atol = atol.detach().to(device=y0.device, dtype=y0.real.dtype if y0.is_complex() else y0.dtype)
@@ -273,15 +292,17 @@ def _tolerance(rtol: float, atol: float | Tensor, y0: Tensor) -> Tolerance:
         try:
             atol = atol.expand(y0.shape)
         except RuntimeError:
-            raise ValueError(f"atol must broadcast against y0, of shape {tuple(y0.shape)}, "
-                             f"got shape {tuple(atol.shape)}") from None
+            raise ValueError(
+                f"atol must broadcast against y0, of shape {tuple(y0.shape)}, got shape {tuple(atol.shape)}"
+            ) from None
     elif isinstance(atol, bool) or not isinstance(atol, int | float) or not atol >= 0:
         raise ValueError(f"atol must be a number that is not negative, or a tensor of such, got {atol!r}")
     return Tolerance(rtol, atol)
 
 
-def _control(method: Method, controller: Controller | str | None, step_size: float | None,
-             first_step: float | None) -> tuple[Controller, float | None]:
+def _control(
+    method: Method, controller: Controller | str | None, step_size: float | None, first_step: float | None
+) -> tuple[Controller, float | None]:
     """The controller, and the size of the first step where it is given."""
     if step_size is not None:
         _positive("step_size", step_size)
@@ -291,11 +312,13 @@ def _control(method: Method, controller: Controller | str | None, step_size: flo
     if isinstance(controller, str):
         controller = CONTROLLERS[_one_of("controller", controller, tuple(CONTROLLERS))]
     control: Controller = CONTROLLERS["i"] if controller is None else controller
+    if not callable(getattr(control, "adapt", None)):
+        raise ValueError(f"controller must be 'i', 'pi', 'pid' or an object such as thalweg.PID(), got {controller!r}")
     if control.adaptive and not method.adaptive:
-        raise ValueError(f"method {method.name!r} has no error estimate; give step_size=, or choose an adaptive method "
-                         "such as 'tsit5'")
+        raise ValueError(
+            f"method {method.name!r} has no error estimate; give step_size=, or choose an adaptive method "
+            "such as 'tsit5'"
+        )
     if not control.adaptive and first_step is None:
         raise ValueError("a controller of fixed steps needs the size of the step: give step_size=")
     return control, None if first_step is None else _positive("first_step", first_step)
-
-

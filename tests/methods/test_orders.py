@@ -1,5 +1,7 @@
 """Every method runs at its order: errors shrink with the step as they must."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -17,16 +19,21 @@ def slope(steps, errors):
 
 
 def sizes(order):
-    return [1 / n for n in {1: (400, 800, 1600), 2: (100, 200, 400), 3: (64, 128, 256)}.get(order, (16, 32, 64))]
+    return [2 / n for n in {1: (400, 800, 1600), 2: (200, 400, 800), 3: (100, 200, 400)}.get(order, (64, 128, 256))]
+
+
+# Several starts together: where the leading error of one happens to be small, those of the others are not.
+STARTS = [(1.0, 0.0), (0.5, 1.0), (-0.7, 0.4), (1.4, -1.0)]
+PROBLEMS = [replace(FORCED, y0=y0) for y0 in STARTS]
 
 
 @pytest.mark.parametrize("batching", ["joint", "per_sample"])
 @pytest.mark.parametrize("method", METHODS, ids=lambda m: m.name)
 def test_observed_order_is_the_declared_one(method, batching):
-    y0 = FORCED.state().unsqueeze(0)
-    exact = FORCED.reference([1.0])
+    y0 = torch.stack([p.state() for p in PROBLEMS])
+    exact = torch.cat([p.reference([2.0]) for p in PROBLEMS])
     errors = [
-        (solve_ivp(FORCED.fun, (0, 1), y0, method.name, step_size=h, batching=batching).ys[-1] - exact).abs().max()
+        (solve_ivp(FORCED.fun, (0, 2), y0, method.name, step_size=h, batching=batching).ys[-1] - exact).norm()
         for h in sizes(method.order)
     ]
     assert abs(slope(sizes(method.order), errors) - method.order) < 0.2
@@ -37,12 +44,12 @@ def test_observed_order_of_the_interpolant_is_the_declared_one(method):
     """Inside a step of size h from an exact start, an interpolant of order p errs by h^(p + 1)."""
     tableau = method.tableau
     exact, errors = FORCED.state(), []
-    steps = [0.2, 0.1, 0.05] if tableau.interpolant_order < 4 else [0.4, 0.2, 0.1]
+    steps = [0.1, 0.05, 0.025]
     for h in steps:
         times = INSIDE * h
         got = solve_ivp(FORCED.fun, (0, h), exact, method.name, times, step_size=h).ys
         errors.append((got - FORCED.reference([*times.tolist()])).abs().max())
-    assert abs(slope(steps, errors) - (tableau.interpolant_order + 1)) < 0.35
+    assert abs(slope(steps, errors) - (tableau.interpolant_order + 1)) < 0.2
 
 
 @pytest.mark.parametrize("method", METHODS, ids=lambda m: m.name)
@@ -52,7 +59,7 @@ def test_observed_order_of_the_solution_between_steps(method):
     exact = FORCED.reference(INSIDE)
     steps = sizes(method.order)
     errors = [
-        (solve_ivp(FORCED.fun, (0, 1), FORCED.state(), method.name, INSIDE, step_size=h).ys - exact).norm()
+        (solve_ivp(FORCED.fun, (0, 2), FORCED.state(), method.name, INSIDE, step_size=h).ys - exact).norm()
         for h in steps
     ]
     assert slope(steps, errors) > expected - 0.3

@@ -72,3 +72,8 @@ def negate(flag: Flag) -> Flag:
 def wide_dtype(device: torch.device) -> torch.dtype:
     """The dtype of times and errors inside the loop: float64, but on Apple's GPUs, which have none."""
     return torch.float32 if device.type == "mps" else torch.float64
+
+
+def across(x: Tensor, ndim: int) -> Tensor:
+    """A number of each row (B,), shaped to combine with states of `ndim` dimensions: (B, 1, …, 1)."""
+    return x.view(-1, *(1,) * (ndim - 1))

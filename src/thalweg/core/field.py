@@ -72,17 +72,25 @@ class Field:
         if self.layout.spec is not None:
             slope = self._pack(slope)
         if not isinstance(slope, Tensor):
-            raise ValueError(f"fun must return a tensor shaped like y, got {type(slope).__name__}; "
-                             "collect components with torch.stack")
+            raise ValueError(
+                f"fun must return a tensor shaped like y, got {type(slope).__name__}; "
+                "collect components with torch.stack"
+            )
         if slope.shape != y.shape:
-            raise ValueError(f"fun must return the shape of y, {tuple(y.shape)}, but returned {tuple(slope.shape)}; "
-                             "check broadcasting between t and y, and the field's last layer")
+            raise ValueError(
+                f"fun must return the shape of y, {tuple(y.shape)}, but returned {tuple(slope.shape)}; "
+                "check broadcasting between t and y, and the field's last layer"
+            )
         if slope.dtype != y.dtype:
-            raise ValueError(f"fun must return the dtype of y, {y.dtype}, but returned {slope.dtype}; "
-                             "convert the field (module.to(y.dtype)) or y0")
+            raise ValueError(
+                f"fun must return the dtype of y, {y.dtype}, but returned {slope.dtype}; "
+                "convert the field (module.to(y.dtype)) or y0"
+            )
         if slope.device != y.device:
-            raise ValueError(f"fun must return a tensor on y's device, {y.device}, but returned one on {slope.device}; "
-                             "move the field or y0")
+            raise ValueError(
+                f"fun must return a tensor on y's device, {y.device}, but returned one on {slope.device}; "
+                "move the field or y0"
+            )
         return slope
 
     def _pack(self, slope: Any) -> Tensor:

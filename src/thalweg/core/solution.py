@@ -52,8 +52,10 @@ class Stats:
             low, high = (int(x) for x in torch.aminmax(count))
             return str(low) if low == high else f"{low}..{high}"
 
-        return (f"Stats(nfev={show(self.nfev)}, n_steps={show(self.n_steps)}, n_accepted={show(self.n_accepted)}, "
-                f"n_rejected={show(self.n_rejected)}, nfev_backward={self.nfev_backward}, backend={self.backend!r})")
+        return (
+            f"Stats(nfev={show(self.nfev)}, n_steps={show(self.n_steps)}, n_accepted={show(self.n_accepted)}, "
+            f"n_rejected={show(self.n_rejected)}, nfev_backward={self.nfev_backward}, backend={self.backend!r})"
+        )
 
 
 @dataclass

@@ -44,8 +44,9 @@ class Layout:
         lead = packed.shape[: packed.ndim - state_dims]
         sizes = [shape[1:].numel() if self.by_row else shape.numel() for shape in self.shapes]
         parts = packed.split(sizes, dim=-1)
-        return pytree.tree_unflatten([part.reshape(*lead, *shape)
-                                      for part, shape in zip(parts, self.shapes, strict=True)], self.spec)
+        return pytree.tree_unflatten(
+            [part.reshape(*lead, *shape) for part, shape in zip(parts, self.shapes, strict=True)], self.spec
+        )
 
 
 def layout_of(y0: Any, *, by_row: bool) -> tuple[Layout, Tensor]:
@@ -77,8 +78,10 @@ def layout_of(y0: Any, *, by_row: bool) -> tuple[Layout, Tensor]:
         raise ValueError(f"y0 holds no tensor (got {y0!r}); pass a tensor, or a dict, list or tuple of tensors")
     for leaf in leaves:
         if not isinstance(leaf, Tensor):
-            raise ValueError(f"y0 must be a tensor or a pytree of tensors, but one leaf is {type(leaf).__name__}; "
-                             "make it a tensor with torch.as_tensor")
+            raise ValueError(
+                f"y0 must be a tensor or a pytree of tensors, but one leaf is {type(leaf).__name__}; "
+                "make it a tensor with torch.as_tensor"
+            )
         if not (leaf.is_floating_point() or leaf.is_complex()):
             raise ValueError(f"y0 has dtype {leaf.dtype}, but a state must be floating or complex; use y0.float()")
     if len({leaf.dtype for leaf in leaves}) > 1:
@@ -89,7 +92,9 @@ def layout_of(y0: Any, *, by_row: bool) -> tuple[Layout, Tensor]:
         rows = {leaf.shape[0] if leaf.ndim else None for leaf in leaves}
         if len(rows) > 1 or None in rows:
             shapes = [tuple(leaf.shape) for leaf in leaves]
-            raise ValueError("batching='per_sample' needs one batch as the first dimension of y0, got shapes "
-                             f"{shapes}; use batching='joint', or give every leaf the batch first")
+            raise ValueError(
+                "batching='per_sample' needs one batch as the first dimension of y0, got shapes "
+                f"{shapes}; use batching='joint', or give every leaf the batch first"
+            )
     layout = Layout(spec, tuple(leaf.shape for leaf in leaves), by_row)
     return layout, layout.pack(y0)

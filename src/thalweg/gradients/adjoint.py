@@ -14,19 +14,18 @@ z: (*shape) in joint, (B, *D) per sample; the augmented state stacks z and a: (2
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from ..core.arithmetic import Count, Flag, Number, absolute, where, wide_dtype
+from ..core.arithmetic import Count, Flag, Number, absolute, across, where, wide_dtype
 from ..core.field import Field
 from ..core.status import Status
 from ..loop.integrate import Problem, Result
 from ..output.saving import EndSaver
 from ..steppers.explicit_rk import ExplicitRK, Step
-from .base import Accumulator, Integrate, Request, Sources, check_reach, solve_without_graph
+from .base import Accumulator, Integrate, Request, SolveNode, check_reach
 
 
 class Adjoint:
@@ -34,50 +33,30 @@ class Adjoint:
 
     def run(self, integrate: Integrate, request: Request) -> tuple[Tensor, Result]:
         """Solve without a graph, and put the augmented solve behind the outputs."""
-        sources = Sources(request)
-        if not sources.needed:
-            return solve_without_graph(integrate, request)
-        run = _Run(integrate, request, sources)
-        ys = _Function.apply(run, *sources.tensors())
-        assert run.result is not None
-        return ys, run.result
+        return _Node.solve(integrate, request)
 
 
-class _Function(torch.autograd.Function):
-    """The solve as one node of the graph."""
+class _Node(SolveNode):
+    """One solve, and the one back."""
 
-    @staticmethod
-    def forward(ctx: Any, run: _Run, *tensors: Tensor | None) -> Tensor:
-        result = run.integrate(run.request.problem)
-        run.result = result
-        ctx.run = run
-        ctx.sources = len(tensors)
-        ctx.save_for_backward(*tensors, result.ys)
-        return result.ys
+    keeps_outputs = True
 
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, cotangent: Tensor) -> tuple[Any, ...]:
-        ys = ctx.saved_tensors[ctx.sources]
-        return (None, *_Backward(ctx.run, ys, cotangent).run())
+    def forward(self) -> Result:
+        return self.integrate(self.request.problem)
 
-
-@dataclass
-class _Run:
-    """One solve."""
-
-    integrate: Integrate
-    request: Request
-    sources: Sources
-    result: Result | None = None
+    def backward(self, cotangent: Tensor, ys: Tensor | None) -> Sequence[Tensor | None]:
+        assert ys is not None
+        return _Backward(self, ys, cotangent).run()
 
 
 class _AugmentedField:
     """d(z, a)/dt."""
 
-    def __init__(self, field: Field, dim: int) -> None:
+    def __init__(self, field: Field, targets: Sequence[Tensor], dim: int) -> None:
         self.field = field
+        self.targets = targets
         self.dim = dim
+        self.checked = False
 
     def times(self, t: Number, h: Number, c: Tensor) -> Sequence[Tensor]:
         """As the field takes them."""
@@ -90,6 +69,9 @@ class _AugmentedField:
         with torch.enable_grad():
             slope = self.field(t, z)
         product = None
+        if not self.checked:
+            check_reach([slope], [z, *self.targets])
+            self.checked = True
         if slope.requires_grad:
             (product,) = torch.autograd.grad(slope, z, a, allow_unused=True, retain_graph=True)
         change = torch.zeros_like(a) if product is None else -product
@@ -108,8 +90,9 @@ class _Quadrature:
         self._weights = [(i, weight) for i, weight in enumerate(b) if weight]
         self._c = torch.tensor(stepper.tableau.c, dtype=wide_dtype(stepper.device), device=stepper.device)
 
-    def record(self, step: Step, t: Number, h: Number, y: Tensor, carry: Tensor | None, accept: Flag, last: Flag,
-               level: Count) -> None:
+    def record(
+        self, step: Step, t: Number, h: Number, y: Tensor, carry: Tensor | None, accept: Flag, last: Flag, level: Count
+    ) -> None:
         """Add an accepted step; the rows that reject it, or have ended, add nothing."""
         if not self.targets:
             return
@@ -118,9 +101,9 @@ class _Quadrature:
             state = self.stepper.stage_state(i, y, h, step.stages)
             scale = where(accept, h * -weight, 0.0)
             if isinstance(scale, Tensor):
-                mask = torch.as_tensor(accept).view(-1, *(1,) * (state.ndim - 1))
+                mask = across(torch.as_tensor(accept), state.ndim)
                 state = torch.where(mask, state, y)  # a rejected stage may not be finite
-                scale = scale.to(y.dtype).view(-1, *(1,) * (state.ndim - 2))
+                scale = across(scale.to(y.dtype), state.ndim - 1)
             z, a = state.unbind(1 if self.by_row else 0)
             self._add(times[i], z, a * scale)
 
@@ -137,21 +120,21 @@ class _Quadrature:
 class _Backward:
     """The backward pass: from output to output, re-anchored at each."""
 
-    def __init__(self, run: _Run, ys: Tensor, cotangent: Tensor) -> None:
-        self.integrate, self.request = run.integrate, run.request
-        self.problem: Problem = run.request.problem
-        assert run.result is not None
-        self.ends_only = isinstance(run.result.saver, EndSaver)
-        self.status = run.result.status
+    def __init__(self, node: _Node, ys: Tensor, cotangent: Tensor) -> None:
+        self.integrate, self.request = node.integrate, node.request
+        self.problem: Problem = node.request.problem
+        assert node.result is not None
+        self.ends_only = isinstance(node.result.saver, EndSaver)
+        self.status = node.result.status
         self.ys, self.cotangent = ys, cotangent
         self.by_row = self.problem.batching.by_row
         self.dim = 1 if self.by_row else 0
-        self.timed = run.request.times is not None
-        field, targets = run.sources.detached_field()
+        self.timed = node.request.times is not None
+        field, targets = node.sources.detached_field()
         like = self._stack(self.problem.y0, self.problem.y0)
         self.stepper = ExplicitRK(self.problem.stepper.tableau, like, by_row=self.by_row)
-        self.field = _AugmentedField(field, self.dim)
-        self.quadrature = _Quadrature(field, targets, self.stepper, self.by_row, run.sources.retain())
+        self.field = _AugmentedField(field, targets, self.dim)
+        self.quadrature = _Quadrature(field, targets, self.stepper, self.by_row, node.sources.retain())
         self.evaluations = 0
 
     def run(self) -> Sequence[Tensor | None]:
@@ -176,7 +159,9 @@ class _Backward:
             goal = times[i - 1] if i else problem.t0
             a, step = self._segment(times[i], goal, z, a, step)
         t0 = -self._time_gradient(problem.t0, problem.y0, a) if self.timed else None
-        a = a + (cotangent[0] if self.ends_only else self._initial_cotangent(cotangent, times))
+        a = a + self._initial_cotangent(pulls, times)
+        if self.ends_only:
+            a = a + cotangent[0]
         self.request.stats.nfev_backward += self.evaluations + self.quadrature.evaluations
         t1 = t_grads[0] if self.ends_only else None
         t_eval = torch.stack(t_grads) if self.timed and not self.ends_only else None  # type: ignore[arg-type]
@@ -186,8 +171,9 @@ class _Backward:
         assert self.problem.t_eval is not None
         return self.problem.t_eval.unbind() if self.by_row else self.problem.t_eval.tolist()
 
-    def _segment(self, t: Number, goal: Number, z: Tensor, a: Tensor,
-                 step: Number | None) -> tuple[Tensor, Number | None]:
+    def _segment(
+        self, t: Number, goal: Number, z: Tensor, a: Tensor, step: Number | None
+    ) -> tuple[Tensor, Number | None]:
         """The adjoint at `goal`, from (z, a) at t, and the size of the next step."""
         moving = t != goal
         if not (bool(moving.any()) if isinstance(moving, Tensor) else moving):
@@ -197,8 +183,15 @@ class _Backward:
             atol = atol.unsqueeze(1)
         first = None if step is None else where(absolute(step) > 0, absolute(step), absolute(goal - t))
         back = replace(
-            self.problem, field=self.field, stepper=self.stepper, y0=self._stack(z, a), t0=t, t1=goal, t_eval=None,
-            tolerance=replace(self.problem.tolerance, atol=atol), dense=False,
+            self.problem,
+            field=self.field,
+            stepper=self.stepper,
+            y0=self._stack(z, a),
+            t0=t,
+            t1=goal,
+            t_eval=None,
+            tolerance=replace(self.problem.tolerance, atol=atol),
+            dense=False,
             first_step=self.problem.first_step if first is None else first,
         )
         result = self.integrate(back, self.quadrature)
@@ -230,8 +223,10 @@ class _Backward:
         """The cotangents with nothing asked of failed rows, and which these are."""
         if not isinstance(self.status, Tensor):
             if self.status != Status.SUCCESS:
-                raise RuntimeError("the adjoint cannot go back from a solve that failed "
-                                   f"({Status(self.status).message}); gradient='checkpointed' can")
+                raise RuntimeError(
+                    "the adjoint cannot go back from a solve that failed "
+                    f"({Status(self.status).message}); gradient='checkpointed' can"
+                )
             return self.cotangent, None
         failed = self.status != Status.SUCCESS.value
         if not bool(failed.any()):
@@ -244,12 +239,12 @@ class _Backward:
         if failed is None:
             return z
         donor = z[torch.argmin(failed.to(torch.int64))]
-        return torch.where(failed.view(-1, *(1,) * (z.ndim - 1)), donor, z)
+        return torch.where(across(failed, z.ndim), donor, z)
 
     def _masked(self, at_start: Flag, pull: Tensor) -> Tensor:
         """The cotangent of an output, none where it is y0 itself."""
         if isinstance(at_start, Tensor):
-            return torch.where(at_start.view(-1, *(1,) * (pull.ndim - 1)), 0.0, pull)
+            return torch.where(across(at_start, pull.ndim), 0.0, pull)
         return torch.zeros_like(pull) if at_start else pull
 
     def _initial_cotangent(self, cotangent: Tensor, times: Sequence[Number]) -> Tensor:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from ..core.arithmetic import Number
 from ..core.field import Field
 from ..core.solution import Stats
 from ..loop.integrate import GraphTimes, Problem, Result
@@ -103,6 +106,93 @@ class Sources:
         return any(not tensor.is_leaf for tensor in self.captured)
 
 
+class SolveNode(ABC):
+    """A solve as one node of the graph, with a backward pass of its own.
+
+    Attributes
+    ----------
+    keeps_outputs : bool
+        Whether the backward pass reads the outputs, so that changing them in place before it is an error.
+    """
+
+    keeps_outputs: ClassVar[bool] = False
+
+    def __init__(self, integrate: Integrate, request: Request, sources: Sources) -> None:
+        self.integrate, self.request, self.sources = integrate, request, sources
+        self.result: Result | None = None
+        self._autocast = [
+            (kind, torch.get_autocast_dtype(kind)) for kind in ("cpu", "cuda") if torch.is_autocast_enabled(kind)
+        ]
+
+    @classmethod
+    def solve(cls, integrate: Integrate, request: Request) -> tuple[Tensor, Result]:
+        """The outputs with the backward pass behind them, or alone where nothing needs a gradient."""
+        sources = Sources(request)
+        if not sources.needed:
+            return solve_without_graph(integrate, request)
+        node = cls(integrate, request, sources)
+        ys = _Function.apply(node, *sources.tensors())
+        assert node.result is not None
+        return ys, node.result
+
+    @abstractmethod
+    def forward(self) -> Result:
+        """Solve without a graph."""
+
+    @abstractmethod
+    def backward(self, cotangent: Tensor, ys: Tensor | None) -> Sequence[Tensor | None]:
+        """The gradients in the order of the sources, from that of the outputs, and these if they are kept."""
+
+    def as_forward(self) -> ExitStack:
+        """A context in which the field is evaluated as the forward pass did."""
+        stack = ExitStack()
+        for kind, dtype in self._autocast:
+            stack.enter_context(torch.autocast(kind, dtype))
+        return stack
+
+
+class _Function(torch.autograd.Function):
+    """How PyTorch sees a `SolveNode`."""
+
+    @staticmethod
+    def forward(ctx: Any, node: SolveNode, *sources: Tensor | None) -> Tensor:
+        node.result = node.forward()
+        ctx.node = node
+        # saved, so that a change in place before the backward pass is an error
+        ctx.save_for_backward(*sources, node.result.ys if node.keeps_outputs else None)
+        return node.result.ys
+
+    @staticmethod
+    def backward(ctx: Any, cotangent: Tensor) -> tuple[Any, ...]:
+        *_, ys = ctx.saved_tensors
+        with torch.no_grad(), ctx.node.as_forward():
+            gradients = ctx.node.backward(cotangent, ys)
+        if torch.is_grad_enabled():  # create_graph=True
+            gradients = _first_order(gradients)
+        return (None, *gradients)
+
+
+class _FirstOrder(torch.autograd.Function):
+    """Refuses to be differentiated: without it a second derivative would be silently zero."""
+
+    @staticmethod
+    def forward(ctx: Any, anchor: Tensor, *gradients: Tensor) -> tuple[Tensor, ...]:
+        return tuple(gradient.clone() for gradient in gradients)
+
+    @staticmethod
+    def backward(ctx: Any, *cotangents: Tensor) -> tuple[Any, ...]:
+        raise RuntimeError(
+            "gradients of this solve can be computed once, not differentiated again; gradient='direct' has derivatives "
+            "of any order"
+        )
+
+
+def _first_order(gradients: Sequence[Tensor | None]) -> list[Tensor | None]:
+    """The same gradients, as part of a graph that refuses."""
+    present = iter(_FirstOrder.apply(torch.zeros((), requires_grad=True), *(g for g in gradients if g is not None)))
+    return [None if gradient is None else next(present) for gradient in gradients]
+
+
 class Accumulator:
     """Sums of gradients, None while nothing was added."""
 
@@ -135,8 +225,29 @@ def check_reach(outputs: Sequence[Tensor], known: Sequence[Tensor]) -> None:
         )
 
 
+class _Watched:
+    """A field whose first evaluation shows whether it uses a tensor that needs a gradient and was not found."""
+
+    def __init__(self, field: Field) -> None:
+        self.field = field
+        self.seen = False
+
+    def times(self, t: Number, h: Number, c: Tensor) -> Sequence[Tensor]:
+        return self.field.times(t, h, c)
+
+    def __call__(self, t: Tensor, y: Tensor) -> Tensor:
+        if self.seen:
+            return self.field(t, y)
+        self.seen = True
+        with torch.enable_grad():
+            slope = self.field(t, y)
+        check_reach([slope], [])
+        return slope.detach()
+
+
 def solve_without_graph(integrate: Integrate, request: Request) -> tuple[Tensor, Result]:
     """The outputs alone."""
+    field = _Watched(request.field) if torch.is_grad_enabled() else request.field
     with torch.no_grad():
-        result = integrate(replace(request.problem, y0=request.y0.detach()))
+        result = integrate(replace(request.problem, y0=request.y0.detach(), field=field))
     return result.ys, result

@@ -65,7 +65,8 @@ def _parts(value: Any) -> Iterable[Any]:
         return (value.__self__, value.__func__)
     if isinstance(value, types.FunctionType):
         return _function_parts(value)
-    if isinstance(value, type | types.ModuleType | types.BuiltinFunctionType) or not hasattr(value, "__dict__"):
+    # slots and properties are not looked into, and nothing here may run a person's code
+    if isinstance(value, type | types.ModuleType | types.BuiltinFunctionType) or not type(value).__dictoffset__:
         return ()
     if type(value).__module__.split(".")[0] in _OPAQUE:
         return ()

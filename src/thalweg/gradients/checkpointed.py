@@ -11,9 +11,6 @@ t_n pulls back to t0 by way of t_n = t0 + constant, and the last one to t1 and t
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,7 +18,7 @@ from torch import Tensor
 from ..core.arithmetic import Number, where, wide_dtype
 from ..loop.integrate import Problem, Result
 from ..output.saving import EndSaver
-from .base import Accumulator, Integrate, Request, Sources, check_reach, solve_without_graph
+from .base import Accumulator, Integrate, Request, SolveNode, check_reach
 from .tape import JointTape, Level, OutputIndex, RowTape
 
 
@@ -30,68 +27,33 @@ class Checkpointed:
 
     def run(self, integrate: Integrate, request: Request) -> tuple[Tensor, Result]:
         """Solve without a graph, and put the backward pass behind the outputs."""
-        sources = Sources(request)
-        if not sources.needed:
-            return solve_without_graph(integrate, request)
-        run = _Run(integrate, request, sources)
-        ys = _Function.apply(run, *sources.tensors())
-        assert run.result is not None
-        return ys, run.result
+        return _Node.solve(integrate, request)
 
 
-class _Function(torch.autograd.Function):
-    """The solve as one node of the graph."""
+class _Node(SolveNode):
+    """One solve, its tape, and its backward pass."""
 
-    @staticmethod
-    def forward(ctx: Any, run: _Run, *tensors: Tensor | None) -> Tensor:
-        ctx.run = run
-        ctx.save_for_backward(*tensors)  # so that a change in place before the backward pass is an error
-        return run.forward()
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, cotangent: Tensor) -> tuple[Any, ...]:
-        _ = ctx.saved_tensors
-        return (None, *ctx.run.backward(cotangent))
-
-
-@dataclass
-class _Run:
-    """One solve and its backward pass."""
-
-    integrate: Integrate
-    request: Request
-    sources: Sources
-    result: Result | None = None
-
-    def forward(self) -> Tensor:
+    def forward(self) -> Result:
         problem = self.request.problem
-        tape = RowTape(problem.y0) if problem.batching.by_row else JointTape()
-        result = self.integrate(problem, tape)
-        ys = result.ys
-        self.tape, self.saver, self.status = tape, result.saver, result.status
-        self.result = result
-        self.autocast = [(kind, torch.get_autocast_dtype(kind)) for kind in ("cpu", "cuda")
-                         if torch.is_autocast_enabled(kind)]
-        return ys
+        self.tape = RowTape(problem.y0) if problem.batching.by_row else JointTape()
+        result = self.integrate(problem, self.tape)
+        self.saver, self.status = result.saver, result.status
+        return result
 
-    def backward(self, cotangent: Tensor) -> Sequence[Tensor | None]:
-        with ExitStack() as stack:  # evaluate the field as the forward pass did
-            for kind, dtype in self.autocast:
-                stack.enter_context(torch.autocast(kind, dtype))
-            return _PullBack(self, cotangent).run()
+    def backward(self, cotangent: Tensor, ys: Tensor | None) -> Sequence[Tensor | None]:
+        return _PullBack(self, cotangent).run()
 
 
 class _PullBack:
     """The backward pass."""
 
-    def __init__(self, run: _Run, cotangent: Tensor) -> None:
-        self.run_ = run
-        self.problem: Problem = run.request.problem
+    def __init__(self, node: _Node, cotangent: Tensor) -> None:
+        self.node = node
+        self.problem: Problem = node.request.problem
         self.cotangent = cotangent
-        self.timed = run.request.times is not None
-        self.field, self.targets = run.sources.detached_field()
-        self.retain = run.sources.retain()
+        self.timed = node.request.times is not None
+        self.field, self.targets = node.sources.detached_field()
+        self.retain = node.sources.retain()
         self.sums = Accumulator(len(self.targets))
         self.t0, self.t1 = Accumulator(1), Accumulator(1)
         self.t0_like = _leaf_number(self.problem.t0, self.problem.y0)
@@ -100,9 +62,9 @@ class _PullBack:
         self.evaluations = 0
 
     def run(self) -> Sequence[Tensor | None]:
-        run, problem = self.run_, self.problem
-        units, tape = problem.batching, run.tape
-        outputs = OutputIndex(run.saver, problem.stepper, problem.t_eval)
+        node, problem = self.node, self.problem
+        units, tape = problem.batching, node.tape
+        outputs = OutputIndex(node.saver, problem.stepper, problem.t_eval)
         a, a_initial = self._ends()
         a_carry: Tensor | None = None
         for n in reversed(range(tape.close())):
@@ -115,19 +77,20 @@ class _PullBack:
             a_here, a_carry_here = self._pull(level, a, a_carry, index, outputs)
             a = units.select(level.valid, a_here, a)
             if a_carry_here is not None:
-                a_carry = units.select(level.valid, a_carry_here,
-                                       torch.zeros_like(a_carry_here) if a_carry is None else a_carry)
+                a_carry = units.select(
+                    level.valid, a_carry_here, torch.zeros_like(a_carry_here) if a_carry is None else a_carry
+                )
         a = self._pull_start(a, a_carry)
-        run.request.stats.nfev_backward += self.evaluations
+        node.request.stats.nfev_backward += self.evaluations
         y0 = a_initial if a is None else a if a_initial is None else a + a_initial
         times = (self.t0.totals[0], self.t1.totals[0], self.t_eval)
         return [y0, *times, *self.sums.totals]
 
     def _ends(self) -> tuple[Tensor | None, Tensor | None]:
         """The cotangents of the state at t1, if that is an output, and of the outputs that are y0 itself."""
-        run, cotangent = self.run_, self.cotangent
-        if isinstance(run.saver, EndSaver):
-            success = run.status == 0
+        node, cotangent = self.node, self.cotangent
+        if isinstance(node.saver, EndSaver):
+            success = node.status == 0
             if isinstance(success, Tensor):
                 end = self.problem.batching.select(success, cotangent[1], torch.zeros_like(cotangent[1]))
             else:
@@ -138,8 +101,14 @@ class _PullBack:
         initial = initial.view(*initial.shape, *(1,) * (cotangent.ndim - initial.ndim))
         return None, torch.where(initial, cotangent, 0.0).sum(0)
 
-    def _pull(self, level: Level, a: Tensor, a_carry: Tensor | None, index: tuple[slice | Tensor, ...] | None,
-              outputs: OutputIndex) -> tuple[Tensor, Tensor | None]:
+    def _pull(
+        self,
+        level: Level,
+        a: Tensor,
+        a_carry: Tensor | None,
+        index: tuple[slice | Tensor, ...] | None,
+        outputs: OutputIndex,
+    ) -> tuple[Tensor, Tensor | None]:
         """The cotangents of a step's beginning, (y, carry), from those of its end and of its outputs."""
         stepper, select = self.problem.stepper, self.problem.batching.select
         y, carry = _leaf(level.y), None if level.carry is None else _leaf(level.carry)
@@ -173,7 +142,7 @@ class _PullBack:
         """The cotangent of y0, once that of the first step's carry is pulled through the field at (t0, y0)."""
         if a_carry is None:
             return a
-        first = self.run_.tape.at(0)  # begins at (t0, y0), and is finite also where a row's own beginning is not
+        first = self.node.tape.at(0)  # begins at (t0, y0), and is finite also where a row's own beginning is not
         y, t = _leaf(first.y), _leaf_number(first.t, first.y) if self.timed else first.t
         with torch.enable_grad():
             (time,) = self.field.times(t, 0.0, torch.zeros(1, dtype=wide_dtype(y.device), device=y.device))
@@ -193,15 +162,16 @@ class _PullBack:
             return [None] * len(starts)
         ends, cotangents = [e for e, _ in kept], [c for _, c in kept]
         check_reach(ends, [*starts, *self.targets])
-        found = torch.autograd.grad(ends, [*starts, *self.targets], cotangents, retain_graph=self.retain,
-                                    allow_unused=True)
+        found = torch.autograd.grad(
+            ends, [*starts, *self.targets], cotangents, retain_graph=self.retain, allow_unused=True
+        )
         self.sums.add(found[len(starts) :])
         return list(found[: len(starts)])
 
     def _add_times(self, g_t: Tensor, g_h: Tensor, level: Level) -> None:
         """Pull the cotangents of t_n and h_n back to t0 and t1."""
-        self.t0.add([where(level.last, g_t - g_h, g_t)])  # type: ignore[list-item]
-        self.t1.add([where(level.last, g_h, torch.zeros_like(g_h))])  # type: ignore[list-item]
+        self.t0.add([where(level.last, g_t - g_h, g_t)])
+        self.t1.add([where(level.last, g_h, torch.zeros_like(g_h))])
 
 
 def _leaf(x: Tensor) -> Tensor:

@@ -34,8 +34,9 @@ class JointTape:
     def __init__(self) -> None:
         self._levels: list[Level] = []
 
-    def record(self, step: Step, t: Number, h: Number, y: Tensor, carry: Tensor | None, accept: Flag, last: Flag,
-               level: Count) -> None:
+    def record(
+        self, step: Step, t: Number, h: Number, y: Tensor, carry: Tensor | None, accept: Flag, last: Flag, level: Count
+    ) -> None:
         """Keep where the step began."""
         self._levels.append(Level(t, h, y, carry, last, True))
 
@@ -56,8 +57,9 @@ class RowTape:
         self._calls: list[Level] = []  # as they came; `valid` where the row accepted
         self._total: int | None = None
 
-    def record(self, step: Step, t: Number, h: Number, y: Tensor, carry: Tensor | None, accept: Flag, last: Flag,
-               level: Count) -> None:
+    def record(
+        self, step: Step, t: Number, h: Number, y: Tensor, carry: Tensor | None, accept: Flag, last: Flag, level: Count
+    ) -> None:
         """Keep where the step of each accepting row began."""
         self._calls.append(Level(t, h, y, carry, last, accept))
 
@@ -136,8 +138,9 @@ class OutputIndex:
         pairs = self._pairs.get(n)
         return pairs if pairs is not None and pairs[0].numel() else None
 
-    def values(self, index: tuple[slice | Tensor, ...], step: Step, t: Number, h: Number, y: Tensor,
-               times: Tensor) -> Tensor:
+    def values(
+        self, index: tuple[slice | Tensor, ...], step: Step, t: Number, h: Number, y: Tensor, times: Tensor
+    ) -> Tensor:
         """The outputs of that index, whose times are `times`, from a step of size h at (t, y)."""
         if len(index) == 1:
             return self._stepper.interpolate(step, y, h, (times - t) / h)

@@ -12,7 +12,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from ..core.arithmetic import Count, Flag, Number, wide_dtype
+from ..core.arithmetic import Count, Flag, Number, across, wide_dtype
 from ..core.norms import Tolerance, rms
 
 
@@ -97,7 +97,7 @@ class PerSample:
         """Row by row."""
         if isinstance(accept, bool):
             return new if accept else old
-        return torch.where(accept.view(-1, *(1,) * (new.ndim - 1)), new, old)
+        return torch.where(across(accept, new.ndim), new, old)
 
     def finite(self, y: Tensor) -> Tensor:
         """Of each row."""
@@ -112,5 +112,8 @@ class PerSample:
         if len(columns) == 1:
             return bool(running.any()), int(due), bool(stuck)
         most = [int(x) for x in torch.stack(columns).amax(1).tolist()]
-        return bool(most[0]), most[1] if isinstance(due, Tensor) else int(due), (
-            bool(most[-1]) if isinstance(stuck, Tensor) else bool(stuck))
+        return (
+            bool(most[0]),
+            most[1] if isinstance(due, Tensor) else int(due),
+            (bool(most[-1]) if isinstance(stuck, Tensor) else bool(stuck)),
+        )

@@ -72,8 +72,9 @@ class Problem:
 class Recorder(Protocol):
     """What a gradient method may ask of the loop: to be shown each step that some unit accepts."""
 
-    def record(self, step: Step, t: Number, h: Number, y: Tensor, carry: Tensor | None, accept: Flag, last: Flag,
-               level: Count) -> None:
+    def record(
+        self, step: Step, t: Number, h: Number, y: Tensor, carry: Tensor | None, accept: Flag, last: Flag, level: Count
+    ) -> None:
         """See a step of size h from (t, y); `last` where it ends at t1; `level` counts the steps accepted before."""
 
 
@@ -209,8 +210,16 @@ def _start(problem: Problem, direction: Number) -> tuple[Number, Tensor | None, 
     if problem.first_step is not None:
         return direction * problem.first_step, stepper.init(slope), evaluations
     assert slope is not None
-    h = first_step(problem.field, problem.t0, y.detach(), slope.detach(), problem.t1 - problem.t0, problem.tolerance,
-                   stepper.tableau.error_order, by_row=units.by_row)
+    h = first_step(
+        problem.field,
+        problem.t0,
+        y.detach(),
+        slope.detach(),
+        problem.t1 - problem.t0,
+        problem.tolerance,
+        stepper.tableau.error_order,
+        by_row=units.by_row,
+    )
     size = units.number(h)
     size = where(absolute(size) > problem.max_step, direction * problem.max_step, size)
     return size, stepper.init(slope), evaluations + 1

@@ -52,16 +52,25 @@ class Method:
 _METHODS = {
     method.name: method
     for method in (
-        Method("euler", explicit.EULER, "to learn from, and to read a residual network as an ODE; needs step_size",
-               "Euler 1768"),
+        Method(
+            "euler",
+            explicit.EULER,
+            "to learn from, and to read a residual network as an ODE; needs step_size",
+            "Euler 1768",
+        ),
         Method("midpoint", explicit.MIDPOINT, "cheap and rough: two evaluations a step", "Runge 1895"),
         Method("heun", explicit.HEUN, "cheap and rough: averages the slopes at both ends", "Heun 1900"),
         Method("ralston", explicit.RALSTON, "the least error of the two-stage methods", "Ralston 1962"),
-        Method("bosh3", explicit.BOSH3, "loose tolerances (1e-2 … 1e-3) and fields with kinks",
-               "Bogacki & Shampine 1989"),
+        Method(
+            "bosh3", explicit.BOSH3, "loose tolerances (1e-2 … 1e-3) and fields with kinks", "Bogacki & Shampine 1989"
+        ),
         Method("rk4", explicit.RK4, "equal steps of good accuracy at a known cost; needs step_size", "Kutta 1901"),
-        Method("dopri5", explicit.DOPRI5, "the same steps as SciPy's RK45 and torchdiffeq's default",
-               "Dormand & Prince 1980; Shampine 1986"),
+        Method(
+            "dopri5",
+            explicit.DOPRI5,
+            "the same steps as SciPy's RK45 and torchdiffeq's default",
+            "Dormand & Prince 1980; Shampine 1986",
+        ),
         Method("tsit5", explicit.TSIT5, "the default: smooth fields at tolerances 1e-2 … 1e-8", "Tsitouras 2011"),
     )
 }

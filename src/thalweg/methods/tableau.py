@@ -49,8 +49,10 @@ class Tableau:
     def __post_init__(self) -> None:
         stages = len(self.b)
         if [len(row) for row in self.a] != list(range(stages)):
-            raise ValueError(f"row i of a must hold i coefficients, one row a stage ({stages}), "
-                             f"got rows of {[len(row) for row in self.a]}")
+            raise ValueError(
+                f"row i of a must hold i coefficients, one row a stage ({stages}), "
+                f"got rows of {[len(row) for row in self.a]}"
+            )
         if len(self.interpolant) != stages:
             raise ValueError(f"interpolant must have one row a stage ({stages}), got {len(self.interpolant)}")
         if len({len(row) for row in self.interpolant}) != 1:

@@ -56,8 +56,15 @@ class MLPField(nn.Module):
     torch.Size([3, 4])
     """
 
-    def __init__(self, features: int, *, width: int = 64, depth: int = 2, activation: Activation = "tanh",
-                 time: TimeMode = "concat") -> None:
+    def __init__(
+        self,
+        features: int,
+        *,
+        width: int = 64,
+        depth: int = 2,
+        activation: Activation = "tanh",
+        time: TimeMode = "concat",
+    ) -> None:
         super().__init__()
         _check_counts(features=features, width=width)
         if not (isinstance(depth, int) and depth >= 0):
@@ -133,8 +140,16 @@ class ConvField(nn.Module):
     torch.Size([2, 8, 7, 7])
     """
 
-    def __init__(self, channels: int, *, width: int | None = None, depth: int = 1, kernel_size: int = 3,
-                 activation: Activation = "relu", time: TimeMode = "concat") -> None:
+    def __init__(
+        self,
+        channels: int,
+        *,
+        width: int | None = None,
+        depth: int = 1,
+        kernel_size: int = 3,
+        activation: Activation = "relu",
+        time: TimeMode = "concat",
+    ) -> None:
         super().__init__()
         width = channels if width is None else width
         _check_counts(channels=channels, width=width, kernel_size=kernel_size)
@@ -144,8 +159,7 @@ class ConvField(nn.Module):
             raise ValueError(f"depth must be an integer of 0 or more, got {depth!r}")
         sizes = [channels, *[width] * depth, channels]
         self.activation = _activation(activation)
-        self.layers = nn.ModuleList(_TimedConv(n_in, n_out, kernel_size, time)
-                                    for n_in, n_out in pairwise(sizes))
+        self.layers = nn.ModuleList(_TimedConv(n_in, n_out, kernel_size, time) for n_in, n_out in pairwise(sizes))
         self.norms = nn.ModuleList(nn.GroupNorm(_groups(n), n) for n in sizes[1:-1])
 
     def forward(self, t: Tensor, z: Tensor) -> Tensor:

@@ -73,8 +73,14 @@ class NeuralODE(nn.Module):
         self.t0: Any = nn.Parameter(torch.tensor(t0)) if learn_times else t0
         self.t1: Any = nn.Parameter(torch.tensor(t1)) if learn_times else t1
         self.options: dict[str, Any] = {
-            "method": method, "step_size": step_size, "rtol": rtol, "atol": atol, "controller": controller,
-            "batching": batching, "gradient": gradient, "max_steps": max_steps,
+            "method": method,
+            "step_size": step_size,
+            "rtol": rtol,
+            "atol": atol,
+            "controller": controller,
+            "batching": batching,
+            "gradient": gradient,
+            "max_steps": max_steps,
         }
         self.stats: Stats | None = None
 

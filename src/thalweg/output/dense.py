@@ -30,8 +30,9 @@ class DenseRecorder:
         self._y.append(y)
         self._stages.append(torch.stack(list(step.stages)))
 
-    def finish(self, stepper: ExplicitRK, y0: Tensor, t0: Number, t_end: Number,
-               unpack: Callable[[Tensor], Any]) -> DenseOutput:
+    def finish(
+        self, stepper: ExplicitRK, y0: Tensor, t0: Number, t_end: Number, unpack: Callable[[Tensor], Any]
+    ) -> DenseOutput:
         """The function of time."""
         wide = wide_dtype(y0.device)
         if not self._t:  # t0 == t1: one step of size zero
@@ -41,8 +42,15 @@ class DenseRecorder:
         def stack(numbers: list[Number]) -> Tensor:
             return torch.stack([torch.as_tensor(x, dtype=wide, device=y0.device) for x in numbers])
 
-        return DenseOutput(stepper, stack(self._t), stack(self._h), torch.stack(self._y), torch.stack(self._stages, 1),
-                           torch.as_tensor(t_end, dtype=wide, device=y0.device), unpack)
+        return DenseOutput(
+            stepper,
+            stack(self._t),
+            stack(self._h),
+            torch.stack(self._y),
+            torch.stack(self._stages, 1),
+            torch.as_tensor(t_end, dtype=wide, device=y0.device),
+            unpack,
+        )
 
 
 class DenseOutput:
@@ -66,8 +74,16 @@ class DenseOutput:
     True
     """
 
-    def __init__(self, stepper: ExplicitRK, t: Tensor, h: Tensor, y: Tensor, stages: Tensor, t_end: Tensor,
-                 unpack: Callable[[Tensor], Any]) -> None:
+    def __init__(
+        self,
+        stepper: ExplicitRK,
+        t: Tensor,
+        h: Tensor,
+        y: Tensor,
+        stages: Tensor,
+        t_end: Tensor,
+        unpack: Callable[[Tensor], Any],
+    ) -> None:
         self._stepper = stepper
         self._t, self._h, self._y, self._stages = t, h, y, stages
         self._unpack = unpack
@@ -94,8 +110,10 @@ class DenseOutput:
         signed, direction = times * self._direction, self._direction
         low, high = self.ts[0] * direction, self.ts[-1] * direction
         if times.numel() and bool(((signed < low) | (signed > high)).any()):
-            raise ValueError("t must lie between the ends of the solution, "
-                             f"{self.ts[0].min().item():g} and {self.ts[-1].max().item():g}")
+            raise ValueError(
+                "t must lie between the ends of the solution, "
+                f"{self.ts[0].min().item():g} and {self.ts[-1].max().item():g}"
+            )
         ys = self._evaluate(times)
         return self._unpack(ys[0] if scalar else ys)
 

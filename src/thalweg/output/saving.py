@@ -11,7 +11,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from ..core.arithmetic import Count, Flag, Number
+from ..core.arithmetic import Count, Flag, Number, across
 from ..steppers.explicit_rk import ExplicitRK, Step
 
 
@@ -44,7 +44,7 @@ class EndSaver:
     def finish(self, y: Tensor, success: Flag) -> Tensor:
         """Both ends."""
         if isinstance(success, Tensor):
-            y = torch.where(success.view(-1, *(1,) * (y.ndim - 1)), y, torch.nan)
+            y = torch.where(across(success, y.ndim), y, torch.nan)
         elif not success:
             y = torch.full_like(y, torch.nan)
         return torch.stack([self._y0, y])
@@ -116,7 +116,7 @@ class RowSaver:
         self._due = torch.zeros_like(self._saved)
         self.levels = torch.full((count + 1, rows), -1, dtype=torch.int64, device=y0.device)
         """The accepted steps before the one that holds each output, -1 for none; the last row is for nothing."""
-        shape = (-1, rows, *(1,) * (y0.ndim - 1))
+        shape = (count, rows, *(1,) * (y0.ndim - 1))
         self._y0 = torch.where(start.view(shape), y0.detach(), torch.nan)
         self._start = start.view(shape)
         self._initial = y0

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..core.arithmetic import Number, wide_dtype
+from ..core.arithmetic import Number, across, wide_dtype
 from ..core.field import FieldLike
 from ..methods.tableau import Tableau
 
@@ -119,8 +119,9 @@ class ExplicitRK:
         powers = torch.stack([theta**n for n in range(1, self._interpolant.shape[1] + 1)])
         return self._interpolant @ powers
 
-    def _step_recorded(self, field: FieldLike, times: Sequence[Tensor], h: Number, y: Tensor,
-                       carry: Tensor | None) -> Step:
+    def _step_recorded(
+        self, field: FieldLike, times: Sequence[Tensor], h: Number, y: Tensor, carry: Tensor | None
+    ) -> Step:
         tableau = self.tableau
         stages: list[Tensor] = [] if carry is None else [carry]
         state = y
@@ -152,8 +153,9 @@ class ExplicitRK:
         assert total is not None, "a row of a tableau is zero"
         return total * self._expand(h, y)
 
-    def _step_buffered(self, field: FieldLike, times: Sequence[Tensor], h: Number, y: Tensor,
-                       carry: Tensor | None) -> Step:
+    def _step_buffered(
+        self, field: FieldLike, times: Sequence[Tensor], h: Number, y: Tensor, carry: Tensor | None
+    ) -> Step:
         tableau = self.tableau
         buffer = self._buffer
         if buffer is None or buffer.shape != y.shape:
@@ -181,7 +183,7 @@ class ExplicitRK:
         if not isinstance(h, Tensor):
             return torch.tensor(h, dtype=y.dtype, device=y.device)
         h = h.to(y.dtype)
-        return h.view(-1, *(1,) * (y.ndim - 1)) if self.by_row else h
+        return across(h, y.ndim) if self.by_row else h
 
 
 class _Buffer:
@@ -207,4 +209,3 @@ class _Buffer:
         """[scale] sum_j e_j k_j."""
         total = torch.mv(self._columns[-1], self._row[-1]).view(self.shape)
         return total if scale is None else total.mul_(scale)
-

@@ -114,8 +114,9 @@ class PID:
         if not 0 < self.safety <= 1:
             raise ValueError(f"safety must lie in (0, 1], got {self.safety}")
         if not 0 < self.factor_min < 1 < self.factor_max:
-            raise ValueError("factor_min must lie in (0, 1) and factor_max above 1, "
-                             f"got {self.factor_min} and {self.factor_max}")
+            raise ValueError(
+                f"factor_min must lie in (0, 1) and factor_max above 1, got {self.factor_min} and {self.factor_max}"
+            )
 
     def init(self, h: Number) -> PIDState:
         """No history: errors of 1, and no limit on growth."""

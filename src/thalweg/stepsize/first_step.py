@@ -8,14 +8,23 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..core.arithmetic import Number, wide_dtype
+from ..core.arithmetic import Number, across, wide_dtype
 from ..core.field import FieldLike
 from ..core.norms import Tolerance, rms
 
 
 @torch.no_grad()
-def first_step(field: FieldLike, t: Number, y: Tensor, slope: Tensor, span: Number, tolerance: Tolerance,
-               order: int, *, by_row: bool) -> Tensor:
+def first_step(
+    field: FieldLike,
+    t: Number,
+    y: Tensor,
+    slope: Tensor,
+    span: Number,
+    tolerance: Tolerance,
+    order: int,
+    *,
+    by_row: bool,
+) -> Tensor:
     """A first step whose error is near the tolerance, from one more field evaluation.
 
     Parameters
@@ -46,7 +55,7 @@ def first_step(field: FieldLike, t: Number, y: Tensor, slope: Tensor, span: Numb
     h0 = torch.minimum(h0, length)
     h = (direction * h0).to(y.dtype)
     if by_row:
-        h = h.view(-1, *(1,) * (y.ndim - 1))
+        h = across(h, y.ndim)
     nodes = torch.ones(1, dtype=wide, device=y.device)
     (t_next,) = field.times(t, direction * h0, nodes)
     change = field(t_next, y + h * slope.detach()) - slope

@@ -1,0 +1,41 @@
+# Every target makes .venv itself, with the standard library's venv and pip, from constraints.txt.
+
+PYTHON ?= python3
+BIN := .venv/bin
+# Two workers with one thread each: torch's own threads would only get in each other's way.
+TEST_FLAGS ?= -n 2
+SHELL := /bin/bash
+
+.PHONY: setup demo test check format bench clean
+
+setup: .venv/.ready
+
+.venv/.ready: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "Thalweg needs Python 3.11 or later; say which one by PYTHON=python3.11" >&2; exit 1; }
+	@echo "Setting up .venv (a minute or two) ..."
+	@$(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+demo: setup  ## train on digits, compare, draw, and print where everything is
+	@$(BIN)/python benchmarks/demo.py
+
+test: setup
+	OMP_NUM_THREADS=1 $(BIN)/pytest -q $(TEST_FLAGS)
+
+check: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: setup
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: setup  ## beside the peers, in an environment of their own
+	$(BIN)/python benchmarks/run.py
+
+clean:
+	rm -rf .venv .venv-peers .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

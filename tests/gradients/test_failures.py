@@ -1,0 +1,60 @@
+"""Failed rows: their gradient says so, and no other row's feels it."""
+
+import pytest
+import torch
+
+from thalweg import Status, solve_ivp
+
+F64 = torch.float64
+
+
+def blow_up(t, y):
+    return y * y
+
+
+@pytest.mark.parametrize("gradient", ["direct", "checkpointed", "adjoint"])
+def test_gradients_of_good_rows_are_those_that_they_have_alone(gradient):
+    """y' = y², which leaves for infinity at t = 1 / y0."""
+    y0 = torch.tensor([[0.3], [2.0], [-1.0]], dtype=F64, requires_grad=True)
+    sol = solve_ivp(
+        blow_up,
+        (0.0, 1.0),
+        y0,
+        rtol=1e-8,
+        atol=1e-8,
+        batching="per_sample",
+        gradient=gradient,
+        on_failure="return",
+        max_steps=500,
+    )
+    assert sol.success.tolist() == [True, False, True]
+    assert torch.isnan(sol.ys[-1, 1]).all()
+    (found,) = torch.autograd.grad(sol.ys[-1, [0, 2]].sum(), [y0])
+    good = y0.detach()[[0, 2]]
+    torch.testing.assert_close(found[[0, 2]], 1 / (1 - good) ** 2, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("gradient", ["direct", "checkpointed"])
+def test_outputs_before_the_failure_have_gradients(gradient):
+    y0 = torch.tensor([2.0], dtype=F64, requires_grad=True)
+    sol = solve_ivp(
+        blow_up,
+        (0.0, 1.0),
+        y0,
+        t_eval=[0.1, 0.2, 0.9],
+        rtol=1e-8,
+        atol=1e-8,
+        gradient=gradient,
+        on_failure="return",
+        max_steps=500,
+    )
+    assert sol.status in (Status.STEP_UNDERFLOW, Status.NONFINITE, Status.MAX_STEPS)
+    (found,) = torch.autograd.grad(sol.ys[1].sum(), [y0])
+    torch.testing.assert_close(found, 1 / (1 - 0.2 * y0.detach()) ** 2, rtol=1e-6, atol=0)
+
+
+def test_the_adjoint_says_why_it_cannot_go_back():
+    y0 = torch.tensor([2.0], dtype=F64, requires_grad=True)
+    sol = solve_ivp(blow_up, (0.0, 1.0), y0, t_eval=[0.1, 0.9], gradient="adjoint", on_failure="return", max_steps=100)
+    with pytest.raises(RuntimeError, match="checkpointed"):
+        sol.ys[0].sum().backward()

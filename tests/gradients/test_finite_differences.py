@@ -1,0 +1,214 @@
+"""Every gradient method agrees with central differences in float64, to everything a solve depends on."""
+
+import pytest
+import torch
+
+from thalweg import solve_ivp
+
+F64 = torch.float64
+TIGHT = {"rtol": 1e-11, "atol": 1e-11}
+BOUND = 1e-6
+
+
+def generator(seed):
+    return torch.Generator().manual_seed(seed)
+
+
+def randn(*shape, seed):
+    return torch.randn(*shape, dtype=F64, generator=generator(seed))
+
+
+class Field(torch.nn.Module):
+    """Nonlinear in y, in t and in its parameters."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(randn(3, 3, seed=1))
+        self.bias = torch.nn.Parameter(randn(3, seed=2))
+
+    def forward(self, t, y, other):
+        return torch.tanh(y @ self.weight + t * self.bias) - 0.3 * y * torch.sin(t + y @ other)
+
+
+def central_differences(value, x, eps=1e-5):
+    """d value() / d x, by changing x in place."""
+    out = torch.zeros_like(x)
+    flat, grad = x.detach().view(-1), out.view(-1)
+    with torch.no_grad():
+        for j in range(flat.numel()):
+            old = flat[j].item()
+            flat[j] = old + eps
+            above = value()
+            flat[j] = old - eps
+            below = value()
+            flat[j] = old
+            grad[j] = (above - below) / (2 * eps)
+    return out
+
+
+def times(direction, batching, outputs):
+    """t0, t1 and t_eval; per sample, t1 and t_eval may have a value for each row."""
+    t0, t1 = torch.tensor(0.2, dtype=F64), torch.tensor(1.3, dtype=F64)
+    t_eval = None
+    if batching == "per_sample":
+        t1 = t1 + torch.rand(4, dtype=F64, generator=generator(3))
+    if outputs is not None:
+        t_eval = torch.linspace(0.3, 1.2, 4, dtype=F64)
+    if outputs == "of each row":
+        t_eval = t_eval[:, None] + 0.1 * torch.rand(4, dtype=F64, generator=generator(4))
+    if direction == "back":
+        t0, t1 = t1, t0
+        t_eval = None if t_eval is None else t_eval.flip(0)
+    return [
+        t0.clone().requires_grad_(),
+        t1.clone().requires_grad_(),
+        t_eval if t_eval is None else t_eval.requires_grad_(),
+    ]
+
+
+CASES = [
+    ("joint", None),
+    ("joint", "of all"),
+    ("per_sample", None),
+    ("per_sample", "of all"),
+    ("per_sample", "of each row"),
+]
+
+
+@pytest.mark.parametrize("direction", ["forward", "back"])
+@pytest.mark.parametrize(("batching", "outputs"), CASES)
+def test_gradients_are_those_of_finite_differences(batching, outputs, direction):
+    """Parameters, args, y0, t0, t1 and t_eval; all methods; 1e-6 relative."""
+    field, y0, other = Field(), randn(4, 3, seed=5).requires_grad_(), (0.5 * randn(3, 3, seed=6)).requires_grad_()
+    t0, t1, t_eval = times(direction, batching, outputs)
+    weights = randn(1 if outputs is None else 4, 4, 3, seed=7)
+
+    def loss(gradient):
+        sol = solve_ivp(
+            field,
+            (t0, t1),
+            y0,
+            "tsit5",
+            t_eval,
+            args=(other,),
+            batching=batching,
+            gradient=gradient,
+            max_steps=100_000,
+            **TIGHT,
+        )
+        ys = sol.ys[1:] if outputs is None else sol.ys
+        return (ys.sin() * weights).sum()
+
+    sources = {"weight": field.weight, "bias": field.bias, "args": other, "y0": y0, "t0": t0, "t1": t1}
+    if t_eval is not None:
+        sources["t_eval"] = t_eval
+    if outputs is not None:  # t1 is the end of the last step, which no output feels but through its size
+        del sources["t1"]
+    grads = {
+        gradient: dict(zip(sources, torch.autograd.grad(loss(gradient), list(sources.values())), strict=True))
+        for gradient in ("direct", "checkpointed", "adjoint")
+    }
+    for name, x in sources.items():
+        expected = central_differences(lambda: loss("direct").item(), x)
+        for gradient, found in grads.items():
+            error = (found[name] - expected).norm() / expected.norm()
+            assert error < BOUND, f"{gradient}: gradient to {name} is off by {error:.1e}"
+
+
+@pytest.mark.parametrize("method", ["euler", "midpoint", "heun", "ralston", "bosh3", "rk4", "dopri5", "tsit5"])
+@pytest.mark.parametrize("batching", ["joint", "per_sample"])
+def test_discrete_gradients_are_exact_at_any_step_size(method, batching):
+    """With fixed steps, however coarse, `checkpointed` is the derivative of what was computed."""
+    field, y0, other = Field(), randn(4, 3, seed=5).requires_grad_(), 0.5 * randn(3, 3, seed=6)
+    t_eval = torch.tensor([0.1, 0.55, 1.0], dtype=F64)
+
+    def loss(gradient):
+        sol = solve_ivp(
+            field, (0.0, 1.0), y0, method, t_eval, args=(other,), step_size=0.3, batching=batching, gradient=gradient
+        )
+        return sol.ys.square().sum()
+
+    sources = [field.weight, y0]
+    found = torch.autograd.grad(loss("checkpointed"), sources)
+    direct = torch.autograd.grad(loss("direct"), sources)
+    for x, one, other_way in zip(sources, found, direct, strict=True):
+        expected = central_differences(lambda: loss("checkpointed").item(), x)
+        assert (one - expected).norm() / expected.norm() < 1e-8
+        torch.testing.assert_close(one, other_way, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("batching", ["joint", "per_sample"])
+@pytest.mark.parametrize("tolerance", [1e-2, 1e-5])
+def test_checkpointed_equals_direct_at_loose_tolerances_too(batching, tolerance):
+    """Adaptive steps, rejected ones among them: both differentiate the accepted steps and nothing else."""
+    field, y0, other = Field(), (3 * randn(4, 3, seed=5)).requires_grad_(), 0.5 * randn(3, 3, seed=6)
+    grads = []
+    for gradient in ("direct", "checkpointed"):
+        sol = solve_ivp(
+            field,
+            (0.0, 6.0),
+            y0,
+            "dopri5",
+            torch.linspace(0, 6, 7),
+            args=(other,),
+            rtol=tolerance,
+            atol=tolerance,
+            batching=batching,
+            gradient=gradient,
+            first_step=3.0,
+        )
+        assert int(torch.as_tensor(sol.stats.n_rejected).sum()) > 0
+        grads.append(torch.autograd.grad(sol.ys.square().sum(), [field.weight, field.bias, y0]))
+    for one, other_way in zip(*grads, strict=True):
+        torch.testing.assert_close(one, other_way, rtol=1e-11, atol=1e-11)
+
+
+@pytest.mark.parametrize("gradient", ["checkpointed", "adjoint"])
+def test_memory_of_the_forward_pass_is_not_that_of_a_graph(gradient):
+    """Nothing that a field computes in the forward pass is recorded."""
+    recorded = []
+
+    def field(t, y):
+        recorded.append(torch.is_grad_enabled())
+        return -y
+
+    solve_ivp(field, (0, 1), torch.ones(2, dtype=F64, requires_grad=True), gradient=gradient)
+    assert recorded
+    assert not any(recorded)
+
+
+@pytest.mark.parametrize("gradient", ["direct", "checkpointed", "adjoint"])
+def test_complex_states_have_gradients(gradient):
+    """In PyTorch's convention, against the closed form exp((a + ib) t) y0."""
+    rate = torch.tensor(-0.3 + 2.0j, dtype=torch.complex128, requires_grad=True)
+    y0 = torch.tensor([1.0 + 0.5j, -0.2 + 1j], dtype=torch.complex128, requires_grad=True)
+    weights = torch.tensor([0.3 + 1j, 2.0 - 0.7j], dtype=torch.complex128)
+
+    def loss(end):
+        return (end * weights).sum().abs() ** 2
+
+    sol = solve_ivp(lambda t, y, k: k * y, (0.0, 1.5), y0, args=(rate,), gradient=gradient, **TIGHT)
+    found = torch.autograd.grad(loss(sol.ys[-1]), [rate, y0])
+    expected = torch.autograd.grad(loss(torch.exp(rate * 1.5) * y0), [rate, y0])
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-8, atol=1e-8)
+
+
+@pytest.mark.parametrize("batching", ["joint", "per_sample"])
+@pytest.mark.parametrize("gradient", ["direct", "checkpointed", "adjoint"])
+def test_pytree_states_have_gradients(gradient, batching):
+    y0 = {"x": torch.ones(3, 2, dtype=F64, requires_grad=True), "v": torch.zeros(3, 2, dtype=F64, requires_grad=True)}
+    sol = solve_ivp(
+        lambda t, y: {"x": y["v"], "v": -y["x"]}, (0.0, 1.0), y0, gradient=gradient, batching=batching, **TIGHT
+    )
+    found = torch.autograd.grad(sol.ys["x"][-1].sum(), [y0["x"], y0["v"]])
+    torch.testing.assert_close(found[0], torch.full((3, 2), 1.0, dtype=F64).cos(), rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(found[1], torch.full((3, 2), 1.0, dtype=F64).sin(), rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("gradient", ["direct", "checkpointed", "adjoint"])
+def test_equal_times_pass_the_gradient_through(gradient):
+    y0 = torch.ones(2, dtype=F64, requires_grad=True)
+    sol = solve_ivp(lambda t, y: -y, (1.0, 1.0), y0, gradient=gradient)
+    (found,) = torch.autograd.grad(sol.ys[-1].sum(), [y0])
+    assert torch.equal(found, torch.ones(2, dtype=F64))

@@ -1,0 +1,189 @@
+"""Gradients reach every tensor that a field uses; one that cannot be reached is an error, never a silent zero."""
+
+import functools
+
+import pytest
+import torch
+
+from thalweg import solve_ivp
+
+F64 = torch.float64
+GRADIENTS = ["direct", "checkpointed", "adjoint"]
+EXPECTED = -torch.exp(torch.tensor(-1.0, dtype=F64)).item()
+SCALE = torch.tensor(1.0, dtype=F64, requires_grad=True)
+
+
+def decay_of_global(t, y):
+    return -SCALE * y
+
+
+def solve(fun, gradient, y0=None, args=()):
+    y0 = torch.ones(1, dtype=F64) if y0 is None else y0
+    return solve_ivp(fun, (0.0, 1.0), y0, args=args, rtol=1e-9, atol=1e-9, gradient=gradient)
+
+
+def rate():
+    return torch.tensor(1.0, dtype=F64, requires_grad=True)
+
+
+@pytest.mark.parametrize("gradient", GRADIENTS)
+class TestReached:
+    def check(self, fun, gradient, k, args=()):
+        (found,) = torch.autograd.grad(solve(fun, gradient, args=args).ys[-1].sum(), [k])
+        assert found.item() == pytest.approx(EXPECTED, rel=1e-6)
+
+    def test_a_closure(self, gradient):
+        k = rate()
+        self.check(lambda t, y: -k * y, gradient, k)
+
+    def test_a_tensor_computed_from_a_leaf(self, gradient):
+        leaf = rate()
+        k = leaf.exp() / torch.e
+        self.check(lambda t, y: -k * y, gradient, k)
+        self.check(lambda t, y: -k * y, gradient, k)
+
+    def test_a_leaf_behind_a_computed_tensor(self, gradient):
+        leaf = rate()
+        k = leaf * 1.0
+        self.check(lambda t, y: -k * y, gradient, leaf)
+
+    def test_a_global(self, gradient):
+        self.check(decay_of_global, gradient, SCALE)
+
+    def test_a_partial(self, gradient):
+        k = rate()
+        self.check(functools.partial(lambda k, t, y: -k * y, k), gradient, k)
+
+    def test_a_default(self, gradient):
+        k = rate()
+        self.check(lambda t, y, k=k: -k * y, gradient, k)
+
+    def test_a_method_of_an_object(self, gradient):
+        class Model:
+            def __init__(self):
+                self.k = rate()
+
+            def field(self, t, y):
+                return -self.k * y
+
+        model = Model()
+        self.check(model.field, gradient, model.k)
+
+    def test_a_container_in_a_closure(self, gradient):
+        weights = {"k": [rate()]}
+        self.check(lambda t, y: -weights["k"][0] * y, gradient, weights["k"][0])
+
+    def test_a_function_within_a_function(self, gradient):
+        k = rate()
+
+        def inner(y):
+            return k * y
+
+        self.check(lambda t, y: -inner(y), gradient, k)
+
+    def test_a_module(self, gradient):
+        module = torch.nn.Linear(1, 1, bias=False, dtype=F64)
+        torch.nn.init.constant_(module.weight, -1.0)
+        (found,) = torch.autograd.grad(solve(lambda t, y: module(y), gradient).ys[-1].sum(), [module.weight])
+        assert found.item() == pytest.approx(-EXPECTED, rel=1e-6)
+
+    def test_args_nested(self, gradient):
+        k = rate()
+        self.check(lambda t, y, p: -p["k"][0] * y, gradient, k, args=({"k": [k]},))
+
+    def test_one_tensor_as_argument_and_captured(self, gradient):
+        """It counts twice: d exp(-(k * k)) / dk at 1."""
+        k = rate()
+        (found,) = torch.autograd.grad(solve(lambda t, y, q: -k * q * y, gradient, args=(k,)).ys[-1].sum(), [k])
+        assert found.item() == pytest.approx(2 * EXPECTED, rel=1e-6)
+
+    def test_one_that_is_not_used_has_none(self, gradient):
+        y0 = torch.ones(1, dtype=F64, requires_grad=True)
+        unused = rate()
+        sol = solve(lambda t, y, u: -y, gradient, y0, args=(unused,))
+        found = torch.autograd.grad(sol.ys[-1].sum(), [y0, unused], allow_unused=True)
+        assert found[0].item() == pytest.approx(-EXPECTED, rel=1e-6)
+        assert found[1] is None or found[1].item() == 0
+
+    def test_frozen_parameters_have_none(self, gradient):
+        module = torch.nn.Linear(2, 2, dtype=F64).requires_grad_(False)
+        y0 = torch.ones(2, dtype=F64, requires_grad=True)
+        solve(lambda t, y: module(y), gradient, y0).ys[-1].sum().backward()
+        assert y0.grad is not None
+        assert module.weight.grad is None
+
+    def test_nothing_needs_one(self, gradient):
+        assert not solve(lambda t, y: -y, gradient).ys.requires_grad
+
+
+@pytest.mark.parametrize("gradient", ["checkpointed", "adjoint"])
+class TestRefused:
+    @pytest.mark.parametrize("known", [True, False], ids=["with y0", "alone"])
+    def test_a_tensor_out_of_sight(self, gradient, known):
+        """One that no search through the function finds is noticed at the latest in the backward pass."""
+        hidden = {}
+
+        class Vault:
+            __slots__ = ()
+
+            def __getattr__(self, name):
+                return hidden[name]
+
+        hidden["k"] = rate()
+        vault = Vault()
+        y0 = torch.ones(1, dtype=F64, requires_grad=known)
+        with pytest.raises(RuntimeError, match="args"):
+            solve(lambda t, y: -vault.k * y, gradient, y0).ys[-1].sum().backward()
+
+    def test_a_second_derivative(self, gradient):
+        y0 = torch.ones(1, dtype=F64, requires_grad=True)
+        (first,) = torch.autograd.grad(solve(lambda t, y: -y * y, gradient, y0).ys[-1].sum(), [y0], create_graph=True)
+        with pytest.raises(RuntimeError, match="direct"):
+            first.sum().backward()
+
+    def test_a_parameter_changed_in_between(self, gradient):
+        """The backward pass would compute with other values than the forward pass did."""
+        k = rate()
+        end = solve(lambda t, y, k: -k * y, gradient, args=(k,)).ys[-1].sum()
+        with torch.no_grad():
+            k.mul_(2.0)
+        with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+            end.backward()
+
+    def test_a_captured_parameter_changed_in_between(self, gradient):
+        k = rate()
+        end = solve(lambda t, y: -k * y, gradient).ys[-1].sum()
+        with torch.no_grad():
+            k.mul_(2.0)
+        with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+            end.backward()
+
+
+def test_direct_has_second_derivatives():
+    """d²/dy0² of y0 / (1 + y0), the flow of -y² at 1."""
+    y0 = torch.ones(1, dtype=F64, requires_grad=True)
+    (first,) = torch.autograd.grad(solve(lambda t, y: -y * y, "direct", y0).ys[-1].sum(), [y0], create_graph=True)
+    (second,) = torch.autograd.grad(first.sum(), [y0])
+    assert first.item() == pytest.approx(1 / 4, rel=1e-7)
+    assert second.item() == pytest.approx(-2 / 8, rel=1e-6)
+
+
+@pytest.mark.parametrize("gradient", GRADIENTS)
+def test_a_graph_can_be_kept_and_used_again(gradient):
+    k = rate()
+    end = solve(lambda t, y: -k * y, gradient).ys[-1].sum()
+    for _ in range(2):
+        (found,) = torch.autograd.grad(end, [k], retain_graph=True)
+        assert found.item() == pytest.approx(EXPECTED, rel=1e-6)
+
+
+@pytest.mark.parametrize("gradient", GRADIENTS)
+def test_two_solves_of_one_module_in_one_graph(gradient):
+    """The second solve starts where the first one ended."""
+    k = rate()
+    middle = solve_ivp(
+        lambda t, y: -k * y, (0.0, 0.4), torch.ones(1, dtype=F64), rtol=1e-9, atol=1e-9, gradient=gradient
+    ).ys[-1]
+    end = solve_ivp(lambda t, y: -k * y, (0.4, 1.0), middle, rtol=1e-9, atol=1e-9, gradient=gradient).ys[-1]
+    (found,) = torch.autograd.grad(end.sum(), [k])
+    assert found.item() == pytest.approx(EXPECTED, rel=1e-6)

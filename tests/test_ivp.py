@@ -1,0 +1,359 @@
+"""The front door: right answers, and clear refusals."""
+
+import math
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.integrate import solve_ivp as scipy_solve_ivp
+
+from problems import PROBLEMS
+from thalweg import PID, SolveError, Status, solve_ivp
+from thalweg.methods import get_method, methods
+
+F64 = torch.float64
+ADAPTIVE = [m.name for m in methods() if m.adaptive]
+HIGH_ORDER = [m.name for m in methods() if m.adaptive and m.order > 3]
+TOLERANCES = {2: (1e-3, 1e-4), 3: (1e-4, 1e-6), 5: (1e-4, 1e-7, 1e-10)}
+
+
+def decay(t, y):
+    return -y
+
+
+class TestAnswers:
+    @pytest.mark.parametrize("batching", ["joint", "per_sample"])
+    @pytest.mark.parametrize("method", ADAPTIVE)
+    @pytest.mark.parametrize("problem", PROBLEMS, ids=lambda p: p.name)
+    def test_agrees_with_scipy_to_the_tolerance(self, problem, method, batching):
+        """Against DOP853: an accumulated error of the size of the tolerance, or of SciPy's own."""
+        t_eval = torch.linspace(*problem.t_span, 21, dtype=F64)
+        exact = problem.reference(t_eval)
+        for tolerance in TOLERANCES[get_method(method).order]:
+            y0 = problem.state().unsqueeze(0)
+            sol = solve_ivp(
+                problem.fun,
+                problem.t_span,
+                y0,
+                method,
+                t_eval,
+                rtol=tolerance,
+                atol=tolerance,
+                batching=batching,
+                max_steps=200_000,
+            )
+            peer = scipy_solve_ivp(
+                lambda t, y: problem.fun(torch.tensor(t, dtype=F64), torch.from_numpy(y)).numpy(),
+                problem.t_span,
+                np.array(problem.y0),
+                "DOP853",
+                t_eval=t_eval.numpy(),
+                rtol=tolerance,
+                atol=tolerance,
+            )
+            scale = 1 + exact.abs()
+            error = ((sol.ys[:, 0] - exact).abs() / scale).max().item()
+            theirs = ((torch.from_numpy(peer.y.T) - exact).abs() / scale).max().item()
+            assert error < max(120 * tolerance, 20 * theirs)
+
+    @pytest.mark.parametrize("method", [m.name for m in methods()])
+    @pytest.mark.parametrize("batching", ["joint", "per_sample"])
+    def test_back_in_time_returns_to_the_start(self, method, batching):
+        y0 = torch.tensor([[1.0, 0.5]], dtype=F64)
+
+        def field(t, y):
+            return torch.sin(y + t)
+
+        options = {"batching": batching, "step_size": 1e-3}
+        there = solve_ivp(field, (0.0, 1.0), y0, method, **options).ys[-1]
+        back = solve_ivp(field, (1.0, 0.0), there, method, **options).ys[-1]
+        torch.testing.assert_close(back, y0, rtol=2e-3, atol=2e-3)
+        if method not in ("euler",):
+            torch.testing.assert_close(back, y0, rtol=1e-6, atol=1e-6)
+
+    @settings(deadline=None, max_examples=40)
+    @given(
+        t0=st.floats(-5, 5),
+        length=st.floats(-3, 3),
+        rate=st.floats(-2, 2),
+        rows=st.integers(1, 4),
+        batching=st.sampled_from(["joint", "per_sample"]),
+        method=st.sampled_from(HIGH_ORDER),
+    )
+    def test_exponentials_anywhere(self, t0, length, rate, rows, batching, method):
+        """y' = k y over any span, in either direction, from any start."""
+        y0 = torch.linspace(0.5, 2.0, rows, dtype=F64)[:, None]
+        sol = solve_ivp(lambda t, y: rate * y, (t0, t0 + length), y0, method, batching=batching, rtol=1e-8, atol=1e-10)
+        torch.testing.assert_close(sol.ys[-1], y0 * math.exp(rate * (t0 + length - t0)), rtol=1e-6, atol=1e-8)
+
+    @settings(deadline=None, max_examples=30)
+    @given(
+        times=st.lists(st.floats(0, 2), min_size=0, max_size=12).map(sorted),
+        batching=st.sampled_from(["joint", "per_sample"]),
+        method=st.sampled_from(HIGH_ORDER),
+    )
+    def test_outputs_at_any_times(self, times, batching, method):
+        """Repeated ones, the ends and none at all among them; outputs do not change the steps."""
+        y0 = torch.tensor([[1.0], [-2.0]], dtype=F64)
+        t_eval = torch.tensor(times, dtype=F64)
+        options = {"batching": batching, "rtol": 1e-8, "atol": 1e-10}
+        sol = solve_ivp(lambda t, y: torch.cos(t) * y, (0.0, 2.0), y0, method, t_eval, **options)
+        assert sol.ys.shape == (len(times), 2, 1)
+        assert torch.equal(sol.ts if sol.ts.ndim == 1 else sol.ts[:, 0], t_eval)
+        torch.testing.assert_close(sol.ys, torch.exp(torch.sin(t_eval))[:, None, None] * y0, rtol=1e-5, atol=1e-7)
+        without = solve_ivp(lambda t, y: torch.cos(t) * y, (0.0, 2.0), y0, method, **options)
+        assert torch.equal(torch.as_tensor(without.stats.n_steps), torch.as_tensor(sol.stats.n_steps))
+
+    def test_without_t_eval_both_ends(self):
+        y0 = torch.ones(2, dtype=F64)
+        sol = solve_ivp(decay, (0.0, 1.0), y0, rtol=1e-9, atol=1e-9)
+        assert sol.ts.tolist() == [0.0, 1.0]
+        assert torch.equal(sol.ys[0], y0)
+        torch.testing.assert_close(sol.ys[1], y0 / math.e, rtol=1e-8, atol=0)
+
+    @pytest.mark.parametrize("batching", ["joint", "per_sample"])
+    def test_equal_times_give_y0(self, batching):
+        y0 = torch.randn(3, 2)
+        sol = solve_ivp(decay, (1.5, 1.5), y0, batching=batching, t_eval=[1.5, 1.5])
+        assert torch.equal(sol.ys, torch.stack([y0, y0]))
+        assert torch.as_tensor(sol.stats.n_steps).sum() == 0
+        assert torch.as_tensor(sol.success).all()
+
+    @pytest.mark.parametrize("batching", ["joint", "per_sample"])
+    @pytest.mark.parametrize("shape", [(0, 3), (4, 0)])
+    def test_empty_states(self, batching, shape):
+        y0 = torch.zeros(shape, requires_grad=True)
+        sol = solve_ivp(decay, (0.0, 1.0), y0, t_eval=[0.5, 1.0], batching=batching)
+        assert sol.ys.shape == (2, *shape)
+        sol.ys.sum().backward()
+        assert y0.grad.shape == shape
+
+    @pytest.mark.parametrize("batching", ["joint", "per_sample"])
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.complex64, torch.complex128])
+    def test_dtypes_are_kept(self, dtype, batching):
+        y0 = torch.tensor([1.0, -2.0], dtype=dtype)
+        sol = solve_ivp(lambda t, y: -y, (0.0, 1.0), y0, rtol=1e-5, batching=batching)
+        assert sol.ys.dtype == dtype
+        torch.testing.assert_close(sol.ys[-1], y0 / math.e, rtol=1e-4, atol=1e-5)
+
+    def test_times_stay_accurate_in_single_precision(self):
+        """Late times are not rounded to float32: at 1e5 its spacing is 0.008."""
+        seen = []
+
+        def field(t, y):
+            seen.append(float(t))
+            return -y
+
+        sol = solve_ivp(field, (1e5, 1e5 + 1), torch.ones(1), rtol=1e-5)
+        torch.testing.assert_close(sol.ys[-1], torch.ones(1) / math.e, rtol=1e-4, atol=0)
+
+    @pytest.mark.parametrize("batching", ["joint", "per_sample"])
+    def test_pytrees(self, batching):
+        """A state of several tensors is the one tensor of its parts."""
+        x, v = torch.randn(3, 2, dtype=F64), torch.randn(3, 1, dtype=F64)
+
+        def parts(t, y):
+            return {"x": -y["x"] * y["v"], "v": (y["v"].sin(),)[0] * t}
+
+        def whole(t, y):
+            return torch.cat([-y[:, :2] * y[:, 2:], y[:, 2:].sin() * t], 1)
+
+        options = {"batching": batching, "t_eval": [0.3, 1.0]}
+        got = solve_ivp(parts, (0.0, 1.0), {"x": x, "v": v}, **options)
+        expected = solve_ivp(whole, (0.0, 1.0), torch.cat([x, v], 1), **options)
+        torch.testing.assert_close(got.ys["x"], expected.ys[..., :2], rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(got.ys["v"], expected.ys[..., 2:], rtol=1e-12, atol=1e-12)
+
+    def test_a_tolerance_for_each_component(self):
+        """The loose component may err, the tight one may not."""
+        y0 = torch.ones(2, dtype=F64)
+        sol = solve_ivp(
+            lambda t, y: torch.stack([-y[0], -50 * y[1]]), (0.0, 0.2), y0, rtol=1e-12, atol=torch.tensor([1e-10, 1e3])
+        )
+        assert abs(sol.ys[-1, 0].item() - math.exp(-0.2)) < 1e-8
+        tight = solve_ivp(lambda t, y: torch.stack([-y[0], -50 * y[1]]), (0.0, 0.2), y0, rtol=1e-12, atol=1e-10)
+        assert sol.stats.n_steps < tight.stats.n_steps
+
+    @pytest.mark.parametrize("batching", ["joint", "per_sample"])
+    def test_max_step_is_kept(self, batching):
+        times = []
+
+        def field(t, y):
+            times.append(float(t.max()))
+            return torch.zeros_like(y)
+
+        sol = solve_ivp(field, (0.0, 1.0), torch.ones(1, 1), max_step=0.1, batching=batching)
+        assert int(torch.as_tensor(sol.stats.n_accepted).max()) >= 10
+        assert max(b - a for a, b in pairwise(times)) <= 0.1 + 1e-12
+
+    def test_args_that_are_no_tuple_are_one_argument(self):
+        k = torch.tensor(2.0)
+        one = solve_ivp(lambda t, y, k: -k * y, (0, 1), torch.ones(1), args=k)
+        other = solve_ivp(lambda t, y, k: -k * y, (0, 1), torch.ones(1), args=(k,))
+        assert torch.equal(one.ys, other.ys)
+
+    def test_statistics_count_what_happened(self):
+        calls = []
+
+        def field(t, y):
+            calls.append(t)
+            return -y * y
+
+        sol = solve_ivp(field, (0.0, 3.0), torch.ones(2), "dopri5", first_step=3.0, rtol=1e-5)
+        assert sol.stats.nfev == len(calls)
+        assert sol.stats.n_steps == sol.stats.n_accepted + sol.stats.n_rejected
+        assert sol.stats.n_rejected > 0
+        assert sol.stats.backend == "eager"
+
+    def test_statistics_of_the_backward_pass(self):
+        calls = []
+
+        def field(t, y):
+            calls.append(t)
+            return -y * y
+
+        for gradient in ("checkpointed", "adjoint"):
+            calls.clear()
+            sol = solve_ivp(field, (0.0, 3.0), torch.ones(2, requires_grad=True), gradient=gradient)
+            sol.ys[-1].sum().backward()
+            assert sol.stats.nfev + sol.stats.nfev_backward == len(calls), gradient
+
+
+class TestFixedSteps:
+    @pytest.mark.parametrize("batching", ["joint", "per_sample"])
+    def test_the_last_step_is_shorter(self, batching):
+        sol = solve_ivp(decay, (0.0, 1.0), torch.ones(1, 1, dtype=F64), "euler", step_size=0.4, batching=batching)
+        assert sol.ys[-1].item() == pytest.approx(0.6 * 0.6 * 0.8, rel=1e-14)
+
+    def test_a_step_that_divides_the_span_takes_no_extra_one(self):
+        for n in (3, 7, 10, 49, 1000):
+            assert solve_ivp(decay, (0.0, 1.0), torch.ones(1), "rk4", step_size=1 / n).stats.n_steps == n
+
+    def test_grows_with_max_steps_alone(self):
+        with pytest.raises(SolveError, match="max_steps"):
+            solve_ivp(decay, (0.0, 1.0), torch.ones(1), "euler", step_size=1e-3, max_steps=999)
+
+
+class TestFailures:
+    def test_the_step_limit(self):
+        with pytest.raises(SolveError, match="raise max_steps") as caught:
+            solve_ivp(decay, (0.0, 100.0), torch.ones(1), max_steps=3)
+        assert caught.value.solution.status is Status.MAX_STEPS
+        assert torch.isnan(caught.value.solution.ys[-1]).all()
+
+    @pytest.mark.parametrize("batching", ["joint", "per_sample"])
+    def test_a_field_that_is_nan_from_the_start(self, batching):
+        sol = solve_ivp(lambda t, y: y * math.nan, (0.0, 1.0), torch.ones(2, 1), batching=batching, on_failure="return")
+        assert (torch.as_tensor(sol.status) == Status.NONFINITE).all()
+        assert "check the field" in sol.message
+
+    @pytest.mark.parametrize("batching", ["joint", "per_sample"])
+    def test_a_field_that_becomes_nan(self, batching):
+        def field(t, y):
+            return torch.where(t > 0.5, math.nan, 1.0) * torch.ones_like(y)
+
+        sol = solve_ivp(
+            field, (0.0, 1.0), torch.zeros(1, 1, dtype=F64), t_eval=[0.25, 0.75], batching=batching, on_failure="return"
+        )
+        assert int(sol.status) == Status.NONFINITE
+        assert sol.ys[0].item() == pytest.approx(0.25)
+        assert math.isnan(sol.ys[1].item())
+
+    def test_fixed_steps_into_nan(self):
+        sol = solve_ivp(
+            lambda t, y: torch.sqrt(y - 1.0), (0.0, 1.0), torch.zeros(1), "rk4", step_size=0.1, on_failure="return"
+        )
+        assert sol.status is Status.NONFINITE
+
+    @pytest.mark.parametrize("batching", ["joint", "per_sample"])
+    def test_a_pole_is_an_underflow_or_not_finite(self, batching):
+        sol = solve_ivp(
+            lambda t, y: y * y, (0.0, 2.0), torch.ones(1, 1, dtype=F64), batching=batching, on_failure="return"
+        )
+        assert int(sol.status) in (Status.STEP_UNDERFLOW, Status.NONFINITE)
+
+    def test_a_tolerance_that_the_dtype_cannot_hold(self):
+        with pytest.warns(UserWarning, match="float64"):
+            solve_ivp(decay, (0.0, 1.0), torch.ones(1), rtol=1e-12)
+
+    def test_an_error_in_the_field_is_the_persons_own(self):
+        def field(t, y):
+            raise KeyError("mine")
+
+        with pytest.raises(KeyError, match="mine"):
+            solve_ivp(field, (0.0, 1.0), torch.ones(1))
+
+    def test_the_message_names_rows(self):
+        y0 = torch.tensor([[1.0], [-1.0]], dtype=F64)
+        sol = solve_ivp(lambda t, y: y * y, (0.0, 2.0), y0, batching="per_sample", on_failure="return")
+        assert "row 0" in sol.message
+        assert sol.success.tolist() == [False, True]
+        assert "Stats(" in repr(sol.stats)
+
+
+BAD = [
+    ({"fun": 3}, "fun must be callable"),
+    ({"fun": lambda t, y: y[..., :1]}, "fun must return the shape of y"),
+    ({"fun": lambda t, y: y.double()}, "fun must return the dtype of y"),
+    ({"fun": lambda t, y: y.to("meta")}, "fun must return a tensor on y's device"),
+    ({"fun": lambda t, y: (y, y)}, "fun must return a tensor"),
+    ({"fun": lambda t, y: y.detach().numpy()}, "fun must return a tensor"),
+    ({"fun": lambda t, y: None}, "fun must return a tensor"),
+    ({"y0": torch.ones(2, dtype=torch.int64)}, "y0 has dtype"),
+    ({"y0": ["a"]}, "y0 must be"),
+    ({"y0": {}}, "y0 holds no tensor"),
+    ({"y0": [torch.ones(2), torch.ones(2, dtype=F64)]}, "dtype"),
+    ({"y0": torch.tensor(1.0), "batching": "per_sample"}, "batch"),
+    ({"y0": [torch.ones(2, 1), torch.ones(3, 1)], "batching": "per_sample"}, "batch"),
+    ({"t_span": 1.0}, "t_span must be a pair"),
+    ({"t_span": (0.0, 1.0, 2.0)}, "t_span must be a pair"),
+    ({"t_span": (0.0, math.inf)}, "t1 in t_span must be finite"),
+    ({"t_span": (0.0, "later")}, "t1 in t_span must be a real number"),
+    ({"t_span": (0.0, torch.ones(3))}, "per_sample"),
+    ({"t_span": (0.0, torch.ones(3)), "batching": "per_sample"}, "shape"),
+    ({"method": "rk46"}, "method"),
+    ({"method": "dopri_5"}, "dopri5"),
+    ({"method": "euler"}, "step_size"),
+    ({"t_eval": [0.5, 2.0]}, "t_eval must lie within t_span"),
+    ({"t_eval": [0.5, math.nan]}, "t_eval must lie within t_span"),
+    ({"t_eval": [0.8, 0.5]}, "t_eval must ascend"),
+    ({"t_eval": [[0.5]]}, "t_eval must have shape"),
+    ({"t_eval": "never"}, "t_eval"),
+    ({"rtol": 0.0}, "rtol must be a positive number"),
+    ({"rtol": -1e-3}, "rtol must be a positive number"),
+    ({"rtol": math.nan}, "rtol must be a positive number"),
+    ({"atol": -1.0}, "atol must be"),
+    ({"atol": torch.tensor([-1.0, 1.0])}, "atol must not be negative"),
+    ({"atol": torch.ones(7)}, "atol must broadcast"),
+    ({"step_size": 0.0}, "step_size must be a positive number"),
+    ({"step_size": -0.1}, "step_size must be a positive number"),
+    ({"step_size": 0.1, "first_step": 0.1}, "step_size fixes every step"),
+    ({"first_step": 0}, "first_step must be a positive number"),
+    ({"max_step": 0}, "max_step must be a positive number"),
+    ({"max_steps": 0}, "max_steps must be a positive integer"),
+    ({"max_steps": 2.5}, "max_steps must be a positive integer"),
+    ({"controller": "p"}, "controller must be one of"),
+    ({"controller": 3}, "controller"),
+    ({"batching": "each"}, "batching must be one of"),
+    ({"gradient": "backprop"}, "gradient must be one of"),
+    ({"backend": "fast"}, "backend must be one of"),
+    ({"on_failure": "ignore"}, "on_failure must be one of"),
+    ({"args": (torch.ones(1), 2)}, "argument"),
+]
+
+
+@pytest.mark.parametrize(("change", "message"), BAD, ids=[f"{i}-{next(iter(c))}" for i, (c, _) in enumerate(BAD)])
+def test_bad_input_is_one_clear_sentence(change, message):
+    call = {"fun": decay, "t_span": (0.0, 1.0), "y0": torch.ones(2), **change}
+    with pytest.raises((ValueError, TypeError), match=message):
+        solve_ivp(**call)
+
+
+def test_controllers_refuse_what_makes_no_sense():
+    with pytest.raises(ValueError, match="safety"):
+        PID(safety=1.5)
+    with pytest.raises(ValueError, match="factor_min"):
+        PID(factor_min=2.0)

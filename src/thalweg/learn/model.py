@@ -117,8 +117,10 @@ def _encoder(model: ModelConfig, n_inputs: int, state_dim: int) -> nn.Module:
     if model.encoder == "mlp":
         return nn.Sequential(nn.Linear(n_inputs, model.width), nn.SiLU(), nn.Linear(model.width, state_dim))
     if state_dim < n_inputs:
-        raise ValueError(f"state_dim must be at least the number of inputs, {n_inputs}, with encoder='identity', got "
-                         f"{state_dim}; raise it, or choose encoder='linear'")
+        raise ValueError(
+            f"state_dim must be at least the number of inputs, {n_inputs}, with encoder='identity', got "
+            f"{state_dim}; raise it, or choose encoder='linear'"
+        )
     return Augment(state_dim - n_inputs)
 
 
@@ -136,9 +138,17 @@ def _flow(model: ModelConfig, solver: SolverConfig, state_dim: int) -> nn.Module
             return ResNet(_field(model, state_dim), model.resnet_depth)
         return ResNet([_field(model, state_dim) for _ in range(model.resnet_depth)])
     return NeuralODE(
-        _field(model, state_dim), (solver.t0, solver.t1), method=solver.method, step_size=solver.step_size,
-        rtol=solver.rtol, atol=solver.atol, batching=solver.batching, gradient=solver.gradient,
-        learn_times=solver.learn_times, max_steps=solver.max_steps)
+        _field(model, state_dim),
+        (solver.t0, solver.t1),
+        method=solver.method,
+        step_size=solver.step_size,
+        rtol=solver.rtol,
+        atol=solver.atol,
+        batching=solver.batching,
+        gradient=solver.gradient,
+        learn_times=solver.learn_times,
+        max_steps=solver.max_steps,
+    )
 
 
 def _field(model: ModelConfig, state_dim: int) -> MLPField:

@@ -120,8 +120,17 @@ class History:
         return next((record for record in self.records if record.epoch == self.best_epoch), None)
 
 
-def fit(model: FlowModel, task: Task, train: Samples, validation: Samples | None, config: TrainingConfig, *, seed: int,
-        on_epoch: Callable[[EpochRecord], None] | None = None, start: History | None = None) -> History:
+def fit(
+    model: FlowModel,
+    task: Task,
+    train: Samples,
+    validation: Samples | None,
+    config: TrainingConfig,
+    *,
+    seed: int,
+    on_epoch: Callable[[EpochRecord], None] | None = None,
+    start: History | None = None,
+) -> History:
     """Train a model in place, and leave it with its best weights.
 
     With held-out rows, the best weights are those of the highest score on them, of the lowest loss among equals.
@@ -195,9 +204,16 @@ def fit(model: FlowModel, task: Task, train: Samples, validation: Samples | None
                 step += 1
             judged = None if validation is None else evaluate(model, task, validation)
             record = EpochRecord(
-                epoch=len(history.records) + 1, loss=tally.loss, score=tally.score,
-                val_loss=None if judged is None else judged[0], val_score=None if judged is None else judged[1],
-                nfev=tally.nfev, nfev_backward=tally.nfev_backward, seconds=time.perf_counter() - began, lr=lr)
+                epoch=len(history.records) + 1,
+                loss=tally.loss,
+                score=tally.score,
+                val_loss=None if judged is None else judged[0],
+                val_score=None if judged is None else judged[1],
+                nfev=tally.nfev,
+                nfev_backward=tally.nfev_backward,
+                seconds=time.perf_counter() - began,
+                lr=lr,
+            )
             keeper.note(record)
             if on_epoch is not None:
                 on_epoch(record)
@@ -207,8 +223,10 @@ def fit(model: FlowModel, task: Task, train: Samples, validation: Samples | None
     except KeyboardInterrupt:
         history.interrupted = True
     except _Diverged as error:
-        raise ValueError(f"training diverged in epoch {len(history.records) + 1}: {error}; lower learning_rate "
-                         f"(now {config.learning_rate:g}), or set clip_norm=1 to bound the gradient") from error.__cause__
+        raise ValueError(
+            f"training diverged in epoch {len(history.records) + 1}: {error}; lower learning_rate "
+            f"(now {config.learning_rate:g}), or set clip_norm=1 to bound the gradient"
+        ) from error.__cause__
     finally:
         keeper.restore()
         model.eval()
@@ -247,8 +265,10 @@ def hold_out(samples: Samples, task: Task, fraction: float, seed: int) -> tuple[
     """
     count = round(fraction * len(samples))
     if not 0 < count < len(samples):
-        raise ValueError(f"validation_fraction must leave rows both to learn from and to hold out: {fraction:g} of "
-                         f"{len(samples)} rows is {count}; give more rows, or train without early stopping")
+        raise ValueError(
+            f"validation_fraction must leave rows both to learn from and to hold out: {fraction:g} of "
+            f"{len(samples)} rows is {count}; give more rows, or train without early stopping"
+        )
     codes = samples.y.cpu().numpy() if task == "classification" else None
     if codes is not None:
         counts = np.bincount(codes)
@@ -314,8 +334,15 @@ class _Diverged(ArithmeticError):
     """Numbers that stopped being finite; `fit` adds when, and what to do."""
 
 
-def _step(model: FlowModel, task: Task, batch: Samples, optimizer: torch.optim.Optimizer, lr: float,
-          clip_norm: float | None, tally: _Tally) -> None:
+def _step(
+    model: FlowModel,
+    task: Task,
+    batch: Samples,
+    optimizer: torch.optim.Optimizer,
+    lr: float,
+    clip_norm: float | None,
+    tally: _Tally,
+) -> None:
     """One step of the optimiser down the weighted mean loss of a batch."""
     try:
         output = model(batch.x)
@@ -365,8 +392,9 @@ def _optimizer(model: FlowModel, config: TrainingConfig) -> torch.optim.Optimize
     return torch.optim.SGD(groups, lr=config.learning_rate, momentum=config.momentum, nesterov=config.momentum > 0)
 
 
-def _begin(optimizer: torch.optim.Optimizer, shuffle: torch.Generator, config: TrainingConfig,
-           start: History | None) -> History:
+def _begin(
+    optimizer: torch.optim.Optimizer, shuffle: torch.Generator, config: TrainingConfig, start: History | None
+) -> History:
     """A new history, or one that goes on from `start` with the momentum and the order of rows that it had."""
     if start is None:
         return History(optimizer=config.optimizer)
@@ -375,8 +403,9 @@ def _begin(optimizer: torch.optim.Optimizer, shuffle: torch.Generator, config: T
         optimizer.load_state_dict({"state": start.optimizer_state, "param_groups": groups})
     if start.shuffle_state is not None:
         shuffle.set_state(start.shuffle_state)
-    return replace(start, records=list(start.records), optimizer=config.optimizer, interrupted=False,
-                   stopped_early=False)
+    return replace(
+        start, records=list(start.records), optimizer=config.optimizer, interrupted=False, stopped_early=False
+    )
 
 
 class _Keeper:

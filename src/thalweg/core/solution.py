@@ -73,7 +73,8 @@ class Solution:
     stats : Stats
         What it cost.
     sol : callable or None
-        With `dense_output=True`, the solution as a function of time; see `thalweg.DenseOutput`.
+        With `dense_output=True`, the solution as a function of time (see `thalweg.DenseOutput`), which calling the
+        solution itself calls.
 
     Examples
     --------
@@ -88,6 +89,18 @@ class Solution:
     status: Status | Tensor
     stats: Stats
     sol: Callable[[float | Tensor], Any] | None = None
+
+    def __call__(self, t: float | Tensor) -> Any:
+        """The state at the time or times t, where the solve was asked for `dense_output=True`.
+
+        Raises
+        ------
+        ValueError
+            When it was not, or a time lies outside the solution's.
+        """
+        if self.sol is None:
+            raise ValueError("this solution holds its outputs alone; solve with dense_output=True to call it at any time")
+        return self.sol(t)
 
     @property
     def success(self) -> bool | Tensor:

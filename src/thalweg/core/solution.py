@@ -99,7 +99,7 @@ class Solution:
             When it was not, or a time lies outside the solution's.
         """
         if self.sol is None:
-            raise ValueError("this solution holds its outputs alone; solve with dense_output=True to call it at any time")
+            raise ValueError("this solution holds its outputs alone; solve with dense_output=True to call it")
         return self.sol(t)
 
     @property

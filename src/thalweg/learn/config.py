@@ -67,6 +67,8 @@ class ModelConfig(_Part):
         How inputs become z(t0); the identity adds zeros where the state is larger.
     decoder : {"linear", "mlp"}
         How z(t1) becomes the answer.
+    dropout : float or None
+        The share of the inputs that training hides from the encoder, others each time; None: chosen from their number.
     resnet_depth : int
         The number of residual blocks.
     resnet_shared : bool
@@ -81,6 +83,7 @@ class ModelConfig(_Part):
     time: Literal["none", "concat", "gated"] = "concat"
     encoder: Literal["linear", "mlp", "identity"] = "linear"
     decoder: Literal["linear", "mlp"] = "linear"
+    dropout: Annotated[float, Field(ge=0, lt=1)] | None = None
     resnet_depth: Count = 6
     resnet_shared: bool = False
 
@@ -135,7 +138,7 @@ class TrainingConfig(_Part):
     """
 
     optimizer: Literal["adam", "sgd"] = "adam"
-    learning_rate: Positive = 5e-3
+    learning_rate: Positive = 1e-2
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     weight_decay: NotNegative = 1e-2
     schedule: Literal["constant", "cosine"] = "cosine"

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from ..nn import Augment, MLPField, NeuralODE, ResNet
 from .config import ModelConfig, SolverConfig
 
+_MANY_INPUTS = 32
 _CALM = 0.1  # by how much a field's last layer is made smaller at the start: boats then drift before they race
 
 
@@ -111,7 +112,24 @@ def choose_state_dim(n_inputs: int, encoder: str = "linear") -> int:
     return max(n_inputs, 8) if encoder == "identity" else min(max(n_inputs, 8), 64)
 
 
+def choose_dropout(n_inputs: int) -> float:
+    """The share of hidden inputs where none is given: a fifth where there are many, none where each may say all.
+
+    Examples
+    --------
+    >>> [choose_dropout(n) for n in (2, 13, 64)]
+    [0.0, 0.0, 0.2]
+    """
+    return 0.2 if n_inputs >= _MANY_INPUTS else 0.0
+
+
 def _encoder(model: ModelConfig, n_inputs: int, state_dim: int) -> nn.Module:
+    dropout = choose_dropout(n_inputs) if model.dropout is None else model.dropout
+    encoder = _bare_encoder(model, n_inputs, state_dim)
+    return nn.Sequential(nn.Dropout(dropout), encoder) if dropout else encoder
+
+
+def _bare_encoder(model: ModelConfig, n_inputs: int, state_dim: int) -> nn.Module:
     if model.encoder == "linear":
         return nn.Linear(n_inputs, state_dim)
     if model.encoder == "mlp":

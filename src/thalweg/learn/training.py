@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -198,10 +199,11 @@ def fit(
             began = time.perf_counter()
             tally = _Tally(task)
             model.train()
-            for batch in _batches(train, batch_size, shuffle):
-                lr = _learning_rate(config, step / total_steps)
-                _step(model, task, batch, optimizer, lr, config.clip_norm, tally)
-                step += 1
+            with _randomness_from(shuffle, device):
+                for batch in _batches(train, batch_size, shuffle):
+                    lr = _learning_rate(config, step / total_steps)
+                    _step(model, task, batch, optimizer, lr, config.clip_norm, tally)
+                    step += 1
             judged = None if validation is None else evaluate(model, task, validation)
             record = EpochRecord(
                 epoch=len(history.records) + 1,
@@ -364,13 +366,22 @@ def _step(
 
 
 def _batches(samples: Samples, size: int, shuffle: torch.Generator) -> Iterator[Samples]:
-    """The rows in random order, in batches of at most `size` and as equal as can be; all rows as they are, if in one."""
+    """The rows in random order, in batches as equal as can be and no larger than `size`; as they are, if in one."""
     if size >= len(samples):
         yield samples
         return
     order = torch.randperm(len(samples), generator=shuffle).to(samples.x.device)
     for rows in order.tensor_split(math.ceil(len(samples) / size)):
         yield samples[rows]
+
+
+@contextmanager
+def _randomness_from(generator: torch.Generator, device: torch.device) -> Iterator[None]:
+    """Let what is drawn inside, such as dropout, follow a generator, and leave the global state as it was."""
+    seed = int(torch.randint(2**62, (), generator=generator))
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield
 
 
 def _learning_rate(config: TrainingConfig, progress: float) -> float:

@@ -1,0 +1,39 @@
+"""Thalweg beside its peers: `make bench`.
+
+Makes an environment of its own for the peers (.venv-peers), so that they never become dependencies, and runs
+`side_by_side.py` there with whatever was given on the command line; `--help` lists it.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import venv
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+PEERS = ["torchdiffeq==0.2.5"]
+ENVIRONMENT = ROOT / ".venv-peers"
+
+
+def environment() -> Path:
+    """The Python of the peers' environment, which is made anew when what it should hold has changed."""
+    python = ENVIRONMENT / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+    wanted = "\n".join([*PEERS, (ROOT / "constraints.txt").read_text(), (ROOT / "pyproject.toml").read_text()])
+    ready = ENVIRONMENT / ".ready"
+    if ready.exists() and ready.read_text() == wanted:
+        return python
+    print("Setting up .venv-peers (a minute or two) ...", flush=True)
+    venv.create(ENVIRONMENT, with_pip=True, clear=True)
+    pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    subprocess.run([*pip, "--constraint", str(ROOT / "constraints.txt"), "torch", "numpy", *PEERS], check=True)
+    # its other dependencies are for tables and figures; a solve needs torch alone
+    subprocess.run([*pip, "--no-deps", "--editable", str(ROOT)], check=True)
+    ready.write_text(wanted)
+    return python
+
+
+if __name__ == "__main__":
+    script = Path(__file__).with_name("side_by_side.py")
+    sys.exit(subprocess.run([str(environment()), str(script), *sys.argv[1:]]).returncode)

@@ -1,0 +1,223 @@
+"""Times every solver on every workload in one run, and writes a report.
+
+The solvers take turns, so that whatever slows the machine down slows all of them. Times are medians, with the middle
+half beside them. Errors are relative to a solution in float64 at a tight tolerance: equal tolerances that gave very
+different errors would make a ratio of times mean nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import platform
+import random
+import re
+import statistics
+import sys
+import time
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from solvers import FORWARD, KINDS, Way, gradient, reference, ways
+from workloads import WORKLOADS, Workload
+
+REPORTS = Path(__file__).with_name("reports")
+DEFAULT = ("small", "tabular", "vdp")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One way on one workload: milliseconds, field evaluations and relative errors."""
+
+    way: Way
+    times: list[float]
+    nfev: int
+    nfev_backward: int
+    error: float
+    gradient_error: float | None
+
+    @property
+    def median(self) -> float:
+        """The time in the middle."""
+        return statistics.median(self.times)
+
+    @property
+    def middle_half(self) -> tuple[float, float]:
+        """What a quarter of the times lies below, and a quarter above."""
+        low, _, high = statistics.quantiles(self.times, n=4)
+        return low, high
+
+
+class Counted(nn.Module):
+    """A field that counts its evaluations."""
+
+    def __init__(self, field: nn.Module) -> None:
+        super().__init__()
+        self.field, self.count = field, 0
+
+    def forward(self, t: Tensor, y: Tensor) -> Tensor:
+        """The field, one more time."""
+        self.count += 1
+        return self.field(t, y)
+
+
+class Trial:
+    """One way on one workload, ready to run again and again."""
+
+    def __init__(self, way: Way, workload: Workload) -> None:
+        self.way, self.workload = way, workload
+        self.field, self.y0 = workload.make(torch.float32)
+        self.y0.requires_grad_(way.kind != FORWARD)
+        self.times: list[float] = []
+
+    def run(self, field: nn.Module | None = None) -> tuple[Tensor, Tensor | None]:
+        """The end, and the gradient where it is part of the kind."""
+        field = self.field if field is None else field
+        if self.way.kind == FORWARD:
+            with torch.no_grad():
+                return self.way.solve(field, self.y0, self.workload), None
+        end = self.way.solve(field, self.y0, self.workload)
+        return end, gradient(field, self.y0, end)
+
+    def time(self) -> None:
+        """Run once against the clock."""
+        start = time.perf_counter()
+        self.run()
+        self.times.append(1e3 * (time.perf_counter() - start))
+
+    def row(self, exact: tuple[Tensor, Tensor]) -> Row:
+        """What came of it."""
+        counted = Counted(self.field)
+        end = self.way.solve(counted, self.y0, self.workload)
+        forward, found = counted.count, None
+        if self.way.kind != FORWARD:
+            found = gradient(self.field, self.y0, end)
+        return Row(
+            self.way,
+            self.times,
+            forward,
+            counted.count - forward,
+            _relative(end.detach(), exact[0]),
+            None if found is None else _relative(found, exact[1]),
+        )
+
+
+def _relative(found: Tensor, exact: Tensor) -> float:
+    return ((found.double() - exact).norm() / exact.norm()).item()
+
+
+def measure(workload: Workload, chosen: Sequence[Way], repeats: int, seconds: float) -> list[Row]:
+    """All chosen ways in turn, until each ran `repeats` times or the time is up."""
+    exact = reference(workload)
+    trials = [Trial(way, workload) for way in chosen if way.label != "per_sample" or workload.per_sample]
+    if not list(trials[0].field.parameters()):
+        trials = [trial for trial in trials if trial.way.kind == FORWARD]  # nothing to train
+    for trial in trials:
+        trial.run()
+        trial.run()
+    end = time.perf_counter() + seconds
+    for done in range(repeats):
+        if done >= 5 and time.perf_counter() > end:
+            break
+        for trial in random.sample(trials, len(trials)):
+            trial.time()
+    return [trial.row(exact) for trial in trials]
+
+
+def table(workload: Workload, rows: Sequence[Row]) -> str:
+    """A workload's results as Markdown."""
+    lines = [
+        f"## {workload.name}",
+        "",
+        f"{workload.title}, t from 0 to {workload.t1:g}, rtol = atol = {workload.tolerance:g}; "
+        f"{len(rows[0].times)} runs of each.",
+    ]
+    for kind in KINDS:
+        group = [row for row in rows if row.way.kind == kind]
+        if not group:
+            continue
+        base = group[0].median
+        lines += [
+            "",
+            f"| {kind} | ms | middle half | times faster | evaluations | error | error of the gradient |",
+            "| --- | --: | --: | --: | --: | --: | --: |",
+        ]
+        for row in group:
+            low, high = row.middle_half
+            evaluations = f"{row.nfev}" + (f" + {row.nfev_backward}" if row.nfev_backward else "")
+            slope = "" if row.gradient_error is None else f"{row.gradient_error:.1e}"
+            lines.append(
+                f"| {row.way.solver} {row.way.label} | {row.median:.2f} | {low:.2f} – {high:.2f} "
+                f"| {base / row.median:.2f} | {evaluations} | {row.error:.1e} | {slope} |"
+            )
+    return "\n".join(lines) + "\n"
+
+
+def hardware() -> str:
+    """The processor and its number of cores, as far as this process may use them."""
+    model = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists() and (found := re.search(r"model name\s*:\s*(.+)", cpuinfo.read_text())):
+        model = found[1]
+    return f"{model.strip()}, {torch.get_num_threads()} threads"
+
+
+def heading() -> str:
+    """What was run where."""
+    date = datetime.date.today()
+    return "\n".join(
+        [
+            f"# {hardware()}, {date}",
+            "",
+            f"Python {platform.python_version()}, "
+            + ", ".join(f"{name} {version(name)}" for name in ("torch", "torchdiffeq", "thalweg"))
+            + "; float32, dopri5, the eager backend.",
+            "",
+            "Times are medians in milliseconds of runs that took turns, with the middle half of them beside. Errors",
+            "are relative, in the Euclidean norm, to a solution in float64 at a tolerance of 1e-10. The gradient is",
+            "that of the end's sum of squares to y0 and all parameters. Evaluations are calls of the field, forward",
+            "+ backward.",
+            "",
+        ]
+    )
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Read the command line, measure, print and write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "workloads", nargs="*", metavar="workload", help=f"of {', '.join(WORKLOADS)}; all but wide, large"
+    )
+    parser.add_argument("--quick", action="store_true", help="few repeats, and no report unless --report is given")
+    parser.add_argument("--report", type=Path, help="where to write the report, instead of benchmarks/reports")
+    given = parser.parse_args(arguments)
+    names = given.workloads or DEFAULT
+    if unknown := set(names) - set(WORKLOADS):
+        parser.error(f"unknown workload {', '.join(sorted(unknown))}; choose from {', '.join(WORKLOADS)}")
+
+    repeats, seconds = (7, 5.0) if given.quick else (101, 60.0)
+    report = heading()
+    print(report)
+    for name in names:
+        part = table(WORKLOADS[name], measure(WORKLOADS[name], ways(), repeats, seconds))
+        print(part, flush=True)
+        report += "\n" + part
+    path = given.report
+    if path is None and not given.quick:
+        name = re.sub(r"[^a-z0-9]+", "-", hardware().lower()).strip("-")
+        path = REPORTS / f"{name}-{datetime.date.today()}.md"
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(report)
+        print(f"Written to {path}")
+
+
+if __name__ == "__main__":
+    warnings.simplefilter("error")
+    main(sys.argv[1:])

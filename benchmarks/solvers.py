@@ -1,0 +1,88 @@
+"""Who solves: each peer is one function that lists its ways to solve; a further peer is one more.
+
+A way takes the field, y0 and the workload and returns the state at t1. Ways of one kind do the same and are compared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from workloads import Workload
+
+FORWARD, EXACT, ADJOINT = "forward", "forward + backward, exact gradient", "forward + backward, adjoint"
+KINDS = (FORWARD, EXACT, ADJOINT)
+METHOD = "dopri5"
+
+
+@dataclass(frozen=True)
+class Way:
+    """One way to solve."""
+
+    kind: str
+    solver: str
+    label: str
+    solve: Callable[[nn.Module, Tensor, Workload], Tensor]
+
+
+def torchdiffeq() -> Iterator[Way]:
+    """The baseline: the first way of each kind is what the others are divided by."""
+    from torchdiffeq import odeint, odeint_adjoint
+
+    def solve(function: Callable[..., Tensor]) -> Callable[[nn.Module, Tensor, Workload], Tensor]:
+        def run(field: nn.Module, y0: Tensor, workload: Workload) -> Tensor:
+            t = torch.tensor([0.0, workload.t1], dtype=y0.dtype)
+            return function(field, y0, t, rtol=workload.tolerance, atol=workload.tolerance, method=METHOD)[-1]
+
+        return run
+
+    yield Way(FORWARD, "torchdiffeq", "odeint", solve(odeint))
+    yield Way(EXACT, "torchdiffeq", "odeint", solve(odeint))
+    yield Way(ADJOINT, "torchdiffeq", "odeint_adjoint", solve(odeint_adjoint))
+
+
+def thalweg() -> Iterator[Way]:
+    """Ours."""
+    from thalweg import solve_ivp
+
+    def solve(**options: Any) -> Callable[[nn.Module, Tensor, Workload], Tensor]:
+        def run(field: nn.Module, y0: Tensor, workload: Workload) -> Tensor:
+            tolerance = workload.tolerance
+            sol = solve_ivp(field, (0.0, workload.t1), y0, METHOD, rtol=tolerance, atol=tolerance, **options)
+            return sol.ys[-1]
+
+        return run
+
+    yield Way(FORWARD, "thalweg", "joint", solve())
+    yield Way(FORWARD, "thalweg", "per_sample", solve(batching="per_sample"))
+    yield Way(EXACT, "thalweg", "direct", solve(gradient="direct"))
+    yield Way(EXACT, "thalweg", "checkpointed", solve(gradient="checkpointed"))
+    yield Way(ADJOINT, "thalweg", "adjoint", solve(gradient="adjoint"))
+
+
+PEERS = (torchdiffeq, thalweg)
+
+
+def ways() -> list[Way]:
+    """All of them, the baseline first."""
+    return [way for peer in PEERS for way in peer()]
+
+
+def reference(workload: Workload) -> tuple[Tensor, Tensor]:
+    """The end and the gradient in float64 at a tight tolerance: the peer's method of order 8, not ours."""
+    from torchdiffeq import odeint
+
+    field, y0 = workload.make(torch.float64)
+    y0.requires_grad_()
+    t = torch.tensor([0.0, workload.t1], dtype=y0.dtype)
+    end = odeint(field, y0, t, rtol=1e-10, atol=1e-10, method="dopri8")[-1]
+    return end.detach(), gradient(field, y0, end)
+
+
+def gradient(field: nn.Module, y0: Tensor, end: Tensor) -> Tensor:
+    """The gradient of the end's sum of squares to y0 and all parameters, side by side."""
+    return torch.cat([g.flatten() for g in torch.autograd.grad(end.square().sum(), [y0, *field.parameters()])])

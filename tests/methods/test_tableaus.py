@@ -73,3 +73,17 @@ def test_a_crooked_tableau_is_refused(change, message):
     whole = {"order": 1, "a": ((), (0.5,)), "b": (0.5, 0.5), "interpolant": ((1.0,), (0.0,)), "interpolant_order": 1}
     with pytest.raises(ValueError, match=message):
         Tableau(**{**whole, **change})
+
+
+def test_heun_is_another_name_of_heun2():
+    assert get_method("heun") is get_method("heun2")
+
+
+def test_ssprk3_stays_a_mean_of_euler_steps_between_the_steps():
+    """In the form of Shu & Osher, all weights are at least 0: (1 - theta), theta (1 - theta), theta²."""
+    tableau = get_method("ssprk3").tableau
+    theta = np.linspace(0, 1, 11)
+    values = np.array(tableau.interpolant) @ theta ** np.arange(1, 3)[:, None]
+    expected = theta**2 * np.array(tableau.b)[:, None]
+    expected[0] += theta * (1 - theta)
+    np.testing.assert_allclose(values, expected, atol=1e-15)

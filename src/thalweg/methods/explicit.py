@@ -12,9 +12,9 @@ from fractions import Fraction as Q
 from .tableau import Tableau, tableau
 
 
-def _quadratic(c2: Q) -> list[list[Q]]:
-    """The interpolant of order 2 of a two-stage method with node c2: b2 = theta²/(2 c2), b1 = theta - b2."""
-    return [[Q(1), -1 / (2 * c2)], [Q(0), 1 / (2 * c2)]]
+def _parabola(b: Sequence[Q]) -> list[list[Q]]:
+    """The interpolant of order 2 of any method of order 2: the parabola through both ends with the slope k_1."""
+    return [[Q(i == 0), weight - (i == 0)] for i, weight in enumerate(b)]
 
 
 def _two_stage(c2: Q) -> Tableau:
@@ -26,7 +26,7 @@ def _two_stage(c2: Q) -> Tableau:
         [1 - b2, b2],
         b_error=[-b2, b2],
         embedded_order=1,
-        interpolant=_quadratic(c2),
+        interpolant=_parabola([1 - b2, b2]),
         interpolant_order=2,
     )
 
@@ -53,11 +53,48 @@ EULER = tableau(1, [[]], [1], interpolant=[[1]], interpolant_order=1)
 MIDPOINT = _two_stage(Q(1, 2))
 """Runge 1895."""
 
-HEUN = _two_stage(Q(1))
+HEUN2 = _two_stage(Q(1))
 """Heun 1900, the trapezoidal rule made explicit."""
 
 RALSTON = _two_stage(Q(2, 3))
 """Ralston 1962: the least error constant of its kind."""
+
+_FEHLBERG2_B = [Q(1, 512), Q(255, 256), Q(1, 512)]
+
+FEHLBERG2 = tableau(
+    2,
+    [[], [Q(1, 2)], [Q(1, 256), Q(255, 256)]],
+    _FEHLBERG2_B,
+    b_error=[-Q(1, 512), 0, Q(1, 512)],
+    embedded_order=1,
+    interpolant=_parabola(_FEHLBERG2_B),
+    interpolant_order=2,
+)
+"""Fehlberg 1969, RK1(2), carried on with the formula of order 2."""
+
+HEUN3 = tableau(
+    3,
+    [[], [Q(1, 3)], [0, Q(2, 3)]],
+    [Q(1, 4), 0, Q(3, 4)],
+    # Three stages leave one weight free at order 2. This is the choice that makes the error of order 3 least at each
+    # theta, (b·c² - theta³/3)²/4 + (b·Ac - theta³/6)², where the terms stand for f''(f, f) and f'f'f.
+    interpolant=[[1, -Q(33, 20), Q(9, 10)], [0, Q(9, 5), -Q(9, 5)], [0, -Q(3, 20), Q(9, 10)]],
+    interpolant_order=2,
+)
+"""Heun 1900, of order 3."""
+
+_SSPRK3_B = [Q(1, 6), Q(1, 6), Q(2, 3)]
+
+SSPRK3 = tableau(
+    3,
+    [[], [1], [Q(1, 4), Q(1, 4)]],
+    _SSPRK3_B,
+    # y(theta) = (1 - theta) y + theta (1 - theta) (y + h k_1) + theta² y_1 is a mean of states that a step of Euler's
+    # method reaches, so what those keep (bounds, positivity) holds between the steps too: Ketcheson et al. 2017
+    interpolant=_parabola(_SSPRK3_B),
+    interpolant_order=2,
+)
+"""Shu & Osher 1988; strong-stability preserving: each step is a mean of steps of Euler's method."""
 
 BOSH3 = tableau(
     3,
@@ -80,6 +117,16 @@ RK4 = tableau(
     interpolant_order=3,
 )
 """Kutta 1901."""
+
+RK38 = tableau(
+    4,
+    [[], [Q(1, 3)], [-Q(1, 3), 1], [1, -1, 1]],
+    [Q(1, 8), Q(3, 8), Q(3, 8), Q(1, 8)],
+    # the only one of order 3: four conditions, four weights
+    interpolant=[[1, -Q(15, 8), 1], [0, Q(15, 8), -Q(3, 2)], [0, Q(3, 8), 0], [0, -Q(3, 8), Q(1, 2)]],
+    interpolant_order=3,
+)
+"""Kutta 1901, the 3/8 rule: a smaller error than `RK4`'s, one more product a step."""
 
 _DOPRI5_B = [Q(35, 384), Q(0), Q(500, 1113), Q(125, 192), -Q(2187, 6784), Q(11, 84), Q(0)]
 _DOPRI5_EMBEDDED = [Q(5179, 57600), Q(0), Q(7571, 16695), Q(393, 640), -Q(92097, 339200), Q(187, 2100), Q(1, 40)]

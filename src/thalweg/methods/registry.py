@@ -59,12 +59,21 @@ _METHODS = {
             "Euler 1768",
         ),
         Method("midpoint", explicit.MIDPOINT, "cheap and rough: two evaluations a step", "Runge 1895"),
-        Method("heun", explicit.HEUN, "cheap and rough: averages the slopes at both ends", "Heun 1900"),
+        Method("heun2", explicit.HEUN2, "cheap and rough: averages the slopes at both ends", "Heun 1900"),
         Method("ralston", explicit.RALSTON, "the least error of the two-stage methods", "Ralston 1962"),
+        Method("fehlberg2", explicit.FEHLBERG2, "rough, with an error estimate that trusts itself", "Fehlberg 1969"),
+        Method("heun3", explicit.HEUN3, "equal steps, three evaluations each; needs step_size", "Heun 1900"),
+        Method(
+            "ssprk3",
+            explicit.SSPRK3,
+            "transport and shocks: keeps the bounds that small Euler steps keep; needs step_size",
+            "Shu & Osher 1988; Ketcheson et al. 2017",
+        ),
         Method(
             "bosh3", explicit.BOSH3, "loose tolerances (1e-2 … 1e-3) and fields with kinks", "Bogacki & Shampine 1989"
         ),
         Method("rk4", explicit.RK4, "equal steps of good accuracy at a known cost; needs step_size", "Kutta 1901"),
+        Method("rk38", explicit.RK38, "as rk4, with a smaller error; torchdiffeq's rk4; needs step_size", "Kutta 1901"),
         Method(
             "dopri5",
             explicit.DOPRI5,
@@ -75,6 +84,8 @@ _METHODS = {
     )
 }
 
+_ALIASES = {"heun": "heun2"}
+
 
 def methods() -> tuple[Method, ...]:
     """All methods, from the simplest up.
@@ -83,13 +94,13 @@ def methods() -> tuple[Method, ...]:
     --------
     >>> from thalweg.methods import methods
     >>> [method.name for method in methods()]
-    ['euler', 'midpoint', 'heun', 'ralston', 'bosh3', 'rk4', 'dopri5', 'tsit5']
+    ['euler', 'midpoint', 'heun2', 'ralston', 'fehlberg2', 'heun3', 'ssprk3', 'bosh3', 'rk4', 'rk38', 'dopri5', 'tsit5']
     """
     return tuple(_METHODS.values())
 
 
 def get_method(name: str) -> Method:
-    """The method of that name.
+    """The method of that name; `heun` is another name of `heun2`.
 
     Raises
     ------
@@ -103,7 +114,7 @@ def get_method(name: str) -> Method:
     5
     """
     try:
-        return _METHODS[name]
+        return _METHODS[_ALIASES.get(name, name)]
     except (KeyError, TypeError):
         near = difflib.get_close_matches(str(name).lower(), _METHODS, n=1)
         hint = f"did you mean {near[0]!r}? " if near else ""

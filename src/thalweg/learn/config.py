@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
+from pydantic_core import PydanticCustomError
 
 from ..methods import get_method
 
@@ -22,6 +23,15 @@ Finite = Annotated[float, Field(allow_inf_nan=False)]
 
 class _Part(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _truth_is_no_number(cls, value: Any, info: ValidationInfo) -> Any:
+        """Python takes True for 1, and YAML takes a bare yes for True."""
+        assert info.field_name is not None
+        if isinstance(value, bool) and cls.model_fields[info.field_name].annotation is not bool:
+            raise PydanticCustomError("truth", "a value other than true and false (quote text such as 'yes')")
+        return value
 
 
 class DataConfig(_Part):
@@ -191,13 +201,17 @@ class Config(_Part):
         if not isinstance(content, dict | None):
             raise ValueError(f"{path} must hold keys and values, such as 'seed: 0'")
         try:
-            return _validated(content or {})
+            return validated(content or {})
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from None
 
     def save(self, path: str | Path) -> None:
         """Write a YAML file, every key of it."""
-        Path(path).write_text(yaml.safe_dump(self.model_dump(), sort_keys=False), encoding="utf-8")
+        Path(path).write_text(self.to_yaml(), encoding="utf-8")
+
+    def to_yaml(self) -> str:
+        """The text of such a file."""
+        return yaml.safe_dump(self.model_dump(), sort_keys=False, allow_unicode=True)
 
     def with_overrides(self, overrides: Sequence[str]) -> Config:
         """The same configuration, but for some keys.
@@ -223,8 +237,11 @@ class Config(_Part):
                 place = place.get(parent) if isinstance(place, dict) else None
             if not isinstance(place, dict) or name not in place or isinstance(place[name], dict):
                 raise ValueError(_no_such_key(key.strip()))
-            place[name] = yaml.safe_load(text) if text.strip() else None
-        return _validated(content)
+            try:
+                place[name] = yaml.safe_load(text) if text.strip() else None
+            except yaml.YAMLError:
+                raise ValueError(f"{key.strip()} must be a value in YAML, got {text!r}") from None
+        return validated(content)
 
 
 def keys(part: type[BaseModel] = Config, prefix: str = "") -> Iterator[str]:
@@ -241,15 +258,17 @@ def _no_such_key(key: str) -> str:
     part, _, name = key.rpartition(".")
     initials = ["".join(word[0] for word in k.rpartition(".")[2].split("_")) for k in known]
     near = [k for k, short in zip(known, initials, strict=True) if short == name and part in ("", k.rpartition(".")[0])]
+    near += [k for k in known if k.rpartition(".")[2] == name]  # of another part
     near = near[:1] or difflib.get_close_matches(key, known, n=1, cutoff=0.5)
-    if not near:  # perhaps the part was left out, or is another one
+    if not near:  # perhaps the part was left out too
         last = {k.rpartition(".")[2]: k for k in known}
         near = [last[n] for n in difflib.get_close_matches(name, last, n=1, cutoff=0.6)]
     hint = f"did you mean {near[0]}?" if near else f"the keys are {', '.join(known)}"
     return f"there is no key {key}; {hint}"
 
 
-def _validated(content: dict[str, Any]) -> Config:
+def validated(content: dict[str, Any]) -> Config:
+    """A configuration from nested dictionaries; an error is one sentence that names the key."""
     try:
         return Config.model_validate(content)
     except ValidationError as error:
@@ -257,9 +276,9 @@ def _validated(content: dict[str, Any]) -> Config:
         place = list(first["loc"])
         while place and place[-1] not in _names(place[:-1]):
             place.pop()  # the branches of a union are named too
-        key = ".".join(map(str, place if first["type"] != "extra_forbidden" else first["loc"]))
-        if first["type"] == "extra_forbidden":
-            raise ValueError(_no_such_key(key)) from None
+        if first["type"] in ("extra_forbidden", "invalid_key"):
+            raise ValueError(_no_such_key(".".join(map(str, first["loc"])))) from None
+        key = ".".join(map(str, place))
         message = first["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
         message = message[0].lower() + message[1:]
         if first["type"] == "value_error":

@@ -10,6 +10,7 @@ import csv
 import difflib
 import hashlib
 import io
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +36,7 @@ _DATE = (
     r"|(?P<first>\d{1,2})[-/.](?P<second>\d{1,2})[-/.](?P<last>\d{4}))(?P<clock>[T ].*)?$"
 )
 _CYCLES = {"month": 12, "weekday": 7, "hour": 24}
+_LARGEST = 1e150  # of a number: the square of a larger one overflows
 
 
 @dataclass(frozen=True)
@@ -95,6 +97,10 @@ class CategoryColumn(_Column):
         """The features (N, size)."""
         text = _text(values).to_numpy()[:, None]
         return (text == np.array(self.levels, dtype=object)).astype(float)
+
+    def unseen(self, values: pd.Series) -> list[str]:
+        """The values, each once, that are none of the levels."""
+        return [str(value) for value in _text(values).unique() if value not in self.levels]
 
     def describe(self) -> str:
         """In words."""
@@ -177,6 +183,12 @@ class Target(BaseModel):
     mean: float = 0.0
     scale: float = 1.0
 
+    @classmethod
+    def learn(cls, values: pd.Series, task: Task | None = None, rows: NDArray[np.intp] | None = None) -> Target:
+        """Find out what a target is; arguments and errors are those of `Schema.learn`."""
+        rows = np.arange(len(values)) if rows is None else rows
+        return _target(values, str(values.name), task, rows)
+
     def encode(self, values: pd.Series) -> NDArray[Any]:
         """Class codes (N,), or standardised numbers (N, 1).
 
@@ -185,19 +197,20 @@ class Target(BaseModel):
         ValueError
             When a value is missing, is no number, or is a class that is not known.
         """
+        if _absent(values).any():
+            raise ValueError(f"target {self.name!r} has missing values; drop these rows")
         if self.task == "regression":
-            numbers = _numbers(values, self.name)
-            if np.isnan(numbers).any():
-                raise ValueError(f"target {self.name!r} has missing values; drop these rows")
-            return ((numbers - self.mean) / self.scale)[:, None]
+            return ((_numbers(values, self.name) - self.mean) / self.scale)[:, None]
         codes = {str(label): code for code, label in enumerate(self.classes)}
-        text = _labels(values)
-        unknown = sorted({str(label) for label in text if str(label) not in codes})
+        # text stays as it is written: these rows may hold no class but '1.0', others 'n.a.'
+        as_text = all(isinstance(label, str) for label in self.classes)
+        labels = [str(label) for label in (_text(values) if as_text else _labels(values))]
+        unknown = sorted({label for label in labels if label not in codes})
         if unknown:
             raise ValueError(
                 f"target {self.name!r} holds {unknown[0]!r}, which is none of the classes {', '.join(codes)}"
             )
-        return np.array([codes[str(label)] for label in text], dtype=np.int64)
+        return np.array([codes[label] for label in labels], dtype=np.int64)
 
     def decode(self, outputs: Array) -> NDArray[Any]:
         """Labels from logits (N, classes), or numbers in the target's unit from (N, 1)."""
@@ -253,19 +266,12 @@ class Schema(BaseModel):
         ------
         ValueError
             When the target does not exist, is constant or cannot be what the task asks for, when numbers are infinite,
-            or when no column is left to learn from.
+            when two columns share a name, or when no column is left to learn from.
         """
         _check_target(frame, target)
         rows = np.arange(len(frame)) if rows is None else rows
-        columns = [_column(frame[name], str(name), rows) for name in frame.columns if name != target]
-        if not any(column.size for column in columns):
-            raise ValueError(
-                "no column is left to learn from: "
-                + "; ".join(f"{column.name!r} is {column.describe()}" for column in columns[:5])
-                if columns
-                else f"the table has no column but the target {target!r}"
-            )
-        return cls(columns=columns, target=_target(frame[target], str(target), task, rows))
+        columns = learn_columns(frame.drop(columns=target), rows)
+        return cls(columns=columns, target=Target.learn(frame[target], task, rows))
 
     @property
     def n_inputs(self) -> int:
@@ -285,14 +291,34 @@ class Schema(BaseModel):
         ValueError
             When a column is missing, or holds what it did not hold in training.
         """
-        used = [column for column in self.columns if column.size]
-        missing = [column.name for column in used if column.name not in frame.columns]
-        if missing:
-            raise ValueError(
-                f"the table lacks column{'s' if len(missing) > 1 else ''} "
-                f"{', '.join(map(repr, missing))}, which the model was trained with"
-            )
-        return np.concatenate([column.features(frame[column.name]) for column in used], axis=1)
+        return frame_features(self.columns, frame)
+
+
+def learn_columns(frame: pd.DataFrame, rows: NDArray[np.intp] | None = None) -> list[Column]:
+    """Find out what each column of inputs is; arguments and errors as for `Schema.learn`."""
+    if not len(frame.columns):
+        raise ValueError("the table has no columns to learn from, none but the target")
+    _check_names(frame)
+    rows = np.arange(len(frame)) if rows is None else rows
+    columns: list[Column] = [_column(frame[name], str(name), rows) for name in frame.columns]
+    if not any(column.size for column in columns):
+        reasons = "; ".join(f"{column.name!r} is {column.describe()}" for column in columns[:5])
+        raise ValueError(f"no column is left to learn from: {reasons}")
+    return columns
+
+
+def frame_features(columns: Sequence[Column], frame: pd.DataFrame) -> Array:
+    """The features (N, n_inputs) of rows; see `Schema.features`."""
+    frame = frame.rename(columns=str)  # as `learn_columns` has them
+    used = [column for column in columns if column.size]
+    missing = [column.name for column in used if column.name not in frame.columns]
+    if missing:
+        raise ValueError(
+            f"the table lacks column{'s' if len(missing) > 1 else ''} "
+            f"{', '.join(map(repr, missing))}, which the model was trained with"
+        )
+    _check_names(frame[[column.name for column in used]])
+    return np.concatenate([column.features(frame[column.name]) for column in used], axis=1)
 
 
 def load_table(source: str, target: str | None = None, data_dir: str | None = None) -> Table:
@@ -325,8 +351,7 @@ def load_table(source: str, target: str | None = None, data_dir: str | None = No
                 f"{', '.join(map(str, frame.columns[:12]))}{', …' if len(frame.columns) > 12 else ''}"
             )
         table = Table(frame, target, None, source, hashlib.sha256(Path(source).read_bytes()).hexdigest())
-    if table.target not in table.frame.columns:
-        _check_target(table.frame, table.target)
+    _check_target(table.frame, table.target)
     return table
 
 
@@ -339,6 +364,8 @@ def read_frame(path: str | Path) -> pd.DataFrame:
         When there is no such file, or it is empty or no table.
     """
     path = Path(path)
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder; name a CSV or Parquet file in it")
     if not path.is_file():
         near = difflib.get_close_matches(str(path), BUNDLED, n=1)
         hint = f"; did you mean the bundled {near[0]!r}?" if near else f" (bundled data sets: {', '.join(BUNDLED)})"
@@ -354,15 +381,21 @@ def read_frame(path: str | Path) -> pd.DataFrame:
     else:
         frame = _read_csv(path, content)
     frame.columns = [str(name).strip() for name in frame.columns]
+    _check_names(frame)
     if frame.empty:
         raise ValueError(f"{path} has no rows below its names")
     return frame
 
 
+def lacks_target(frame: pd.DataFrame, target: str) -> pd.Series:
+    """Whether each row lacks its target (N,)."""
+    _check_target(frame, target)
+    return _absent(frame[target])
+
+
 def drop_missing_targets(frame: pd.DataFrame, target: str) -> tuple[pd.DataFrame, int]:
     """The rows that have a target, and the number of those that have none."""
-    _check_target(frame, target)
-    absent = frame[target].isna() | _text(frame[target]).eq("")
+    absent = lacks_target(frame, target)
     if absent.all():
         raise ValueError(f"target {target!r} has no values")
     if len(frame) - absent.sum() == 1:
@@ -383,10 +416,19 @@ def _read_csv(path: Path, content: bytes) -> pd.DataFrame:
     except csv.Error:
         separator = ","
     try:
-        frame = pd.read_csv(
-            io.StringIO(text), sep=separator, dtype=str, keep_default_na=False, skipinitialspace=True, index_col=False
-        )
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, pd.errors.ParserWarning, ValueError) as error:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", pd.errors.ParserWarning)  # that values are about to be dropped
+            frame = pd.read_csv(
+                io.StringIO(text),
+                sep=separator,
+                dtype=str,
+                keep_default_na=False,
+                skipinitialspace=True,
+                index_col=False,
+            )
+    except pd.errors.ParserWarning:
+        raise ValueError(f"{path} is no CSV file: its rows hold more values than its first row has names") from None
+    except ValueError as error:  # as all of the reader's errors are
         raise ValueError(f"{path} is no CSV file: {' '.join(str(error).split())}") from None
     if len(frame.columns) < 2:
         raise ValueError(
@@ -398,13 +440,20 @@ def _read_csv(path: Path, content: bytes) -> pd.DataFrame:
 def _check_target(frame: pd.DataFrame, target: str) -> None:
     if target not in frame.columns:
         names = [str(name) for name in frame.columns]
-        near = difflib.get_close_matches(target, names, n=1)
+        near = difflib.get_close_matches(str(target), names, n=1)
         hint = (
             f"did you mean {near[0]!r}?"
             if near
             else f"the columns are {', '.join(names[:12])}" + (", …" if len(names) > 12 else "")
         )
         raise ValueError(f"there is no column {target!r} to predict; {hint}")
+    _check_names(frame[[target]])
+
+
+def _check_names(frame: pd.DataFrame) -> None:
+    twice = frame.columns[frame.columns.duplicated()]
+    if len(twice):
+        raise ValueError(f"there are {sum(frame.columns == twice[0])} columns of the name {twice[0]!r}; rename them")
 
 
 def _column(values: pd.Series, name: str, rows: NDArray[np.intp]) -> Any:
@@ -474,7 +523,7 @@ def _target(values: pd.Series, name: str, task: Task | None, rows: NDArray[np.in
     whole = numeric and all(isinstance(label, int) for label in distinct)
     if task is None:
         if not numeric:
-            task, reason = "classification", "the target is text"
+            task, reason = "classification", "the target is no number"
         elif whole and len(distinct) <= _FEW_VALUES:
             task, reason = "classification", f"the target has {len(distinct)} different whole numbers"
         else:
@@ -504,9 +553,19 @@ def _labels(values: pd.Series) -> list[Label]:
     if _is_bool(values):
         return [bool(value) for value in values]
     if _is_number(values) or (not _is_date(values) and _parses(_text(values))):
-        numbers = _numbers(values, str(values.name))
-        return [int(x) if x == int(x) else float(x) for x in numbers] if not np.isnan(numbers).any() else list(numbers)
+        written = values if _is_number(values) else _text(values)
+        return [_label(*pair) for pair in zip(written, _numbers(values, str(values.name)), strict=True)]
     return list(_text(values))
+
+
+def _label(written: Any, number: float) -> Label:
+    """A whole number as int, to its last digit, another as float."""
+    if not number.is_integer():
+        return float(number)
+    try:
+        return int(written)
+    except ValueError:  # text such as '2.0'
+        return int(number)
 
 
 def _numbers(values: pd.Series, name: str) -> Array:
@@ -515,14 +574,15 @@ def _numbers(values: pd.Series, name: str) -> Array:
         numbers = values.to_numpy(dtype=np.float64, na_value=np.nan)
     else:
         text = _text(values)
-        if not _parses(text):
-            wrong = next(v for v in text if v and not _parses(pd.Series([v])))
-            raise ValueError(f"column {name!r} must hold numbers, as it did in training, but {wrong!r} is none")
-        numbers = pd.to_numeric(text.mask(text.eq(""))).to_numpy(dtype=np.float64, na_value=np.nan)
-    infinite = np.flatnonzero(np.isinf(numbers))
-    if len(infinite):
+        numbers = pd.to_numeric(text.mask(text.eq("")), errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
+        wrong = text[np.isnan(numbers) & text.ne("").to_numpy()]
+        if len(wrong):
+            raise ValueError(f"column {name!r} must hold numbers, as it did in training, but {wrong.iloc[0]!r} is none")
+    beyond = np.flatnonzero(np.abs(numbers) > _LARGEST)
+    if len(beyond):
+        extent = "infinite" if np.isinf(numbers[beyond[0]]) else f"{numbers[beyond[0]]:g}, too large for arithmetic,"
         raise ValueError(
-            f"column {name!r} is infinite in row {infinite[0] + 1} (of {len(infinite)} such); "
+            f"column {name!r} is {extent} in row {beyond[0] + 1} (of {len(beyond)} such); "
             "replace it by a number, or leave it empty"
         )
     return numbers
@@ -532,7 +592,7 @@ def _dates(values: pd.Series, day_first: bool) -> pd.Series | None:
     """As UTC times, NaT where missing; None where a value is no date."""
     if _is_date(values):
         return pd.to_datetime(values, utc=True)
-    if _is_number(values) or _is_bool(values):
+    if (_is_number(values) or _is_bool(values)) and values.notna().any():
         return None
     text = _text(values)
     parts = text.str.extract(_DATE)
@@ -552,7 +612,7 @@ def _phase(dates: pd.Series, cycle: str) -> Array:
     if cycle == "month":
         return (dates.dt.month - 1 + (dates.dt.day - 1) / 31).to_numpy(np.float64)
     if cycle == "weekday":
-        return dates.dt.dayofweek.to_numpy(np.float64)
+        return dates.dt.day_of_week.to_numpy(np.float64)
     return (dates.dt.hour + dates.dt.minute / 60).to_numpy(np.float64)
 
 
@@ -560,6 +620,11 @@ def _text(values: pd.Series) -> pd.Series:
     """As stripped text, empty where missing."""
     text = values.astype(object).where(values.notna(), "").map(str).str.strip()
     return text.mask(text.str.lower().isin(MISSING), "").astype(object)
+
+
+def _absent(values: pd.Series) -> pd.Series:
+    """Whether each value is missing."""
+    return values.isna() | _text(values).eq("")
 
 
 def _parses(text: pd.Series) -> bool:

@@ -1,0 +1,584 @@
+"""Scikit-learn estimators: encoder, flow and decoder behind `fit` and `predict`.
+
+X: (N, features), an array or a data frame; y: (N,), or (N, outputs) for regression.
+"""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Sequence
+from typing import Any, ClassVar, Literal, Protocol, Self
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
+from sklearn.preprocessing import LabelEncoder, StandardScaler
+from sklearn.utils import check_random_state, check_X_y
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import check_is_fitted, validate_data
+from torch import Tensor
+
+from ..nn import NeuralODE
+from .config import Config, TrainingConfig, validated
+from .data import Column, frame_features, learn_columns
+from .model import FlowModel, build_model
+from .training import EpochRecord, History, Samples, Task, fit, hold_out, outputs
+
+_PARTS = {
+    "model": (
+        *("flow", "state_dim", "width", "depth", "activation", "time", "encoder", "decoder", "dropout"),
+        *("resnet_depth", "resnet_shared"),
+    ),
+    "solver": ("method", "step_size", "rtol", "atol", "batching", "gradient", "learn_times", "max_steps"),
+    "training": (
+        *("optimizer", "learning_rate", "momentum", "weight_decay", "schedule", "batch_size", "max_epochs"),
+        *("early_stopping", "validation_fraction", "patience", "tol", "clip_norm", "device"),
+    ),
+}
+"""Which part of the configuration each parameter belongs to."""
+
+_PARAMETERS = """
+    Parameters
+    ----------
+    state_dim : int, optional
+        The dimension of the state; by default as many as there are features, but at least 8 and at most 64.
+    width, depth : int
+        Width and number of the field's hidden layers.
+    activation : {"tanh", "relu", "gelu", "silu", "softplus", "sin"}
+        Between the field's layers.
+    time : {"none", "concat", "gated"}
+        How time enters the field.
+    encoder : {"linear", "mlp", "identity"}
+        How features become z(t0); the identity adds zeros where the state is larger.
+    decoder : {"linear", "mlp"}
+        How z(t1) becomes the answer.
+    flow : {"ode", "resnet", "none"}
+        A neural ODE; or, to compare with, residual blocks of the same field, or encoder and decoder alone.
+    dropout : float, optional
+        The share of the features that training hides from the encoder, others each time; by default a fifth from 32
+        features up, none below.
+    resnet_depth, resnet_shared : int, bool
+        The number of residual blocks, and whether all of them are one.
+    t_span : (float, float)
+        Where the flow begins and ends.
+    method, step_size, rtol, atol, batching, gradient, max_steps
+        How the flow is solved, as for `thalweg.solve_ivp`.
+    learn_times : bool
+        Whether t0 and t1 are learnt too.
+    optimizer : {"adam", "sgd"}
+        Adam with decoupled weight decay, or stochastic gradient descent with Nesterov's momentum.
+    learning_rate, momentum, weight_decay : float
+        Momentum is SGD's; decay pulls at matrices, not at biases.
+    schedule : {"cosine", "constant"}
+        How the learning rate goes from epoch to epoch.
+    batch_size : int or "auto"
+        Rows in a minibatch; "auto": a tenth of them, but at least 64 and at most 256.
+    max_epochs : int
+        Passes over the rows.
+    early_stopping : bool
+        Whether to hold out a part of the rows, keep the weights that are best on it, and end when nothing has got
+        better by `tol` for `patience` epochs.
+    validation_fraction : float
+        The share that early stopping holds out.
+    patience, tol : int, float
+        When early stopping ends.
+    clip_norm : float, optional
+        The bound on the gradient's norm.
+    dtype : {"float32", "float64"}, optional
+        What is computed in; by default float32 where X is, float64 elsewhere.
+    device : str
+        Where, as PyTorch names it.
+    random_state : int, RandomState or None
+        Decides the initial weights, the order of the rows and what is hidden and held out.
+    warm_start : bool
+        Whether a further call of `fit` goes on from the weights and the optimiser's state of the last one.
+    verbose : int
+        1 prints a line each epoch.
+"""
+
+_ATTRIBUTES = """    history_ : History
+        What each epoch cost and gained.
+    n_iter_ : int
+        Epochs, those of earlier warm starts and partial fits too.
+    loss_curve_ : list of float
+        The training loss of each epoch.
+    n_features_in_, feature_names_in_
+        As scikit-learn defines them.
+
+    Notes
+    -----
+    An array must hold finite numbers. A data frame may also hold text, categories, truth values, dates and missing
+    values: each column becomes numbers as `thalweg train` makes it (see `thalweg.learn.data.Schema`).
+    `partial_fit` runs one epoch at the full learning rate; what the columns are, and their means, the first call says.
+    Rows are followed one by one (`batching="per_sample"`): an answer does not depend on what else is asked with it.
+"""
+
+
+def _documented(cls: type) -> type:
+    """Put what both estimators share into the docstring of one."""
+    head, attributes, rest = (cls.__doc__ or "").partition("\n    Attributes\n")
+    own, examples, end = rest.partition("\n    Examples\n")
+    cls.__doc__ = head + _PARAMETERS + attributes + own + _ATTRIBUTES + examples + end
+    return cls
+
+
+class _Inputs(Protocol):
+    """How rows become features."""
+
+    def check(self, estimator: _Estimator, X: Any, *, reset: bool) -> Any:
+        """The rows, if they are what was asked for."""
+
+    def learn(self, X: Any, weight: NDArray[np.float64] | None) -> None:
+        """Learn means and the like from rows."""
+
+    def features(self, X: Any) -> NDArray[Any]:
+        """The features (N, n_inputs) of checked rows."""
+
+
+class _Numbers:
+    """Arrays, and frames of nothing but numbers: standardised."""
+
+    def check(self, estimator: _Estimator, X: Any, *, reset: bool) -> NDArray[Any]:
+        rows: NDArray[Any] = validate_data(estimator, X, dtype=[np.float64, np.float32], reset=reset)
+        return rows
+
+    def learn(self, X: NDArray[Any], weight: NDArray[np.float64] | None) -> None:
+        self.scaler = StandardScaler().fit(X, sample_weight=weight)
+
+    def features(self, X: NDArray[Any]) -> NDArray[Any]:
+        scaled: NDArray[Any] = self.scaler.transform(X)
+        return scaled
+
+
+class _Frames:
+    """Data frames that hold text, dates or missing values: each column as a `Schema` makes it."""
+
+    @staticmethod
+    def needed(X: Any) -> bool:
+        """Whether rows are more than numbers."""
+        return isinstance(X, pd.DataFrame) and not (
+            all(pd.api.types.is_numeric_dtype(kind) for kind in X.dtypes) and X.notna().all(axis=None)
+        )
+
+    def check(self, estimator: _Estimator, X: Any, *, reset: bool) -> pd.DataFrame:
+        if not isinstance(X, pd.DataFrame):
+            names = ", ".join(map(str, estimator.feature_names_in_[:5]))
+            raise ValueError(f"X must be a data frame, as it was in fit, with columns {names}, got {type(X).__name__}")
+        if not len(X):
+            raise ValueError("X must have at least one row, got a data frame of none")
+        rows: pd.DataFrame = validate_data(estimator, X, skip_check_array=True, reset=reset)
+        return rows
+
+    def learn(self, X: pd.DataFrame, weight: NDArray[np.float64] | None) -> None:
+        self.columns: list[Column] = learn_columns(X)
+
+    def features(self, X: pd.DataFrame) -> NDArray[Any]:
+        return frame_features(self.columns, X)
+
+
+class _Estimator(BaseEstimator):
+    """What both estimators are made of."""
+
+    _task: ClassVar[Task]
+    _inputs: _Inputs
+    _seed: int
+    model_: FlowModel
+    history_: History
+
+    def __init__(
+        self,
+        *,
+        state_dim: int | None = None,
+        width: int = 64,
+        depth: int = 1,
+        activation: str = "tanh",
+        time: Literal["none", "concat", "gated"] = "concat",
+        encoder: Literal["linear", "mlp", "identity"] = "linear",
+        decoder: Literal["linear", "mlp"] = "linear",
+        flow: Literal["ode", "resnet", "none"] = "ode",
+        dropout: float | None = None,
+        resnet_depth: int = 6,
+        resnet_shared: bool = False,
+        t_span: tuple[float, float] = (0.0, 1.0),
+        method: str = "tsit5",
+        step_size: float | None = None,
+        rtol: float = 1e-2,
+        atol: float = 1e-3,
+        batching: Literal["joint", "per_sample"] = "per_sample",
+        gradient: Literal["checkpointed", "direct", "adjoint"] = "checkpointed",
+        max_steps: int = 10_000,
+        learn_times: bool = False,
+        optimizer: Literal["adam", "sgd"] = "adam",
+        learning_rate: float = 1e-2,
+        momentum: float = 0.9,
+        weight_decay: float = 1e-2,
+        schedule: Literal["constant", "cosine"] = "cosine",
+        batch_size: int | Literal["auto"] = "auto",
+        max_epochs: int = 40,
+        early_stopping: bool = False,
+        validation_fraction: float = 0.1,
+        patience: int = 10,
+        tol: float = 1e-4,
+        clip_norm: float | None = None,
+        dtype: Literal["float32", "float64"] | None = None,
+        device: str = "cpu",
+        random_state: Any = None,
+        warm_start: bool = False,
+        verbose: int = 0,
+    ) -> None:
+        self.state_dim = state_dim
+        self.width = width
+        self.depth = depth
+        self.activation = activation
+        self.time = time
+        self.encoder = encoder
+        self.decoder = decoder
+        self.flow = flow
+        self.dropout = dropout
+        self.resnet_depth = resnet_depth
+        self.resnet_shared = resnet_shared
+        self.t_span = t_span
+        self.method = method
+        self.step_size = step_size
+        self.rtol = rtol
+        self.atol = atol
+        self.batching = batching
+        self.gradient = gradient
+        self.max_steps = max_steps
+        self.learn_times = learn_times
+        self.optimizer = optimizer
+        self.learning_rate = learning_rate
+        self.momentum = momentum
+        self.weight_decay = weight_decay
+        self.schedule = schedule
+        self.batch_size = batch_size
+        self.max_epochs = max_epochs
+        self.early_stopping = early_stopping
+        self.validation_fraction = validation_fraction
+        self.patience = patience
+        self.tol = tol
+        self.clip_norm = clip_norm
+        self.dtype = dtype
+        self.device = device
+        self.random_state = random_state
+        self.warm_start = warm_start
+        self.verbose = verbose
+
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
+        """Train on rows X with answers y.
+
+        Parameters
+        ----------
+        X : array or data frame (N, features)
+        y : array (N,), or (N, outputs) for regression
+        sample_weight : array (N,), optional
+            How much each row counts; a row of weight 0 is as one that is not there.
+
+        Returns
+        -------
+        The estimator itself.
+
+        Raises
+        ------
+        ValueError
+            When a parameter, X or y is not what is described here, or training diverges.
+        """
+        going_on = self.warm_start and hasattr(self, "model_")
+        return self._fit(X, y, sample_weight, going_on=going_on)
+
+    def _fit(
+        self, X: Any, y: Any, sample_weight: Any, *, going_on: bool, classes: Any = None, one_epoch: bool = False
+    ) -> Self:
+        config = self._config()
+        inputs: _Inputs = self._inputs if going_on else _Frames() if _Frames.needed(X) else _Numbers()
+        X = inputs.check(self, X, reset=not going_on)
+        y = self._check_target(X, y)
+        weight = _check_weight(sample_weight, len(y))
+        if weight is not None:  # a row of weight 0 is as one that is not there
+            counts = np.flatnonzero(weight)
+            X, y, weight = _take(X, counts), y[counts], weight[counts]
+        if not going_on:
+            inputs.learn(X, weight)
+            self._learn_target(y, weight, classes)
+            self._inputs = inputs
+            self._seed = int(check_random_state(self.random_state).randint(np.iinfo(np.int32).max))
+        samples = Samples(
+            torch.from_numpy(inputs.features(X)),
+            torch.from_numpy(self._encode(y)),
+            None if weight is None else torch.from_numpy(weight),
+        )
+        if not going_on:
+            self.model_ = build_model(config.model, config.solver, samples.x.shape[1], self._n_outputs, self._seed)
+        dtype = self.dtype or ("float32" if samples.x.dtype == torch.float32 else "float64")
+        training = config.training.model_copy(update={"dtype": dtype})
+        self._train(samples, training, self.history_ if going_on else None, one_epoch=one_epoch)
+        return self
+
+    def _train(self, samples: Samples, training: TrainingConfig, start: History | None, *, one_epoch: bool) -> None:
+        """Run the one loop that trains."""
+        validation = None
+        if one_epoch:
+            changes = {"max_epochs": 1, "schedule": "constant", "early_stopping": False}
+            training = training.model_copy(update=changes)
+        if training.early_stopping:
+            samples, validation = hold_out(samples, self._task, training.validation_fraction, self._seed)
+        self.history_ = fit(
+            self.model_,
+            self._task,
+            samples,
+            validation,
+            training,
+            seed=self._seed,
+            on_epoch=_report if self.verbose else None,
+            start=start,
+        )
+        self.loss_curve_ = [record.loss for record in self.history_.records]
+        self.n_iter_ = len(self.history_.records)
+        if self.history_.interrupted:
+            warnings.warn("training was interrupted; the best weights so far are kept", stacklevel=4)
+
+    def _partial_fit(self, X: Any, y: Any, sample_weight: Any, classes: Any = None) -> Self:
+        going_on = hasattr(self, "model_")
+        return self._fit(X, y, sample_weight, going_on=going_on, classes=classes, one_epoch=True)
+
+    def _outputs(self, X: Any) -> Tensor:
+        """Logits, or standardised answers (N, outputs)."""
+        x = self._rows(X)
+        return outputs(self.model_, x).cpu()
+
+    def _rows(self, X: Any) -> Tensor:
+        """The features of new rows."""
+        check_is_fitted(self)
+        return torch.from_numpy(self._inputs.features(self._inputs.check(self, X, reset=False)))
+
+    @torch.no_grad()
+    def trajectory(self, X: Any, t_eval: Sequence[float] | Tensor | None = None) -> Tensor:
+        """Follow rows through the flow.
+
+        Parameters
+        ----------
+        X : array or data frame (N, features)
+        t_eval : (T,), optional
+            The times; 50 equally spaced ones from t0 to t1 by default.
+
+        Returns
+        -------
+        Tensor (T, N, state_dim)
+        """
+        x, flow = self._rows(X), self.model_.flow
+        if not isinstance(flow, NeuralODE):
+            raise ValueError(f"trajectory needs an estimator with flow='ode', this one has {self.flow!r}")
+        z0 = self.model_.encoder(x.to(next(self.model_.parameters())))
+        t0, t1 = (float(t) for t in flow.t_span)
+        return flow.trajectory(z0, torch.linspace(t0, t1, 50, dtype=torch.float64) if t_eval is None else t_eval)
+
+    def _config(self) -> Config:
+        """The parameters, checked, as a configuration."""
+        try:
+            t0, t1 = self.t_span
+        except (TypeError, ValueError):
+            raise ValueError(f"t_span must be a pair of numbers (t0, t1), got {self.t_span!r}") from None
+        content: dict[str, dict[str, Any]] = {
+            part: {name: _plain(getattr(self, name)) for name in names} for part, names in _PARTS.items()
+        }
+        content["solver"] |= {"t0": _plain(t0), "t1": _plain(t1)}
+        content["training"]["dtype"] = self.dtype or "float64"
+        try:
+            config = validated(content)
+        except ValueError as error:
+            raise ValueError(re.sub(r"^(model|solver|training)\.", "", str(error))) from None
+        if self.early_stopping and not config.training.validation_fraction:
+            raise ValueError("validation_fraction must be above 0 with early_stopping=True, got 0")
+        return config
+
+    # what an estimator knows of its target
+
+    @property
+    def _n_outputs(self) -> int:
+        raise NotImplementedError
+
+    def _check_target(self, X: Any, y: Any) -> NDArray[Any]:
+        raise NotImplementedError
+
+    def _learn_target(self, y: NDArray[Any], weight: NDArray[np.float64] | None, classes: Any) -> None:
+        raise NotImplementedError
+
+    def _encode(self, y: NDArray[Any]) -> NDArray[Any]:
+        raise NotImplementedError
+
+
+@_documented
+class NeuralODEClassifier(ClassifierMixin, _Estimator):
+    """A classifier whose middle is a neural ODE, trained on cross-entropy.
+
+    Attributes
+    ----------
+    classes_ : array (classes,)
+        The labels, sorted.
+    model_ : FlowModel
+        Encoder, flow and decoder, a PyTorch module from standardised features to logits.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import make_moons
+    >>> from thalweg import NeuralODEClassifier
+    >>> X, y = make_moons(300, noise=0.1, random_state=0)
+    >>> classifier = NeuralODEClassifier(random_state=0).fit(X[:200], y[:200])
+    >>> classifier.score(X[200:], y[200:]) > 0.95
+    True
+    >>> classifier.predict_proba(X[:5]).shape, classifier.trajectory(X[:5]).shape
+    ((5, 2), torch.Size([50, 5, 8]))
+    """
+
+    _task = "classification"
+
+    def partial_fit(self, X: Any, y: Any, classes: Any = None, sample_weight: Any = None) -> Self:
+        """Train for one epoch on some of the rows.
+
+        Parameters
+        ----------
+        X, y, sample_weight
+            As for `fit`.
+        classes : array, optional
+            All labels that will come; the first call needs it where its rows lack one.
+        """
+        return self._partial_fit(X, y, sample_weight, classes)
+
+    def predict(self, X: Any) -> NDArray[Any]:
+        """The most probable label of each row (N,)."""
+        codes = self._outputs(X).argmax(dim=1)
+        labels: NDArray[Any] = self.classes_[codes.numpy()]
+        return labels
+
+    def predict_proba(self, X: Any) -> NDArray[Any]:
+        """The probability of each label, in the order of `classes_` (N, classes)."""
+        probabilities: NDArray[Any] = self._outputs(X).double().softmax(dim=1).numpy()
+        return probabilities
+
+    def predict_log_proba(self, X: Any) -> NDArray[Any]:
+        """The logarithm of each label's probability (N, classes)."""
+        logarithms: NDArray[Any] = self._outputs(X).double().log_softmax(dim=1).numpy()
+        return logarithms
+
+    @property
+    def _n_outputs(self) -> int:
+        return len(self.classes_)
+
+    def _check_target(self, X: Any, y: Any) -> NDArray[Any]:
+        y = _check_y(X, y, self)
+        check_classification_targets(y)
+        return y
+
+    def _learn_target(self, y: NDArray[Any], weight: NDArray[np.float64] | None, classes: Any) -> None:
+        self._labels = LabelEncoder().fit(y if classes is None else np.asarray(classes))
+        self.classes_ = self._labels.classes_
+        if len(self.classes_) < 2:
+            raise ValueError(
+                f"y must hold at least two classes, got one class, {self.classes_[0]!r}: there is nothing to learn"
+            )
+
+    def _encode(self, y: NDArray[Any]) -> NDArray[Any]:
+        unknown = np.setdiff1d(y, self.classes_)
+        if len(unknown):
+            raise ValueError(
+                f"y holds {unknown[0]!r}, which is none of the classes of the first fit ({list(self.classes_)}); "
+                "name all of them as classes= in the first call of partial_fit, or fit without warm_start"
+            )
+        codes: NDArray[Any] = self._labels.transform(y)
+        return codes
+
+
+@_documented
+class NeuralODERegressor(RegressorMixin, _Estimator):
+    """A regressor whose middle is a neural ODE, trained on the mean squared error.
+
+    Attributes
+    ----------
+    model_ : FlowModel
+        Encoder, flow and decoder, a PyTorch module from standardised features to standardised answers.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from thalweg import NeuralODERegressor
+    >>> X = np.linspace(-2, 2, 200)[:, None]
+    >>> y = np.sin(3 * X[:, 0])
+    >>> NeuralODERegressor(max_epochs=150, random_state=0).fit(X, y).score(X, y) > 0.95
+    True
+    """
+
+    _task = "regression"
+
+    def partial_fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
+        """Train for one epoch on some of the rows; parameters as for `fit`."""
+        return self._partial_fit(X, y, sample_weight)
+
+    def predict(self, X: Any) -> NDArray[Any]:
+        """The answers in the unit of y (N,), or (N, outputs)."""
+        standardised = self._outputs(X).numpy()
+        answers: NDArray[Any] = self._target_scaler.inverse_transform(standardised)
+        return answers[:, 0] if self._flat else answers
+
+    @property
+    def _n_outputs(self) -> int:
+        return len(self._target_scaler.scale_)
+
+    def _check_target(self, X: Any, y: Any) -> NDArray[Any]:
+        return _check_y(X, y, self, multi_output=True, y_numeric=True)
+
+    def _learn_target(self, y: NDArray[Any], weight: NDArray[np.float64] | None, classes: Any) -> None:
+        self._flat = y.ndim == 1
+        self._target_scaler = StandardScaler().fit(y.reshape(len(y), -1), sample_weight=weight)
+
+    def _encode(self, y: NDArray[Any]) -> NDArray[Any]:
+        y = y.reshape(len(y), -1)
+        if y.shape[1] != self._n_outputs:
+            raise ValueError(f"y must have {self._n_outputs} outputs, as it had in the first fit, got {y.shape[1]}")
+        standardised: NDArray[Any] = self._target_scaler.transform(y.astype(np.float64))
+        return standardised
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.target_tags.multi_output = True
+        return tags
+
+
+def _check_y(X: Any, y: Any, estimator: _Estimator, **options: Any) -> NDArray[Any]:
+    """The answers, one for each row."""
+    _, y = check_X_y(np.zeros((len(X), 1)), y, estimator=estimator, **options)
+    answers: NDArray[Any] = y
+    return answers
+
+
+def _check_weight(sample_weight: Any, rows: int) -> NDArray[np.float64] | None:
+    """The weights of rows, None where all count alike."""
+    if sample_weight is None:
+        return None
+    weight = np.asarray(sample_weight, dtype=np.float64)
+    if weight.ndim == 0:
+        weight = np.full(rows, float(weight))
+    if weight.shape != (rows,):
+        raise ValueError(f"sample_weight must have shape ({rows},), one for each row, got {weight.shape}")
+    if not np.isfinite(weight).all() or (weight < 0).any():
+        raise ValueError("sample_weight must be finite and not negative; NaN, infinity or a negative value is in it")
+    if not weight.any():
+        raise ValueError("sample_weight must not be zero for every row")
+    return weight
+
+
+def _take(X: Any, rows: NDArray[np.intp]) -> Any:
+    """Some of the rows."""
+    return X.iloc[rows] if isinstance(X, pd.DataFrame) else X[rows]
+
+
+def _plain(value: Any) -> Any:
+    """A Python number, from NumPy's where it is one."""
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def _report(record: EpochRecord) -> None:
+    held_out = "" if record.val_score is None else f", held out {record.val_score:.4f}"
+    print(f"epoch {record.epoch}: loss {record.loss:.4f}, score {record.score:.4f}{held_out}")

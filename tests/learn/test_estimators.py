@@ -1,0 +1,244 @@
+"""The estimators are scikit-learn's in every respect, and learn."""
+
+import pickle
+
+import joblib
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from sklearn.base import clone
+from sklearn.datasets import load_diabetes, load_iris, make_moons, make_regression
+from sklearn.linear_model import LinearRegression
+from sklearn.model_selection import GridSearchCV, cross_val_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import PolynomialFeatures, StandardScaler
+from sklearn.utils.estimator_checks import parametrize_with_checks
+
+from thalweg import NeuralODEClassifier, NeuralODERegressor
+
+MOONS = make_moons(200, noise=0.1, random_state=0)
+LINE = make_regression(120, 3, noise=1.0, random_state=0)
+QUICK = {"width": 16, "max_epochs": 15, "random_state": 0}
+
+
+@parametrize_with_checks([NeuralODEClassifier(), NeuralODERegressor()])
+def test_it_is_a_scikit_learn_estimator(estimator, check):
+    """Every check that scikit-learn has, at the default parameters, none excepted."""
+    check(estimator)
+
+
+class TestLearning:
+    def test_a_classifier_bends_the_river(self):
+        X, y = make_moons(400, noise=0.1, random_state=1)
+        classifier = NeuralODEClassifier(random_state=0).fit(X[:300], y[:300])
+        assert classifier.score(X[300:], y[300:]) > 0.97
+
+    def test_a_regressor_learns_what_no_line_can(self):
+        X = np.random.default_rng(0).uniform(-2, 2, (300, 2))
+        y = np.sin(2 * X[:, 0]) * X[:, 1]
+        regressor = NeuralODERegressor(max_epochs=100, random_state=0).fit(X[:200], y[:200])
+        assert regressor.score(X[200:], y[200:]) > 0.9 > 0.2 > LinearRegression().fit(X, y).score(X, y)
+
+    def test_several_outputs_are_learnt_together(self):
+        X, _ = LINE
+        Y = np.column_stack([X[:, 0], 100 + 10 * X[:, 1]])
+        answers = NeuralODERegressor(random_state=0).fit(X, Y).predict(X)
+        assert answers.shape == Y.shape
+        assert (np.square(answers - Y).mean(0) < 0.1 * Y.var(0)).all()
+
+    def test_labels_come_back_as_they_were(self):
+        X, y = MOONS
+        classifier = NeuralODEClassifier(**QUICK).fit(X, np.array(["up", "down"])[y])
+        assert set(classifier.predict(X)) == {"up", "down"}
+        assert list(classifier.classes_) == ["down", "up"]
+
+    @pytest.mark.parametrize("dtype", [np.float32, np.float64])
+    def test_computes_in_the_dtype_of_its_rows_unless_told(self, dtype):
+        X, y = MOONS[0].astype(dtype), MOONS[1]
+        asked = {np.float32: torch.float32, np.float64: torch.float64}[dtype]
+        assert next(NeuralODEClassifier(**QUICK).fit(X, y).model_.parameters()).dtype == asked
+        assert next(NeuralODEClassifier(**QUICK, dtype="float32").fit(X, y).model_.parameters()).dtype == torch.float32
+
+    def test_probabilities_are_those_of_the_predictions(self):
+        X, y = load_iris(return_X_y=True)
+        classifier = NeuralODEClassifier(**QUICK).fit(X, y)
+        p = classifier.predict_proba(X)
+        np.testing.assert_allclose(p.sum(1), 1, rtol=1e-12)
+        np.testing.assert_allclose(np.log(p), classifier.predict_log_proba(X), rtol=1e-9, atol=1e-12)
+        np.testing.assert_array_equal(classifier.classes_[p.argmax(1)], classifier.predict(X))
+
+    def test_the_path_ends_where_the_decoder_reads(self):
+        X, y = MOONS
+        classifier = NeuralODEClassifier(**QUICK).fit(X, y)
+        path = classifier.trajectory(X[:7])
+        with torch.no_grad():
+            read = classifier.model_.decoder(path[-1]).softmax(1).numpy()
+        np.testing.assert_allclose(read, classifier.predict_proba(X[:7]), rtol=1e-6)
+
+
+class TestTraining:
+    @pytest.mark.parametrize(("make", "data"), [(NeuralODEClassifier, MOONS), (NeuralODERegressor, LINE)])
+    def test_early_stopping_keeps_the_best_epoch_of_held_out_rows(self, make, data):
+        model = make(early_stopping=True, patience=2, max_epochs=60, learning_rate=0.05, random_state=0).fit(*data)
+        scores = [record.val_score for record in model.history_.records]
+        assert model.n_iter_ < 60
+        assert model.history_.best.val_score == max(scores)
+
+    def test_warm_start_goes_on_and_a_plain_fit_starts_anew(self):
+        X, y = MOONS
+        going_on = NeuralODEClassifier(**QUICK, warm_start=True).fit(X, y).fit(X, y)
+        assert going_on.n_iter_ == 30
+        anew = NeuralODEClassifier(**QUICK).fit(X, y).fit(X, y)
+        once = NeuralODEClassifier(**QUICK).fit(X, y)
+        np.testing.assert_array_equal(anew.predict_proba(X), once.predict_proba(X))
+        assert going_on.loss_curve_[-1] < once.loss_curve_[-1]
+
+    def test_partial_fit_learns_batch_by_batch(self):
+        X, y = MOONS
+        model = NeuralODEClassifier(width=16, random_state=0)
+        for _ in range(60):
+            for rows in np.array_split(np.arange(len(X)), 2):
+                model.partial_fit(X[rows], y[rows], classes=[0, 1])
+        assert model.n_iter_ == 120
+        assert model.score(X, y) > 0.95
+
+    def test_partial_fit_needs_all_classes_at_first(self):
+        X, y = MOONS
+        model = NeuralODEClassifier(**QUICK).partial_fit(X, y, classes=[0, 1, 2])
+        assert model.predict_proba(X).shape == (200, 3)
+        with pytest.raises(ValueError, match="none of the classes of the first fit"):
+            model.partial_fit(X, y + 2)
+
+    def test_a_weight_of_two_is_two_rows_and_of_none_is_none(self):
+        X, y = LINE[0][:40], LINE[1][:40]
+        weight = np.arange(40) % 3
+        weighted = NeuralODERegressor(**QUICK).fit(X, y, sample_weight=weight)
+        repeated = NeuralODERegressor(**QUICK).fit(X.repeat(weight, 0), y.repeat(weight))
+        np.testing.assert_allclose(weighted.predict(X), repeated.predict(X), rtol=1e-6)
+
+    @pytest.mark.parametrize("optimizer", ["adam", "sgd"])
+    def test_the_same_seed_gives_the_same_model(self, optimizer):
+        X, y = load_diabetes(return_X_y=True)
+        before = torch.random.get_rng_state()
+        one, other = (NeuralODERegressor(**QUICK, optimizer=optimizer).fit(X, y).predict(X) for _ in range(2))
+        np.testing.assert_array_equal(one, other)
+        assert torch.equal(before, torch.random.get_rng_state())
+        third = NeuralODERegressor(**{**QUICK, "random_state": 1}, optimizer=optimizer).fit(X, y).predict(X)
+        assert np.abs(one - third).max() > 0
+
+    def test_verbose_prints_a_line_an_epoch(self, capsys):
+        NeuralODEClassifier(**QUICK, verbose=1).fit(*MOONS)
+        assert capsys.readouterr().out.count("\n") == 15
+
+
+class TestCompany:
+    """Beside the rest of scikit-learn."""
+
+    def test_grid_search_on_two_processes(self):
+        grid = {"width": np.array([4, 16]), "learning_rate": [1e-4, 2e-2]}
+        search = GridSearchCV(NeuralODEClassifier(max_epochs=15, random_state=0), grid, cv=2, n_jobs=2).fit(*MOONS)
+        assert search.best_params_["learning_rate"] == 2e-2
+        assert search.best_score_ > 0.8
+
+    def test_in_a_pipeline(self):
+        pipeline = make_pipeline(
+            StandardScaler(), PolynomialFeatures(2), NeuralODERegressor(**QUICK).set_params(max_epochs=60)
+        )
+        assert cross_val_score(pipeline, *LINE, cv=3).mean() > 0.8
+
+    @pytest.mark.parametrize("dump", [pickle, joblib], ids=["pickle", "joblib"])
+    def test_pickled_it_answers_alike(self, dump, tmp_path):
+        X, y = MOONS
+        model = NeuralODEClassifier(**QUICK).fit(X, y)
+        with (tmp_path / "model").open("wb") as file:
+            dump.dump(model, file)
+        with (tmp_path / "model").open("rb") as file:
+            again = dump.load(file)
+        np.testing.assert_array_equal(again.predict_proba(X), model.predict_proba(X))
+
+    def test_a_clone_is_untrained_and_alike(self):
+        model = NeuralODEClassifier(**QUICK).fit(*MOONS)
+        copy = clone(model)
+        assert not hasattr(copy, "model_")
+        np.testing.assert_array_equal(copy.fit(*MOONS).predict_proba(MOONS[0]), model.predict_proba(MOONS[0]))
+
+
+class TestFrames:
+    FRAME = pd.DataFrame(
+        {
+            "size": [1.0, 2.0, np.nan, 4.0] * 15,
+            "colour": ["red", "green", "green", None] * 15,
+            "day": pd.date_range("2026-01-01", periods=60, freq="7D"),
+            "new": [True, False, True, True] * 15,
+        }
+    )
+    PRICE = FRAME["size"].fillna(2) + 3 * (FRAME["colour"] == "red") + np.arange(60) / 10
+
+    def test_text_dates_truth_and_missing_values(self):
+        model = NeuralODERegressor(random_state=0, max_epochs=80).fit(self.FRAME, self.PRICE)
+        assert model.score(self.FRAME, self.PRICE) > 0.9
+        unseen = self.FRAME.assign(colour="blue")
+        assert np.isfinite(model.predict(unseen)).all()
+
+    def test_a_frame_of_numbers_is_an_array_with_names(self):
+        X, y = load_iris(return_X_y=True, as_frame=True)
+        model = NeuralODEClassifier(**QUICK).fit(X, y)
+        plain = NeuralODEClassifier(**QUICK).fit(X.to_numpy(), y.to_numpy())
+        np.testing.assert_array_equal(model.predict_proba(X), plain.predict_proba(X.to_numpy()))
+        assert list(model.feature_names_in_) == list(X.columns)
+
+    def test_other_columns_are_refused(self):
+        model = NeuralODERegressor(**QUICK).fit(self.FRAME, self.PRICE)
+        with pytest.raises(ValueError, match="feature names should match"):
+            model.predict(self.FRAME[["colour", "size", "day", "new"]])
+        with pytest.raises(ValueError, match="X must be a data frame"):
+            model.predict(self.FRAME.to_numpy())
+        with pytest.raises(ValueError, match="at least one row"):
+            model.predict(self.FRAME.iloc[:0])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"width": 0}, "^width must be greater than or equal to 1, got 0"),
+        ({"method": "dopri6"}, "did you mean 'dopri5'"),
+        ({"method": "rk4"}, "needs a step_size"),
+        ({"rtol": 0}, "^rtol must be greater than 0, got 0"),
+        ({"t_span": 1.0}, r"^t_span must be a pair of numbers \(t0, t1\), got 1.0"),
+        ({"t_span": (0.0, float("nan"))}, "^t1 must be"),
+        ({"activation": "sine"}, "^activation must be"),
+        ({"dtype": "float16"}, "^dtype must be"),
+        ({"early_stopping": True, "validation_fraction": 0}, "^validation_fraction must be above 0"),
+        ({"early_stopping": True, "validation_fraction": 0.001}, "^validation_fraction must leave rows"),
+        ({"encoder": "identity", "state_dim": 1}, "^state_dim must be at least the number of inputs, 2"),
+    ],
+)
+def test_a_wrong_parameter_is_one_clear_sentence(change, message):
+    with pytest.raises(ValueError, match=message):
+        NeuralODEClassifier(**change).fit(*MOONS)
+
+
+@pytest.mark.parametrize(
+    ("weight", "message"),
+    [
+        (np.ones(3), r"shape \(200,\), one for each row, got \(3,\)"),
+        (-np.ones(200), "negative"),
+        (np.full(200, np.nan), "NaN"),
+        (np.zeros(200), "zero"),
+    ],
+)
+def test_wrong_weights_are_refused(weight, message):
+    with pytest.raises(ValueError, match=message):
+        NeuralODEClassifier(**QUICK).fit(*MOONS, sample_weight=weight)
+
+
+def test_one_class_is_nothing_to_learn():
+    with pytest.raises(ValueError, match="got one class"):
+        NeuralODEClassifier().fit(MOONS[0], np.zeros(200))
+
+
+def test_only_a_flow_has_paths():
+    model = NeuralODEClassifier(**QUICK, flow="resnet").fit(*MOONS)
+    with pytest.raises(ValueError, match="flow='ode'"):
+        model.trajectory(MOONS[0])

@@ -13,8 +13,10 @@ z: (*shape) in joint, (B, *D) per sample; the augmented state stacks z and a: (2
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
@@ -23,9 +25,13 @@ from ..core.arithmetic import Count, Flag, Number, absolute, across, where, wide
 from ..core.field import Field
 from ..core.status import Status
 from ..loop.integrate import Problem, Result
+from ..methods.tableau import Tableau
 from ..output.saving import EndSaver
 from ..steppers.explicit_rk import ExplicitRK, Step
 from .base import Accumulator, Integrate, Request, SolveNode, check_reach
+
+_Gradients: TypeAlias = list[Tensor | None]
+"""One for each tensor that the gradient goes to; None where it is not used."""
 
 
 class Adjoint:
@@ -50,12 +56,24 @@ class _Node(SolveNode):
 
 
 class _AugmentedField:
-    """d(z, a)/dt."""
+    """d(z, a)/dt.
 
-    def __init__(self, field: Field, targets: Sequence[Tensor], dim: int) -> None:
-        self.field = field
-        self.targets = targets
-        self.dim = dim
+    Where one step size serves all, the gradients aᵀ ∂f/∂θ come with the product that da/dt needs anyway, and are kept
+    until it is known what a step weighs.
+
+    Attributes
+    ----------
+    first : list or None
+        The gradients of the first evaluation of a solve.
+    latest : deque
+        Those of the last evaluations, as many as a step takes.
+    """
+
+    def __init__(self, field: Field, targets: Sequence[Tensor], dim: int, stepper: ExplicitRK, retain: bool) -> None:
+        self.field, self.targets, self.dim, self.retain = field, targets, dim, retain
+        self.kept = () if stepper.by_row else targets
+        self.first: _Gradients | None = None
+        self.latest: deque[_Gradients] = deque(maxlen=stepper.tableau.evaluations)
         self.checked = False
 
     def times(self, t: Number, h: Number, c: Tensor) -> Sequence[Tensor]:
@@ -68,22 +86,59 @@ class _AugmentedField:
         z = z.detach().requires_grad_()
         with torch.enable_grad():
             slope = self.field(t, z)
-        product = None
         if not self.checked:
             check_reach([slope], [z, *self.targets])
             self.checked = True
-        if slope.requires_grad:
-            (product,) = torch.autograd.grad(slope, z, a, allow_unused=True, retain_graph=True)
+        product, *gradients = self._products(slope, z, a)
+        if self.kept:
+            self.first = self.first or gradients
+            self.latest.append(gradients)
         change = torch.zeros_like(a) if product is None else -product
         return torch.stack([slope.detach(), change], self.dim)
 
+    def _products(self, slope: Tensor, z: Tensor, a: Tensor) -> _Gradients:
+        """aᵀ ∂f/∂z, then aᵀ ∂f/∂θ where they are kept."""
+        if not slope.requires_grad:
+            return [None] * (1 + len(self.kept))
+        wanted = [z, *self.kept]
+        return list(torch.autograd.grad(slope, wanted, a, allow_unused=True, retain_graph=self.retain))
 
-class _Quadrature:
-    """The integral of aᵀ ∂f/∂θ, step by step."""
 
-    def __init__(self, field: Field, targets: list[Tensor], stepper: ExplicitRK, by_row: bool, retain: bool) -> None:
-        self.field, self.targets, self.stepper = field, targets, stepper
-        self.by_row, self.retain = by_row, retain
+class _JointQuadrature:
+    """The integral of aᵀ ∂f/∂θ, from what the evaluations of each accepted step left behind."""
+
+    def __init__(self, field: _AugmentedField, tableau: Tableau) -> None:
+        self.field, self.tableau = field, tableau
+        self.sums = Accumulator(len(field.targets))
+        self.evaluations = 0
+
+    def record(
+        self, step: Step, t: Number, h: Number, y: Tensor, carry: Tensor | None, accept: Flag, last: Flag, level: Count
+    ) -> None:
+        """Add an accepted step."""
+        field = self.field
+        if not field.targets:
+            return
+        stages = list(field.latest)
+        if self.tableau.fsal:
+            assert field.first is not None
+            stages.insert(0, field.first)
+            field.first = stages[-1]  # the last stage is the first one of the next step
+        assert not isinstance(h, Tensor)
+        for weight, gradients in zip(self.tableau.b, stages, strict=True):
+            if weight:
+                self.sums.add(gradients, scale=-h * weight)
+
+
+class _RowQuadrature:
+    """The integral of aᵀ ∂f/∂θ where each row has a step size of its own.
+
+    What a row's evaluation weighs is not known before the row accepts the step, and gradients are summed over rows, so
+    the stages of an accepted step are evaluated again, weighed.
+    """
+
+    def __init__(self, field: Field, targets: list[Tensor], stepper: ExplicitRK, retain: bool) -> None:
+        self.field, self.targets, self.stepper, self.retain = field, targets, stepper, retain
         self.sums = Accumulator(len(targets))
         self.evaluations = 0
         b = stepper.tableau.b
@@ -97,14 +152,11 @@ class _Quadrature:
         if not self.targets:
             return
         times = self.field.times(t, h, self._c)
+        mask = across(torch.as_tensor(accept), y.ndim)
         for i, weight in self._weights:
-            state = self.stepper.stage_state(i, y, h, step.stages)
-            scale = where(accept, h * -weight, 0.0)
-            if isinstance(scale, Tensor):
-                mask = across(torch.as_tensor(accept), state.ndim)
-                state = torch.where(mask, state, y)  # a rejected stage may not be finite
-                scale = across(scale.to(y.dtype), state.ndim - 1)
-            z, a = state.unbind(1 if self.by_row else 0)
+            state = torch.where(mask, self.stepper.stage_state(i, y, h, step.stages), y)  # others may not be finite
+            scale = across(torch.as_tensor(where(accept, h * -weight, 0.0)).to(y.dtype), y.ndim - 1)
+            z, a = state.unbind(1)
             self._add(times[i], z, a * scale)
 
     def _add(self, t: Tensor, z: Tensor, cotangent: Tensor) -> None:
@@ -133,8 +185,13 @@ class _Backward:
         field, targets = node.sources.detached_field()
         like = self._stack(self.problem.y0, self.problem.y0)
         self.stepper = ExplicitRK(self.problem.stepper.tableau, like, by_row=self.by_row)
-        self.field = _AugmentedField(field, targets, self.dim)
-        self.quadrature = _Quadrature(field, targets, self.stepper, self.by_row, node.sources.retain())
+        retain = node.sources.retain()
+        self.field = _AugmentedField(field, targets, self.dim, self.stepper, retain)
+        self.quadrature = (
+            _RowQuadrature(field, targets, self.stepper, retain)
+            if self.by_row
+            else _JointQuadrature(self.field, self.stepper.tableau)
+        )
         self.evaluations = 0
 
     def run(self) -> Sequence[Tensor | None]:
@@ -194,6 +251,7 @@ class _Backward:
             dense=False,
             first_step=self.problem.first_step if first is None else first,
         )
+        self.field.first = None
         result = self.integrate(back, self.quadrature)
         self.evaluations += int(result.nfev.max()) if isinstance(result.nfev, Tensor) else result.nfev
         self._check(result)

@@ -78,9 +78,8 @@ class Sources:
     @property
     def needed(self) -> bool:
         """Whether any of them needs a gradient."""
-        return torch.is_grad_enabled() and (
-            self.request.y0.requires_grad or self.request.times is not None or bool(self.arguments or self.captured)
-        )
+        request = self.request
+        return request.y0.requires_grad or request.times is not None or bool(self.arguments or self.captured)
 
     def tensors(self) -> tuple[Tensor | None, ...]:
         """All of them, None for times that need no gradient."""
@@ -127,8 +126,8 @@ class SolveNode(ABC):
     @classmethod
     def solve(cls, integrate: Integrate, request: Request) -> tuple[Tensor, Result]:
         """The outputs with the backward pass behind them, or alone where nothing needs a gradient."""
-        sources = Sources(request)
-        if not sources.needed:
+        sources = Sources(request) if torch.is_grad_enabled() else None
+        if sources is None or not sources.needed:
             return solve_without_graph(integrate, request)
         node = cls(integrate, request, sources)
         ys = _Function.apply(node, *sources.tensors())
@@ -199,13 +198,16 @@ class Accumulator:
     def __init__(self, count: int) -> None:
         self.totals: list[Tensor | None] = [None] * count
 
-    def add(self, gradients: Sequence[Tensor | None]) -> None:
-        """Add one gradient to each; None adds nothing."""
+    def add(self, gradients: Sequence[Tensor | None], scale: float = 1.0) -> None:
+        """Add one gradient to each, times a number; None adds nothing."""
         for i, gradient in enumerate(gradients):
             if gradient is None:
                 continue
             total = self.totals[i]
-            self.totals[i] = gradient if total is None else total + gradient
+            if total is None:
+                self.totals[i] = gradient if scale == 1.0 else gradient * scale
+            else:
+                self.totals[i] = torch.add(total, gradient, alpha=scale)
 
 
 def check_reach(outputs: Sequence[Tensor], known: Sequence[Tensor]) -> None:

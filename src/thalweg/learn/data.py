@@ -14,7 +14,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Any, Final, Literal, TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -36,6 +36,7 @@ _DATE = (
     r"|(?P<first>\d{1,2})[-/.](?P<second>\d{1,2})[-/.](?P<last>\d{4}))(?P<clock>[T ].*)?$"
 )
 _CYCLES = {"month": 12, "weekday": 7, "hour": 24}
+_INSTANT: Final = "datetime64[us, UTC]"
 _LARGEST = 1e150  # of a number: the square of a larger one overflows
 
 
@@ -133,7 +134,7 @@ class DateColumn(_Column):
                 f"column {self.name!r} held dates in training, but {_example(values)!r} is none; write it as 2026-01-31"
             )
         absent = dates.isna().to_numpy()
-        dates = dates.fillna(pd.Timestamp(self.fill, unit="s", tz="UTC"))
+        dates = dates.fillna(pd.Timestamp(round(self.fill * 1e6), unit="us", tz="UTC"))
         columns = [(_seconds(dates) - self.mean) / self.scale]
         if self.missing:
             columns.append(absent.astype(float))
@@ -591,7 +592,7 @@ def _numbers(values: pd.Series, name: str) -> Array:
 def _dates(values: pd.Series, day_first: bool) -> pd.Series | None:
     """As UTC times, NaT where missing; None where a value is no date."""
     if _is_date(values):
-        return pd.to_datetime(values, utc=True)
+        return pd.to_datetime(values, utc=True).astype(_INSTANT)
     if (_is_number(values) or _is_bool(values)) and values.notna().any():
         return None
     text = _text(values)
@@ -600,11 +601,11 @@ def _dates(values: pd.Series, day_first: bool) -> pd.Series | None:
     date = [parts["year"].fillna(parts["last"]), parts["month"].fillna(month), parts["day"].fillna(day)]
     iso = date[0] + "-" + date[1].str.zfill(2) + "-" + date[2].str.zfill(2) + parts["clock"].fillna("")
     dates = pd.to_datetime(iso, errors="coerce", utc=True, format="ISO8601")
-    return None if dates[text.ne("")].isna().any() else dates
+    return None if dates[text.ne("")].isna().any() else dates.astype(_INSTANT)
 
 
 def _seconds(dates: pd.Series) -> Array:
-    return dates.astype("datetime64[us, UTC]").astype("int64").to_numpy(np.float64) / 1e6
+    return dates.astype("int64").to_numpy(np.float64) / 1e6
 
 
 def _phase(dates: pd.Series, cycle: str) -> Array:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gzip
+import math
 import struct
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -133,14 +135,14 @@ def _read_idx(path: Path, dims: int) -> np.ndarray:
     """An IDX file: a magic number, its sizes, its bytes (http://yann.lecun.com/exdb/mnist)."""
     try:
         content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise ValueError(f"{path} could not be read: {error}") from None
     magic, kind = _IDX_KINDS[dims]
     head = 4 * (dims + 1)
     if len(content) < head or struct.unpack(">i", content[:4])[0] != magic:
         raise ValueError(f"{path} is no IDX file of {kind}: it should begin with the number {magic}")
     sizes = struct.unpack(f">{dims}i", content[4:head])
-    if any(size < 0 for size in sizes) or len(content) - head != np.prod(sizes):
+    if any(size < 0 for size in sizes) or len(content) - head != math.prod(sizes):
         raise ValueError(
             f"{path} is damaged: it announces {' × '.join(map(str, sizes))} bytes and holds {len(content) - head}"
         )

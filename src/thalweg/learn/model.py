@@ -85,7 +85,7 @@ def build_model(model: ModelConfig, solver: SolverConfig, n_inputs: int, n_outpu
     >>> from thalweg.learn.config import ModelConfig, SolverConfig
     >>> from thalweg.learn.model import build_model
     >>> build_model(ModelConfig(state_dim=3, width=8, depth=1), SolverConfig(), 2, 2, seed=0).n_parameters
-    80
+    87
     """
     for name, count in (("n_inputs", n_inputs), ("n_outputs", n_outputs)):
         if count < 1:

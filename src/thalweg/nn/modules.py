@@ -5,6 +5,7 @@ z0: (batch, …); trajectories: (T, batch, …).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -68,6 +69,8 @@ class NeuralODE(nn.Module):
             t0, t1 = (float(t) for t in t_span)
         except (TypeError, ValueError):
             raise ValueError(f"t_span must be a pair of numbers (t0, t1), got {t_span!r}") from None
+        if not (math.isfinite(t0) and math.isfinite(t1)):
+            raise ValueError(f"t_span must be a pair of finite numbers (t0, t1), got {t_span!r}")
         self.field = field
         self.learn_times = learn_times
         self.t0: Any = nn.Parameter(torch.tensor(t0)) if learn_times else t0
@@ -82,6 +85,8 @@ class NeuralODE(nn.Module):
             "gradient": gradient,
             "max_steps": max_steps,
         }
+        # a solve over no time asks nothing of the field: it lets the front door check the options now
+        solve_ivp(field, (t0, t0), torch.zeros(1, *torch.as_tensor(atol).shape, dtype=torch.float64), **self.options)
         self.stats: Stats | None = None
 
     @property
@@ -147,6 +152,8 @@ class ResNet(nn.Module):
     def __init__(self, field: Any, depth: int | None = None) -> None:
         super().__init__()
         several = isinstance(field, list | tuple | nn.ModuleList)
+        if not (several or callable(field)):
+            raise ValueError(f"field must be callable as field(t, z), or a list of such, got {type(field).__name__}")
         if several and depth is None:
             depth = len(field)
         if isinstance(depth, bool) or not isinstance(depth, int) or depth < 0 or (several and depth != len(field)):

@@ -43,13 +43,22 @@ def density(tree: Tree) -> int:
     return size(tree) * prod(density(child) for child in tree)
 
 
-def stage_weights(a: np.ndarray, tree: Tree) -> np.ndarray:
-    """Phi_i: what the tree asks of each stage."""
-    return np.prod([a @ stage_weights(a, child) for child in tree], axis=0) if tree else np.ones(len(a))
+def stage_weights(a: np.ndarray, tree: Tree, known: dict[Tree, np.ndarray] | None = None) -> np.ndarray:
+    """Phi_i: what the tree asks of each stage; `known` keeps a @ Phi of trees that were met before."""
+    known = {} if known is None else known
+    weights = np.ones(len(a))
+    for child in tree:
+        if child not in known:
+            known[child] = a @ stage_weights(a, child, known)
+        weights = weights * known[child]
+    return weights
 
 
 def defect(a: np.ndarray, b: np.ndarray, order: int, theta: float = 1.0) -> float:
     """The largest violation of the conditions up to that order, by weights b for a step of theta h."""
+    known: dict[Tree, np.ndarray] = {}
     return max(
-        abs(b @ stage_weights(a, tree) - theta**n / density(tree)) for n in range(1, order + 1) for tree in trees(n)
+        abs(b @ stage_weights(a, tree, known) - theta**n / density(tree))
+        for n in range(1, order + 1)
+        for tree in trees(n)
     )

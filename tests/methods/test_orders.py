@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+
 from problems import FORCED
 from thalweg import solve_ivp
 from thalweg.methods import methods

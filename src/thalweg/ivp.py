@@ -87,7 +87,8 @@ def solve_ivp(
         Whose error counts together. `joint`: one step size for all, right for every field. `per_sample`: each row of
         y0 has its own, as if solved alone; rows of the field must not depend on each other.
     gradient : {"checkpointed", "direct", "adjoint"}
-        `checkpointed`: the exact gradient of what was computed, each accepted step computed again. `direct`: the same
+        `checkpointed`: the exact gradient of what was computed; with joint batching the graphs of the first steps are
+        kept, up to 256 MiB, and every other accepted step is computed again. `direct`: the same
         by backpropagation through the solver, of any order, at the memory of all that it did. `adjoint`: the continuous
         adjoint, solved back in time (Chen et al. 2018), at the memory of one step.
     backend : {"auto", "eager"}

@@ -17,6 +17,9 @@ from torch import Tensor, nn
 _OPAQUE = {"builtins", "numpy", "pandas", "torch", "typing", "scipy", "sklearn"}
 """Libraries whose objects, modules of torch aside, hold no tensor that a field could use."""
 
+_PLAIN = (bool, int, float, complex, str, bytes, type(None))
+"""What holds nothing."""
+
 
 def captured_tensors(fun: Any) -> list[Tensor]:
     """The tensors that require a gradient and that `fun` holds, each once, so that none is part of another's history.
@@ -25,7 +28,7 @@ def captured_tensors(fun: Any) -> list[Tensor]:
     attributes of callable objects, and lists, tuples, sets and dicts of all these.
     """
     found: dict[int, Tensor] = {}
-    for value in _walk(fun, set()):
+    for value in _walk(fun):
         if value.requires_grad:
             found.setdefault(id(value), value)
     return _independent(list(found.values()))
@@ -39,16 +42,18 @@ def unreached(outputs: Iterable[Tensor], known: Iterable[Tensor]) -> list[Tensor
     return [leaf for leaf in _leaves((out.grad_fn for out in outputs), stop) if id(leaf) not in leaves]
 
 
-def _walk(value: Any, seen: set[int]) -> Iterator[Tensor]:
+def _walk(value: Any) -> Iterator[Tensor]:
     """All tensors that can be reached from a value."""
-    if id(value) in seen:
-        return
-    seen.add(id(value))
-    if isinstance(value, Tensor):
-        yield value
-        return
-    for part in _parts(value):
-        yield from _walk(part, seen)
+    stack, seen = [value], set[int]()
+    while stack:
+        value = stack.pop()
+        if isinstance(value, _PLAIN) or id(value) in seen:
+            continue
+        seen.add(id(value))
+        if isinstance(value, Tensor):
+            yield value
+        else:
+            stack += _parts(value)
 
 
 def _parts(value: Any) -> Iterable[Any]:
@@ -114,20 +119,17 @@ def _independent(tensors: list[Tensor]) -> list[Tensor]:
 
 def _nodes(starts: Iterable[Any], stop: set[Any]) -> Iterator[Any]:
     """The nodes of a graph, but those in `stop` and what lies only behind them."""
-    stack = [node for node in starts if node is not None]
-    seen = set(stop)
+    stack, seen = list(starts), {None, *stop}
     while stack:
         node = stack.pop()
-        if node in seen:
-            continue
-        seen.add(node)
-        yield node
-        stack += [below for below, _ in node.next_functions if below is not None]
+        if node not in seen:
+            seen.add(node)
+            yield node
+            stack += [below for below, _ in node.next_functions]
 
 
 def _leaves(starts: Iterable[Any], stop: set[Any]) -> Iterator[Tensor]:
     """The leaf tensors of a graph."""
     for node in _nodes(starts, stop):
-        leaf = getattr(node, "variable", None)
-        if leaf is not None:
+        if not node.next_functions and (leaf := getattr(node, "variable", None)) is not None:
             yield leaf

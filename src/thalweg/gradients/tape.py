@@ -14,6 +14,7 @@ from torch import Tensor
 from ..core.arithmetic import Count, Flag, Number
 from ..output.saving import EndSaver, JointSaver, RowSaver, Saver
 from ..steppers.explicit_rk import ExplicitRK, Step
+from .keeping import Keeper, Taken
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,16 +30,19 @@ class Level:
 
 
 class JointTape:
-    """The steps of the whole batch."""
+    """The steps of the whole batch, and the graphs of those that `keeper` keeps."""
 
-    def __init__(self) -> None:
+    def __init__(self, keeper: Keeper) -> None:
+        self._keeper = keeper
         self._levels: list[Level] = []
+        self._taken: list[Taken | None] = []
 
     def record(
         self, step: Step, t: Number, h: Number, y: Tensor, carry: Tensor | None, accept: Flag, last: Flag, level: Count
     ) -> None:
         """Keep where the step began."""
         self._levels.append(Level(t, h, y, carry, last, True))
+        self._taken.append(self._keeper.keep())
 
     def close(self) -> int:
         """The number of levels."""
@@ -47,6 +51,11 @@ class JointTape:
     def at(self, n: int) -> Level:
         """Level n."""
         return self._levels[n]
+
+    def taken(self, n: int) -> Taken | None:
+        """The step of level n, if its graph was kept; once, since a graph serves one backward pass."""
+        taken, self._taken[n] = self._taken[n], None
+        return taken
 
 
 class RowTape:
@@ -106,6 +115,9 @@ class RowTape:
         assert y is not None
         assert last is not None
         return Level(t, h, y, carry, last & self._valid[n], self._valid[n])
+
+    def taken(self, n: int) -> None:
+        """No graph is kept: rows accept different steps, and a rejected one may not be finite."""
 
 
 class OutputIndex:

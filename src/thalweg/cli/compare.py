@@ -1,0 +1,144 @@
+"""`thalweg compare`."""
+
+from __future__ import annotations
+
+import json
+from contextlib import nullcontext
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from .configure import configure
+from .console import console, plain_table
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from ..learn.compare import Contender, Standing, Trial
+
+
+def compare(
+    data: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="DATA", help="A CSV or Parquet file, or a named data set such as digits, as for thalweg train."
+        ),
+    ] = None,
+    target: Annotated[
+        str | None, typer.Option(metavar="COLUMN", help="The column to predict; the named data sets know theirs.")
+    ] = None,
+    task: Annotated[
+        Literal["classification", "regression"] | None,
+        typer.Option(metavar="TASK", help="classification or regression; decided from the target by default."),
+    ] = None,
+    seeds: Annotated[int, typer.Option(min=1, metavar="N", help="How many splits, each with weights of its own.")] = 5,
+    epochs: Annotated[int | None, typer.Option(min=1, metavar="N", help="Passes over the rows.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", metavar="FILE", help="Keep every trial in a new JSON file.")
+    ] = None,
+    config: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="A YAML file; the other options outweigh it.")
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Any key of a config.yaml; may be given several times."),
+    ] = None,
+    data_dir: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="The folder with the IDX files of mnist.")
+    ] = None,
+) -> None:
+    """Set the neural ODE beside what else there is, on the same rows.
+
+    Beside it stand a ResNet of the same width, the same encoder and decoder with nothing between, scikit-learn's
+    multilayer perceptron, and a linear model. Each learns the same splits. Shown are the score on the rows kept apart
+    with its standard deviation over the splits, the numbers learnt, the field evaluations of a forward pass, the
+    seconds of training, and the memory that training took at its peak.
+
+    For example: `thalweg compare iris --seeds 3`
+    """
+    options: dict[str, object] = {
+        "data.source": data,
+        "data.target": target,
+        "data.task": task,
+        "data.data_dir": None if data_dir is None else str(data_dir),
+        "training.max_epochs": epochs,
+    }
+    asked = configure(config, options, settings or [])
+    if out is not None and out.exists():
+        raise ValueError(f"{out} exists already; give the name of a new file with --out")
+
+    from ..learn.compare import CONTENDERS
+    from ..learn.compare import compare as run_comparison
+
+    screen = console()
+    chosen = range(asked.seed, asked.seed + seeds)
+    waiting = screen.status(f"the first of {len(CONTENDERS)} contenders") if screen.is_terminal else nullcontext()
+    with waiting as status:
+
+        def say(contender: Contender, seed: int, trial: Trial) -> None:
+            line = f"{contender.name}, split {seed - asked.seed + 1} of {seeds}: {trial.score:.3f}"
+            if status is not None:
+                status.update(line)
+            else:
+                screen.print(line)
+
+        standings = run_comparison(asked, list(chosen), on_trial=say)
+    if out is not None:
+        out.write_text(json.dumps([asdict(standing) for standing in standings], indent=1) + "\n", encoding="utf-8")
+    screen.print(_table(standings, seeds))
+    screen.print(f"\n{verdict(standings)}")
+
+
+def _table(standings: list[Standing], seeds: int) -> Table:
+    regression = any(trial.rmse is not None for standing in standings for trial in standing.trials)
+    score = "R²" if regression else "accuracy"
+    headings = ["", f"{score} ({seeds} split{'s' if seeds > 1 else ''})", *(["RMSE"] if regression else [])]
+    table = plain_table(*headings, "parameters", "evals", "seconds", "peak MB")
+    for column in table.columns[1:]:
+        column.justify = "right"
+        column.no_wrap = True
+    for standing in standings:
+        name = standing.contender.name
+        if standing.trials:
+            table.add_row(name, *_cells(standing, regression))
+        else:
+            table.add_row(name, f"failed: {standing.failure}")
+    return table
+
+
+def _cells(standing: Standing, regression: bool) -> list[str]:
+    def number(of: str, form: str) -> str:
+        value: Any = standing.mean(of)
+        return form.format(value) if value else "–"
+
+    memory = "–" if standing.peak_memory is None else f"{standing.peak_memory / 1e6:.1f}"
+    return [
+        f"{standing.mean('score'):.4f} ± {standing.spread('score'):.4f}",
+        *([number("rmse", "{:#.4g}")] if regression else []),
+        number("parameters", "{:,.0f}"),
+        number("nfev", "{:.1f}"),
+        number("seconds", "{:.2f}"),
+        memory,
+    ]
+
+
+def verdict(standings: list[Standing]) -> str:
+    """Who did best, and whether by more than the spread."""
+    ran = [standing for standing in standings if standing.trials]
+    if not ran:
+        return "No contender could be trained."
+    best = max(ran, key=lambda standing: standing.mean("score"))
+    ode = next((standing for standing in ran if standing.contender.kind == "ode"), None)
+    if ode is None:
+        return f"The best is {best.contender.name}; the neural ODE could not be trained."
+    others = [standing for standing in ran if standing is not ode]
+    if not others:
+        return "The neural ODE stands alone."
+    rival = max(others, key=lambda standing: standing.mean("score"))
+    gap = ode.mean("score") - rival.mean("score")
+    spread = max(ode.spread("score"), rival.spread("score"))
+    sure = "" if abs(gap) > spread else ", which is within the spread of the splits"
+    relation = "above" if gap > 0 else "below" if gap < 0 else "level with"
+    return f"The neural ODE is {abs(gap):.4f} {relation} {rival.contender.name}, the best of the others{sure}."

@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from sklearn.model_selection import train_test_split
 from torch import Tensor, nn
 
@@ -130,6 +131,7 @@ def fit(
     *,
     seed: int,
     on_epoch: Callable[[EpochRecord], None] | None = None,
+    on_best: Callable[[int, dict[str, Tensor]], None] | None = None,
     start: History | None = None,
 ) -> History:
     """Train a model in place, and leave it with its best weights.
@@ -153,6 +155,8 @@ def fit(
         Decides the order of the rows.
     on_epoch : callable, optional
         Called with each epoch's record.
+    on_best : callable, optional
+        Called before that with the epoch and its weights, where they are the best so far; they do not change any more.
     start : History, optional
         A training of the same model to go on with: its records, its optimiser's state, its order of the rows.
         `config.max_epochs` further epochs follow, under a schedule of their own.
@@ -195,6 +199,8 @@ def fit(
 
     step = 0
     try:
+        if start is not None and validation is not None:
+            keeper.begin(*evaluate(model, task, validation))
         for _ in range(config.max_epochs):
             began = time.perf_counter()
             tally = _Tally(task)
@@ -205,6 +211,8 @@ def fit(
                     _step(model, task, batch, optimizer, lr, config.clip_norm, tally)
                     step += 1
             judged = None if validation is None else evaluate(model, task, validation)
+            if judged is not None and not math.isfinite(judged[0]):
+                raise _Diverged(f"the loss of held-out rows is {judged[0]:g}")
             record = EpochRecord(
                 epoch=len(history.records) + 1,
                 loss=tally.loss,
@@ -217,6 +225,8 @@ def fit(
                 lr=lr,
             )
             keeper.note(record)
+            if on_best is not None and history.best_epoch == record.epoch:
+                on_best(record.epoch, keeper.weights)
             if on_epoch is not None:
                 on_epoch(record)
             if config.early_stopping and keeper.stale >= config.patience:
@@ -272,13 +282,29 @@ def hold_out(samples: Samples, task: Task, fraction: float, seed: int) -> tuple[
             f"{len(samples)} rows is {count}; give more rows, or train without early stopping"
         )
     codes = samples.y.cpu().numpy() if task == "classification" else None
+    learn, judge = split_rows(len(samples), count, codes, seed)
+    return samples[torch.from_numpy(learn)], samples[torch.from_numpy(judge)]
+
+
+def split_rows(
+    rows: int, count: int, codes: NDArray[Any] | None, seed: int
+) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """The numbers of the rows to learn from and of the `count` to be judged by, each in order.
+
+    Given class codes (rows,), classes keep their shares, where each has two rows at least.
+
+    Examples
+    --------
+    >>> [len(part) for part in split_rows(20, 4, None, seed=0)]
+    [16, 4]
+    """
     if codes is not None:
         counts = np.bincount(codes)
         counts = counts[counts > 0]
-        if counts.min() < 2 or not len(counts) <= count <= len(samples) - len(counts):
+        if counts.min() < 2 or not len(counts) <= count <= rows - len(counts):
             codes = None
-    learn, judge = train_test_split(np.arange(len(samples)), test_size=count, random_state=seed, stratify=codes)
-    return samples[torch.from_numpy(np.sort(learn))], samples[torch.from_numpy(np.sort(judge))]
+    learn, judge = train_test_split(np.arange(rows), test_size=count, random_state=seed, stratify=codes)
+    return np.sort(learn), np.sort(judge)
 
 
 @torch.no_grad()
@@ -428,6 +454,11 @@ class _Keeper:
         self.mark = -math.inf
         self.stale = 0
         self._keep(history.best_epoch)
+
+    def begin(self, loss: float, score: float) -> None:
+        """Enter what the weights that a training goes on from are worth, for further ones to beat."""
+        self.best = (score, -loss)
+        self.mark = score
 
     def note(self, record: EpochRecord) -> None:
         """Enter an epoch's record, and keep its weights if they are the best."""

@@ -1,0 +1,74 @@
+"""How the commands speak: on a terminal, in a pipe, and of errors."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+UsageError: Any = typer.BadParameter.__mro__[1]  # an old Typer takes Click's, a new one brings its own
+
+
+def console(*, stderr: bool = False) -> Console:
+    """Where a command prints; what it prints is never taken for markup, as names of columns may hold brackets."""
+    from rich.console import Console
+
+    return Console(stderr=stderr, markup=False, highlight=False, emoji=False, soft_wrap=not _is_terminal(stderr))
+
+
+def say_error(message: str) -> None:
+    """One sentence on standard error, on one line wherever it is not read from a terminal."""
+    from rich.text import Text
+
+    console(stderr=True).print(Text("error: ", style="bold red") + Text(message, style="not bold default"))
+
+
+def usage_error(message: str) -> Exception:
+    """What to raise where the command was called in a way that cannot be."""
+    return UsageError(message)
+
+
+def plain_table(*headings: str) -> Table:
+    """A table with a rule below its head and no other lines; what it holds is never taken for markup."""
+    from rich import box
+    from rich.table import Table
+
+    return Table(*headings, box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+
+
+def count(number: int, noun: str) -> str:
+    """A number of things.
+
+    Examples
+    --------
+    >>> count(1, "row"), count(2000, "row")
+    ('1 row', '2000 rows')
+    """
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def explain(error: BaseException) -> str:
+    """An error in one sentence."""
+    text = " ".join(str(error).split())
+    if isinstance(error, OSError) and error.strerror:
+        place = f"{error.filename}: " if error.filename else ""
+        return f"{place}{error.strerror[0].lower()}{error.strerror[1:]}{_REMEDIES.get(error.errno or 0, '')}"
+    if isinstance(error, MemoryError):
+        return "there is not enough memory; use fewer rows or a smaller model"
+    return text or type(error).__name__
+
+
+_REMEDIES = {
+    13: "; choose a place that you may read and write",  # EACCES
+    28: "; free some space, or choose a place on another disk",  # ENOSPC
+    30: "; choose a place that can be written to",  # EROFS
+}
+
+
+def _is_terminal(stderr: bool) -> bool:
+    return (sys.stderr if stderr else sys.stdout).isatty()

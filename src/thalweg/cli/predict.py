@@ -1,0 +1,120 @@
+"""`thalweg predict`."""
+
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from .console import console, count, plain_table
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from rich.console import Console
+    from rich.table import Table
+
+    from ..learn.runs import Run
+
+_ROWS = 10  # of a preview
+_CLASSES = 6  # whose probabilities fit a line
+
+
+def predict(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, as thalweg train makes one.")],
+    data: Annotated[
+        str, typer.Argument(metavar="DATA", help="A CSV or Parquet file of rows, or the name of a data set.")
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option("-o", "--out", metavar="FILE", help="A CSV file, or Parquet where it ends in .parquet."),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Write over a file that is there.")] = False,
+) -> None:
+    """Predict new rows with a trained model.
+
+    The columns may come in any order and with others between. Each row of DATA gets a row: prediction and, for classes,
+    the probability p(CLASS) of each. Without -o, the first rows are shown. Where DATA has the target too, so is the
+    score. A missing number counts as the median of the rows that were learnt from; a category that training did not
+    see counts as none of those it saw, and is named.
+
+    For example: `thalweg predict runs/iris-1 flowers.csv -o answers.csv`
+    """
+    if out is not None:
+        _check_out(out, force)
+
+    from ..learn.runs import Run, read_rows
+
+    screen = console()
+    trained = Run.load(run)
+    frame = read_rows(data, trained.config.data.data_dir)
+    answers = trained.predict(frame)
+    for name, values in trained.unseen(frame).items():
+        known = ", ".join(repr(value) for value in values[:3]) + (", …" if len(values) > 3 else "")
+        screen.print(f"note: column {name!r} holds {known}, which training did not see")
+    if out is None:
+        screen.print(_preview(answers))
+        if len(answers) > _ROWS:
+            screen.print(f"and {count(len(answers) - _ROWS, 'row')} more; -o FILE.csv writes all of them")
+    else:
+        _write(answers, out)
+        screen.print(f"{count(len(answers), 'prediction')} in {out}")
+    _show_score(screen, trained, frame, data)
+
+
+def _preview(answers: pd.DataFrame) -> Table:
+    """The first rows; of many classes, the probability of the predicted one alone."""
+    shown, names = answers.head(_ROWS), list(answers.columns)
+    if len(names) > 1 + _CLASSES:
+        shown = shown[["prediction"]].assign(probability=answers.iloc[:, 1:].max(axis=1))
+    table = plain_table("row", *map(str, shown.columns))
+    for column in table.columns:
+        column.justify = "right"
+    for row, values in enumerate(zip(*(_texts(shown[name]) for name in shown.columns), strict=True), start=1):
+        table.add_row(str(row), *values)
+    return table
+
+
+def _texts(values: pd.Series) -> list[str]:
+    """Values as text; numbers with as many decimals as the largest has in five significant digits."""
+    if values.dtype.kind != "f":
+        return [str(value) for value in values]
+    largest = max(float(values.abs().max()), 1e-3)
+    decimals = max(0, 4 - math.floor(math.log10(largest)))
+    return [f"{value:.{decimals}f}" for value in values]
+
+
+def _check_out(out: Path, force: bool) -> None:
+    """See that the file can be made, before there is anything to lose."""
+    if out.is_dir():
+        raise ValueError(f"{out} is a folder; give -o the name of a file")
+    if os.path.lexists(out) and not force:
+        raise ValueError(f"{out} exists already; choose another name for -o, or write over it with --force")
+    if not out.parent.is_dir():
+        raise ValueError(f"there is no folder {out.parent} to write {out.name} into; make it, or choose another for -o")
+
+
+def _write(answers: pd.DataFrame, out: Path) -> None:
+    from ..learn.runs import write_whole
+
+    if out.suffix == ".parquet":
+        write_whole(out, answers.to_parquet(index=False))
+    else:
+        write_whole(out, answers.to_csv(index=False).encode())
+
+
+def _show_score(screen: Console, run: Run, frame: pd.DataFrame, source: str) -> None:
+    """Where the rows have their target, say how well they were predicted."""
+    if run.target.name not in frame.columns:
+        return
+    try:
+        score = run.score(frame)
+    except ValueError as error:
+        screen.print(f"no score: {error}")
+    else:
+        screen.print(score.describe(), style="bold")
+        if run.learnt_from(source):
+            apart = "" if run.result is None else f"; on those kept apart from it: {run.result.test.describe()}"
+            screen.print(f"this flatters, as most of these rows were learnt from{apart}")

@@ -1,0 +1,187 @@
+"""`thalweg train`."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from .configure import configure
+from .console import console, count, plain_table
+
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+
+    from ..learn.config import Config
+    from ..learn.data import Schema
+    from ..learn.runs import Prepared, Run
+
+_MANY = 20  # columns, from which on they are summed up
+
+
+def train(
+    data: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="DATA",
+            help="A CSV or Parquet file, or one of digits, iris, wine, breast_cancer, diabetes, moons, circles, "
+            "spirals and mnist. May be left out where --config names it.",
+        ),
+    ] = None,
+    target: Annotated[
+        str | None, typer.Option(metavar="COLUMN", help="The column to predict; the named data sets know theirs.")
+    ] = None,
+    task: Annotated[
+        Literal["classification", "regression"] | None,
+        typer.Option(metavar="TASK", help="classification or regression; decided from the target by default."),
+    ] = None,
+    epochs: Annotated[int | None, typer.Option(min=1, metavar="N", help="Passes over the rows.")] = None,
+    seed: Annotated[
+        int | None,
+        typer.Option(min=0, metavar="N", help="Decides the split, the first weights and the order of the rows."),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="The run folder, a new one; by default runs/DATA-1, or the next free number."),
+    ] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="A YAML file, such as the config.yaml of a run; the other options outweigh it."
+        ),
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Any key of a config.yaml; may be given several times."),
+    ] = None,
+    data_dir: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="The folder with the IDX files of mnist.")
+    ] = None,
+    figures: Annotated[bool, typer.Option(help="Draw the flow and the course of training.")] = True,
+) -> None:
+    """Train a neural ODE to predict a column of a table.
+
+    What each column holds is found out and shown. Some rows are kept apart, and the trained model is judged by them.
+    Everything is kept in a run folder, which is never written over. Ctrl-C ends training, not the run: the best model
+    so far is kept, judged and drawn.
+
+    For example:
+
+    `thalweg train iris`
+
+    `thalweg train houses.csv --target price --epochs 100 --set model.width=128`
+    """
+    asked = configure(
+        config,
+        {
+            "data.source": data,
+            "data.target": target,
+            "data.task": task,
+            "data.data_dir": None if data_dir is None else str(data_dir),
+            "training.max_epochs": epochs,
+            "seed": seed,
+        },
+        settings or [],
+    )
+    screen = console()
+
+    from ..learn.runs import check_free, prepare, train_run
+    from .progress import TrainingProgress
+
+    if out is not None:
+        check_free(out)
+    prepared = prepare(asked)
+    _introduce(screen, asked, prepared)
+    metric = "accuracy" if prepared.task == "classification" else "R²"
+    with _ending_as_ctrl_c():
+        with TrainingProgress(screen, asked.training.max_epochs, metric) as progress:
+            run = train_run(asked, out, data=prepared, on_epoch=progress.show)
+        _report(screen, run)
+        if figures:
+            _draw(screen, run, prepared)
+    _suggest(screen, run)
+    if run.history.interrupted:
+        raise typer.Exit(130)
+
+
+@contextmanager
+def _ending_as_ctrl_c() -> Iterator[None]:
+    """Let a request to end, or a terminal that is closed, do what Ctrl-C does."""
+    names = [name for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    if threading.current_thread() is not threading.main_thread():
+        names = []  # which alone can listen
+    before = {name: signal.signal(getattr(signal, name), signal.default_int_handler) for name in names}
+    try:
+        yield
+    finally:
+        for name, handler in before.items():
+            signal.signal(getattr(signal, name), handler)
+
+
+def _introduce(screen: Console, asked: Config, data: Prepared) -> None:
+    """Say what was read, and what it was taken for."""
+    columns, target = data.schema.columns, data.schema.target
+    screen.print(f"{asked.data.source}: {len(data.table.frame)} rows, {len(columns)} columns and the target")
+    screen.print(f"{target.name}: {target.describe()}\n")
+    screen.print(_sum_up(data.schema) if len(columns) > _MANY else _list(data.schema))
+    screen.print()
+    if data.without_target:
+        screen.print(f"{count(data.without_target, 'row')} without a target left out")
+    screen.print(f"{count(len(data.train), 'row')} to learn from, {len(data.test)} kept apart to judge by\n")
+
+
+def _list(schema: Schema) -> RenderableType:
+    table = plain_table("column", "taken as")
+    for column in schema.columns:
+        table.add_row(column.name, column.describe())
+    return table
+
+
+def _sum_up(schema: Schema) -> RenderableType:
+    """Many columns: as many of each kind, and a few of their names."""
+    groups: dict[str, list[str]] = {}
+    for column in schema.columns:
+        kind = f"left out: {column.reason}" if column.role == "ignored" else column.describe().split(" of ")[0]
+        groups.setdefault(kind, []).append(column.name)
+    table = plain_table("columns", "taken as", "such as")
+    for kind, names in groups.items():
+        table.add_row(str(len(names)), kind, ", ".join(names[:4]) + (", …" if len(names) > 4 else ""))
+    return table
+
+
+def _report(screen: Console, run: Run) -> None:
+    """Say how training ended, and what the model is worth."""
+    result = run.result
+    assert result is not None
+    screen.print(f"\n{result.ended} after {count(result.epochs, 'epoch')} in {result.seconds:.1f} s")
+    screen.print(f"test {result.test.describe()}", style="bold")
+    guess = result.baseline
+    if guess.rmse is None:
+        screen.print(f"the commonest class, always: accuracy {guess.value:.3f}\n")
+    else:
+        screen.print(f"the mean, always: root mean squared error {guess.rmse:.4g}\n")
+
+
+def _draw(screen: Console, run: Run, data: Prepared) -> None:
+    """Draw the flow and the course of training; a model without a flow, or a run without an epoch, lacks its part."""
+    from ..figures import training_figure
+    from .flow import draw_flow
+
+    with screen.status("drawing the flow"):
+        if run.config.model.flow != "none":
+            draw_flow(run, data.frame, run.figures)
+        if run.history.records:
+            training_figure([asdict(record) for record in run.history.records], run.figures)
+
+
+def _suggest(screen: Console, run: Run) -> None:
+    screen.print(f"run folder {run.path}")
+    screen.print(f"predict new rows: thalweg predict {run.path} FILE")
+    if run.config.model.flow != "none":
+        screen.print(f"draw its river:   thalweg flow {run.path}")

@@ -1,0 +1,718 @@
+"""A run: one training, and the folder that keeps it.
+
+    config.yaml                 the configuration, with everything that was chosen written out
+    data.json                   where the rows came from, and what each column is
+    metrics.jsonl               a line for each epoch, written as it ends
+    model/model.json            what is needed to build the model
+    model/weights.safetensors   its best weights so far
+    result.json                 the score on the rows that were kept apart, once training has ended
+    figures/                    pictures, drawn by others
+
+A folder is never written into twice. Each file but `metrics.jsonl` is written beside its place and then moved there, so
+that whatever ends the program leaves the whole file or none.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import re
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext, suppress
+from dataclasses import asdict, dataclass
+from itertools import count
+from pathlib import Path
+from textwrap import shorten
+from typing import Any, Literal, TypeVar
+
+import numpy as np
+import pandas as pd
+import safetensors.torch
+import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from .. import __version__
+from .config import Config, ModelConfig, SolverConfig
+from .data import CategoryColumn, Schema, Table, Target, drop_missing_targets, lacks_target, load_table, read_frame
+from .datasets import BUNDLED
+from .model import FlowModel, build_model, choose_dropout, choose_state_dim
+from .training import (
+    EpochRecord,
+    History,
+    Samples,
+    Task,
+    choose_batch_size,
+    evaluate,
+    fit,
+    hold_out,
+    outputs,
+    split_rows,
+)
+
+CONFIG, DATA, METRICS, RESULT = "config.yaml", "data.json", "metrics.jsonl", "result.json"
+MODEL, WEIGHTS = "model/model.json", "model/weights.safetensors"
+FIGURES = "figures"
+
+_SAVE_EVERY = 1.0  # seconds between two savings of weights, at least: a kill loses no more
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class DataRecord(_Record):
+    """`data.json`: where the rows came from, and what each column is."""
+
+    source: str
+    sha256: str
+    rows: int
+    without_target: int
+    train_rows: int
+    test_rows: int
+    table: Schema = Field(alias="schema")
+
+
+class ModelRecord(_Record):
+    """`model.json`: what is needed to build the model."""
+
+    thalweg: str
+    dtype: Literal["float32", "float64"]
+    n_inputs: int
+    n_outputs: int
+    model: ModelConfig
+    solver: SolverConfig
+
+
+class Score(_Record):
+    """How well a model predicts rows.
+
+    Attributes
+    ----------
+    rows : int
+        The number of rows with a target.
+    metric : {"accuracy", "R²"}
+    value : float
+        Of that metric.
+    loss : float
+        Cross-entropy, or mean squared error in squared standard deviations of the target.
+    rmse : float or None
+        The root mean squared error, in the target's unit.
+    """
+
+    rows: int
+    metric: Literal["accuracy", "R²"]
+    value: float
+    loss: float
+    rmse: float | None = None
+
+    def describe(self) -> str:
+        """In words.
+
+        Examples
+        --------
+        >>> Score(rows=30, metric="accuracy", value=29 / 30, loss=0.1).describe()
+        'accuracy 0.967 (29 of 30 rows right)'
+        """
+        if self.rmse is None:
+            return f"accuracy {self.value:.3f} ({round(self.value * self.rows)} of {self.rows} rows right)"
+        return f"R² {self.value:.3f}, root mean squared error {self.rmse:.4g} ({self.rows} rows)"
+
+
+class Result(_Record):
+    """`result.json`: how training ended, and the score on the rows that were kept apart.
+
+    Attributes
+    ----------
+    ended : {"finished", "stopped early", "interrupted"}
+    epochs, best_epoch : int
+        How many were finished, and which one's weights are kept.
+    seconds : float
+        What the epochs took.
+    parameters : int
+        How many numbers training changed.
+    test : Score
+        On the rows that were kept apart.
+    baseline : Score
+        On the same rows, of the commonest class or the mean of the training rows: what one knows without a model.
+    """
+
+    ended: Literal["finished", "stopped early", "interrupted"]
+    epochs: int
+    best_epoch: int
+    seconds: float
+    parameters: int
+    test: Score
+    baseline: Score
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Rows that are ready: those to learn from, and those that are kept apart to judge by."""
+
+    table: Table
+    frame: pd.DataFrame
+    schema: Schema
+    train: Samples
+    test: Samples
+
+    @property
+    def task(self) -> Task:
+        """What is asked of the model."""
+        return self.schema.target.task
+
+    @property
+    def without_target(self) -> int:
+        """The number of rows that were dropped, as they lack a target."""
+        return len(self.table.frame) - len(self.frame)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A trained model with all that is known of its training.
+
+    Attributes
+    ----------
+    path : Path
+        The run folder.
+    config : Config
+        With everything that was chosen written out.
+    data : DataRecord
+        Where the rows came from.
+    model : FlowModel
+        With its best weights.
+    history : History
+        The epochs.
+    result : Result or None
+        None where training was killed before its end.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from thalweg.learn.config import Config
+    >>> from thalweg.learn.runs import Run, train_run
+    >>> config = Config().with_overrides(["data.source=iris", "training.max_epochs=2"])
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     trained = train_run(config, f"{folder}/first")
+    ...     run = Run.load(f"{folder}/first")
+    >>> run.task, run.result.epochs, run.result.test.rows
+    ('classification', 2, 30)
+    >>> run.predict(run.frame()).columns.tolist()
+    ['prediction', 'p(setosa)', 'p(versicolor)', 'p(virginica)']
+    """
+
+    path: Path
+    config: Config
+    data: DataRecord
+    model: FlowModel
+    history: History
+    result: Result | None
+
+    @classmethod
+    def load(cls, path: str | Path, *, device: str | torch.device = "cpu", dtype: torch.dtype | None = None) -> Run:
+        """Read a run folder.
+
+        Parameters
+        ----------
+        path : str or Path
+            The folder.
+        device, dtype : optional
+            Where the model goes, and in which precision; by default the CPU, and that of the training.
+
+        Raises
+        ------
+        ValueError
+            When it is no run folder, or lacks a file, or a file is damaged.
+        """
+        path = Path(path)
+        _check_whole(path)
+        config = Config.load(path / CONFIG)
+        record = _read_json(path / MODEL, ModelRecord)
+        model = build_model(record.model, record.solver, record.n_inputs, record.n_outputs, seed=0)
+        model.to(getattr(torch, record.dtype))
+        best_epoch = _load_weights(model, path / WEIGHTS)
+        result = _read_json(path / RESULT, Result) if (path / RESULT).exists() else None
+        history = History(
+            records=_read_metrics(path / METRICS),
+            best_epoch=best_epoch,
+            interrupted=result is None or result.ended == "interrupted",
+            stopped_early=result is not None and result.ended == "stopped early",
+        )
+        model.to(_usable(device), dtype).eval()
+        return cls(path, config, _read_json(path / DATA, DataRecord), model, history, result)
+
+    @property
+    def figures(self) -> Path:
+        """Where pictures go."""
+        return self.path / FIGURES
+
+    @property
+    def schema(self) -> Schema:
+        """What each column is."""
+        return self.data.table
+
+    @property
+    def target(self) -> Target:
+        """What is predicted."""
+        return self.schema.target
+
+    @property
+    def task(self) -> Task:
+        """What is asked of the model."""
+        return self.target.task
+
+    def predict(self, frame: pd.DataFrame) -> pd.DataFrame:
+        """Predict rows, whose columns may come in any order and with others between.
+
+        Parameters
+        ----------
+        frame : DataFrame
+            The columns that the model was trained with. A value that was missing in training too is no obstacle, and a
+            category that training did not see counts as none of those it saw (see `unseen`).
+
+        Returns
+        -------
+        DataFrame
+            A row for each, with the same index: `prediction` and, for classes, the probability `p(…)` of each.
+
+        Raises
+        ------
+        ValueError
+            When a column is missing, or holds what it did not hold in training.
+        """
+        answer = outputs(self.model, torch.from_numpy(self.schema.features(frame))).double().cpu()
+        columns = {"prediction": pd.Series(list(self.target.decode(answer.numpy())), index=frame.index)}
+        if self.task == "classification":
+            probabilities = answer.softmax(dim=1).numpy()
+            for label, column in zip(self.target.classes, probabilities.T, strict=True):
+                columns[f"p({label})"] = pd.Series(column, index=frame.index)
+        return pd.DataFrame(columns)
+
+    def score(self, frame: pd.DataFrame) -> Score:
+        """How well the model predicts the rows that have a target.
+
+        Raises
+        ------
+        ValueError
+            When no row has one, or a target is none of the classes.
+        """
+        return _score(self.model, self.target, self.samples(frame))
+
+    def learnt_from(self, source: str) -> bool:
+        """Whether a source holds the very rows that the run was made from, so that a score on them flatters."""
+        if _is_bundled(source):
+            return source == self.data.source
+        return hashlib.sha256(Path(source).read_bytes()).hexdigest() == self.data.sha256
+
+    def unseen(self, frame: pd.DataFrame) -> dict[str, list[str]]:
+        """For each column of categories, the values that training did not see, where there are any."""
+        columns = [c for c in self.schema.columns if isinstance(c, CategoryColumn) and c.name in frame.columns]
+        found = {column.name: column.unseen(frame[column.name]) for column in columns}
+        return {name: values for name, values in found.items() if values}
+
+    def samples(self, frame: pd.DataFrame) -> Samples:
+        """What the model takes and should answer, for the rows that have a target."""
+        absent = lacks_target(frame, self.target.name)
+        if absent.all():
+            raise ValueError(f"target {self.target.name!r} has no values")
+        return _samples(self.schema, frame.loc[~absent])
+
+    def frame(self, source: str | None = None, *, data_dir: str | None = None) -> pd.DataFrame:
+        """The rows that the run was made from, or those of another source.
+
+        Raises
+        ------
+        ValueError
+            When they cannot be found, or are not what they were.
+        """
+        if source is not None:
+            return load_table(source, self.target.name, data_dir).frame
+        try:
+            table = load_table(self.data.source, self.target.name, self.config.data.data_dir)
+        except (ValueError, OSError) as error:
+            raise ValueError(
+                f"the rows of {self.path} are not where they were: {error}; say where, with --data"
+            ) from None
+        if table.sha256 != self.data.sha256:
+            raise ValueError(
+                f"{self.data.source} has changed since {self.path} was trained "
+                f"(its sha256 was {self.data.sha256[:12]}…, now {table.sha256[:12]}…); "
+                "give the rows as they were, or others, with --data"
+            )
+        return table.frame
+
+
+def train_run(
+    config: Config,
+    out: str | Path | None = None,
+    *,
+    data: Prepared | None = None,
+    on_epoch: Callable[[EpochRecord], None] | None = None,
+) -> Run:
+    """Train a model, and keep everything in a run folder.
+
+    Parameters
+    ----------
+    config : Config
+        What to learn from, what, and how.
+    out : str or Path, optional
+        The folder, which must not exist; by default `runs/<data>-<number>` with the first number that is free.
+    data : Prepared, optional
+        What `prepare(config)` returned, if it was called before.
+    on_epoch : callable, optional
+        Called with each epoch's record.
+
+    Returns
+    -------
+    Run
+        Trained to its end or, by Ctrl-C, to the last epoch that was finished.
+
+    Raises
+    ------
+    ValueError
+        When the rows cannot be learnt from, training diverges, or `out` exists. The folder is left where an epoch was
+        finished: it holds the best weights up to there.
+    """
+    device = _usable(config.training.device)
+    data = prepare(config) if data is None else data
+    config = _written_out(config, data)
+    schema, task, seed = data.schema, data.task, config.seed
+    train, validation = data.train, None
+    if config.training.validation_fraction:
+        train, validation = hold_out(train, task, config.training.validation_fraction, seed)
+    model = build_model(config.model, config.solver, schema.n_inputs, schema.n_outputs, seed).to(device)
+    path = _new_folder(out, config.data.source)
+    record = _describe(config, data)
+    with _Journal(path, on_epoch) as journal:
+        _write_records(path, config, record, schema)
+        history = fit(
+            model,
+            task,
+            train,
+            validation,
+            config.training,
+            seed=seed,
+            on_epoch=journal.note_epoch,
+            on_best=journal.note_best,
+        )
+        journal.end(model, history)
+    result = _result(model, data, history)
+    write_whole(path / RESULT, _json(result))
+    return Run(path, config, record, model, history, result)
+
+
+def prepare(config: Config) -> Prepared:
+    """Read the rows of a configuration, find out what each column is, and keep some rows apart.
+
+    The rows kept apart are chosen by `seed`, with the classes in their shares. Means and the like are taken from the
+    other rows alone.
+
+    Raises
+    ------
+    ValueError
+        When the rows cannot be learnt from.
+
+    Examples
+    --------
+    >>> from thalweg.learn.config import Config
+    >>> from thalweg.learn.runs import prepare
+    >>> data = prepare(Config().with_overrides(["data.source=wine", "data.test_size=0.5"]))
+    >>> data.task, len(data.train), len(data.test)
+    ('classification', 89, 89)
+    """
+    table = load_table(config.data.source, config.data.target, config.data.data_dir)
+    frame, _ = drop_missing_targets(table.frame, table.target)
+    task = config.data.task or table.task
+    target = Target.learn(frame[table.target], task)
+    codes = target.encode(frame[table.target]) if target.task == "classification" else None
+    apart = min(max(round(config.data.test_size * len(frame)), 1), len(frame) - 1)
+    learn, judge = split_rows(len(frame), apart, codes, config.seed)
+    schema = Schema.learn(frame, table.target, task, rows=learn)
+    samples = _samples(schema, frame)
+    return Prepared(table, frame, schema, samples[torch.from_numpy(learn)], samples[torch.from_numpy(judge)])
+
+
+def read_rows(source: str, data_dir: str | None = None) -> pd.DataFrame:
+    """Read rows to predict: a CSV or Parquet file, or a bundled data set by its name."""
+    return load_table(source, None, data_dir).frame if _is_bundled(source) else read_frame(source)
+
+
+def check_free(out: str | Path) -> None:
+    """See that a run folder can be made there.
+
+    Raises
+    ------
+    ValueError
+        When something is there already.
+    """
+    if os.path.lexists(out):
+        raise ValueError(
+            f"{out} exists already, and a run is never written over another; "
+            "give the name of a new folder with --out (out=), or leave it out"
+        )
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a whole file or none: what was there before stays until all of it is on disk."""
+    beside = path.with_name(f".{path.name}.part")
+    try:
+        with beside.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(beside, path)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+class _Journal:
+    """Writes down what training says as it goes: every epoch, and the best weights about once a second.
+
+    A training that fails leaves what it learnt; a folder in which nothing was learnt is taken away.
+    """
+
+    def __init__(self, path: Path, on_epoch: Callable[[EpochRecord], None] | None) -> None:
+        self.path, self.on_epoch = path, on_epoch
+        self.metrics = (path / METRICS).open("a", encoding="utf-8")
+        self.unsaved: tuple[int, Mapping[str, Tensor]] | None = None
+        self.saved_at = -math.inf
+
+    def __enter__(self) -> _Journal:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
+        with suppress(OSError) if error else nullcontext():  # of a full disk, the first word is enough
+            self._save()
+            self.metrics.close()
+        if not (self.path / WEIGHTS).exists():
+            shutil.rmtree(self.path, ignore_errors=True)
+        elif isinstance(error, ValueError):
+            raise ValueError(f"{error} (what was learnt before is in {self.path})") from error
+
+    def note_best(self, epoch: int, weights: Mapping[str, Tensor]) -> None:
+        """Remember the best weights until they are saved."""
+        self.unsaved = epoch, weights
+
+    def note_epoch(self, record: EpochRecord) -> None:
+        """Write the epoch's line, and the weights if it is time."""
+        try:
+            self.metrics.write(_line(record))
+            self.metrics.flush()
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, self.metrics.name) from error
+        if time.monotonic() - self.saved_at >= _SAVE_EVERY:
+            self._save()
+        if self.on_epoch is not None:
+            self.on_epoch(record)
+
+    def end(self, model: FlowModel, history: History) -> None:
+        """Save what there is at the end."""
+        self.note_best(history.best_epoch, model.state_dict())
+        if history.interrupted:  # perhaps between an epoch and its line
+            write_whole(self.path / METRICS, "".join(map(_line, history.records)).encode())
+
+    def _save(self) -> None:
+        if self.unsaved is not None:
+            _save_weights(self.path / WEIGHTS, *self.unsaved)
+            self.unsaved, self.saved_at = None, time.monotonic()
+
+
+def _samples(schema: Schema, frame: pd.DataFrame) -> Samples:
+    """What a model takes and should answer; every row has a target."""
+    y = schema.target.encode(frame[schema.target.name])
+    return Samples(torch.from_numpy(schema.features(frame)), torch.from_numpy(y))
+
+
+def _score(model: FlowModel, target: Target, samples: Samples) -> Score:
+    parameter = next(model.parameters())
+    try:
+        loss, value = evaluate(model, target.task, samples.to(parameter.device, parameter.dtype))
+    except ArithmeticError as error:
+        raise ValueError(f"the model cannot be judged: {error}") from error
+    return _name_score(target, len(samples), loss, value)
+
+
+def _name_score(target: Target, rows: int, loss: float, value: float) -> Score:
+    if target.task == "classification":
+        return Score(rows=rows, metric="accuracy", value=value, loss=loss)
+    return Score(rows=rows, metric="R²", value=value, loss=loss, rmse=math.sqrt(loss) * target.scale)
+
+
+def _baseline(data: Prepared) -> Score:
+    """The score on the test rows of the commonest class, or of the mean, of the training rows."""
+    y = data.test.y.numpy()
+    if data.task == "classification":
+        shares = np.bincount(data.train.y.numpy(), minlength=data.schema.n_outputs) / len(data.train)
+        loss = -np.log(np.maximum(shares[y], 1 / (1 + len(data.train)))).mean()
+        return _name_score(data.schema.target, len(y), float(loss), float((y == shares.argmax()).mean()))
+    loss, spread = float(np.mean(y**2)), float(np.var(y))
+    return _name_score(data.schema.target, len(y), loss, 1 - loss / spread if spread else 0.0)
+
+
+def _result(model: FlowModel, data: Prepared, history: History) -> Result:
+    ended: Any = "interrupted" if history.interrupted else "stopped early" if history.stopped_early else "finished"
+    return Result(
+        ended=ended,
+        epochs=len(history.records),
+        best_epoch=history.best_epoch,
+        seconds=sum(record.seconds for record in history.records),
+        parameters=model.n_parameters,
+        test=_score(model, data.schema.target, data.test),
+        baseline=_baseline(data),
+    )
+
+
+def _written_out(config: Config, data: Prepared) -> Config:
+    """The configuration with everything that was left to be chosen."""
+    n_inputs, model, training = data.schema.n_inputs, config.model, config.training
+    source = config.data.source
+    if not _is_bundled(source):
+        source = str(Path(source).resolve())
+    state_dim = choose_state_dim(n_inputs, model.encoder) if model.state_dim is None else model.state_dim
+    dropout = choose_dropout(n_inputs) if model.dropout is None else model.dropout
+    batch_size = choose_batch_size(len(data.train)) if training.batch_size == "auto" else training.batch_size
+    chosen = {"source": source, "target": data.schema.target.name, "task": data.task}
+    return config.model_copy(
+        update={
+            "data": config.data.model_copy(update=chosen),
+            "model": model.model_copy(update={"state_dim": state_dim, "dropout": dropout}),
+            "training": training.model_copy(update={"batch_size": batch_size}),
+        }
+    )
+
+
+def _is_bundled(source: str) -> bool:
+    return source in BUNDLED and not Path(source).is_file()
+
+
+def _usable(device: str | torch.device) -> torch.device:
+    try:
+        device = torch.device(device)
+    except RuntimeError:
+        raise ValueError(f"device {device!r} is none that PyTorch knows; choose 'cpu' or 'cuda'") from None
+    try:
+        return torch.empty(0, device=device).device
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ValueError(
+            f"device {str(device)!r} cannot be used here ({str(error).splitlines()[0]}); choose 'cpu'"
+        ) from None
+
+
+def _new_folder(out: str | Path | None, source: str) -> Path:
+    """Make the run's folder, which no other run then can."""
+    if out is not None:
+        check_free(out)
+        Path(out).mkdir(parents=True)
+        return Path(out)
+    name = re.sub(r"[^\w.-]+", "-", Path(source).stem).strip("-.") or "run"
+    for number in count(1):
+        path = Path("runs") / f"{name}-{number}"
+        try:
+            path.mkdir(parents=True)
+        except FileExistsError:
+            continue
+        return path
+    raise AssertionError("numbers do not end")
+
+
+def _describe(config: Config, data: Prepared) -> DataRecord:
+    return DataRecord(
+        source=config.data.source,
+        sha256=data.table.sha256,
+        rows=len(data.table.frame),
+        without_target=data.without_target,
+        train_rows=len(data.train),
+        test_rows=len(data.test),
+        schema=data.schema,
+    )
+
+
+def _write_records(path: Path, config: Config, data: DataRecord, schema: Schema) -> None:
+    """Write all that is known before training begins."""
+    (path / MODEL).parent.mkdir()
+    model = ModelRecord(
+        thalweg=__version__,
+        dtype=config.training.dtype,
+        n_inputs=schema.n_inputs,
+        n_outputs=schema.n_outputs,
+        model=config.model,
+        solver=config.solver,
+    )
+    write_whole(path / CONFIG, config.to_yaml().encode())
+    write_whole(path / DATA, _json(data))
+    write_whole(path / MODEL, _json(model))
+
+
+def _json(record: BaseModel) -> bytes:
+    return record.model_dump_json(indent=1, by_alias=True).encode() + b"\n"
+
+
+def _line(record: EpochRecord) -> str:
+    return json.dumps(asdict(record)) + "\n"
+
+
+def _save_weights(path: Path, epoch: int, weights: Mapping[str, Tensor]) -> None:
+    tensors = {name: value.detach().cpu().contiguous() for name, value in weights.items()}
+    write_whole(path, safetensors.torch.save(tensors, metadata={"epoch": str(epoch), "thalweg": __version__}))
+
+
+def _load_weights(model: FlowModel, path: Path) -> int:
+    """Give a model the weights of a file, and say of which epoch they are."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no mapping
+            epoch = int((file.metadata() or {}).get("epoch", 0))
+        model.load_state_dict(weights)
+    except (SafetensorError, RuntimeError, ValueError) as error:
+        raise ValueError(_damaged(path, str(error))) from None
+    return epoch
+
+
+def _check_whole(path: Path) -> None:
+    """See that what a run needs is there."""
+    if not path.is_dir():
+        raise ValueError(f"there is no run folder {path}; `thalweg train` makes one")
+    needed = (CONFIG, DATA, MODEL)
+    missing = [name for name in needed if not (path / name).is_file()]
+    if len(missing) == len(needed):
+        raise ValueError(f"{path} is no run folder: it holds neither {', '.join(needed[:-1])} nor {needed[-1]}")
+    if missing:
+        raise ValueError(f"run folder {path} lacks {', '.join(missing)}; restore it from a copy, or train again")
+    if not (path / WEIGHTS).is_file():
+        raise ValueError(
+            f"run folder {path} lacks {WEIGHTS}: training was killed before its first epoch ended; train again"
+        )
+
+
+_AnyRecord = TypeVar("_AnyRecord", bound=_Record)
+
+
+def _read_json(path: Path, kind: type[_AnyRecord]) -> _AnyRecord:
+    try:
+        return kind.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"]))
+        raise ValueError(_damaged(path, f"{place}: {first['msg']}" if place else first["msg"])) from None
+
+
+def _read_metrics(path: Path) -> list[EpochRecord]:
+    """The epochs; a last line that was cut off does not count."""
+    if not path.exists():
+        return []
+    *lines, _ = path.read_text(encoding="utf-8").split("\n")
+    try:
+        return [EpochRecord(**json.loads(line)) for line in lines]
+    except (TypeError, ValueError) as error:
+        raise ValueError(_damaged(path, str(error))) from None
+
+
+def _damaged(path: Path, reason: str) -> str:
+    return f"{path} is damaged ({shorten(reason, 160)}); restore it from a copy, or train again"

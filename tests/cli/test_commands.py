@@ -1,0 +1,344 @@
+"""What the commands do, print, refuse and leave on disk."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pandas as pd
+import pytest
+from typer.testing import CliRunner
+
+from thalweg.cli.main import app
+from thalweg.learn.runs import Run
+from thalweg.methods import methods
+
+ROWS = 40
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A folder with a table of all kinds of columns."""
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame(
+        {
+            "size [m²]": rng.normal(100, 20, ROWS).round(1),
+            "town": rng.choice(["Aix", "Bar"], ROWS),
+            "sold": pd.date_range("2024-01-01", periods=ROWS, freq="37h").strftime("%Y-%m-%d %H:%M"),
+            "rooms": [n % 7 or "" for n in range(ROWS)],
+            "empty": "",
+        }
+    )
+    frame["price"] = 3 * frame["size [m²]"] + 50 * (frame.town == "Bar")
+    path = tmp_path_factory.mktemp("houses")
+    frame.to_csv(path / "houses.csv", index=False)
+    return path
+
+
+@pytest.fixture(scope="module")
+def trained(folder):
+    return command("train", folder / "houses.csv", "--target", "price", "--out", folder / "run", *quick())
+
+
+@pytest.fixture(scope="module")
+def flowers(tmp_path_factory):
+    path = tmp_path_factory.mktemp("flowers") / "run"
+    command("train", "iris", "--out", path, *quick())
+    return path
+
+
+def quick(epochs=1):
+    return "--epochs", epochs, "--set", "model.width=8", "--no-figures"
+
+
+def command(*words, code=0):
+    """Run a command, and see that it ends with that code and without a traceback."""
+    result = CliRunner().invoke(app, [str(word) for word in words], env={"COLUMNS": "200"})
+    assert result.exit_code == code, result.output
+    assert "Traceback" not in result.output
+    if code:
+        assert len([line for line in result.stderr.splitlines() if line]) == 1, result.stderr
+        assert result.stderr.startswith("error: ")
+    return result
+
+
+def refused(*words, code=1):
+    return command(*words, code=code).stderr
+
+
+def test_train_says_what_each_column_was_taken_for(trained):
+    lines = [" ".join(line.split()) for line in trained.stdout.splitlines()]
+    assert "size [m²] number" in lines  # and its brackets are no markup
+    assert "town category of 2: Aix, Bar" in lines
+    assert any(line.startswith("sold date, with ") for line in lines)
+    assert "rooms number, with missing values" in lines
+    assert "empty left out: it has no values" in lines
+    assert any(line.startswith("price: regression, as ") for line in lines)
+    assert "32 rows to learn from, 8 kept apart to judge by" in lines
+
+
+def test_train_reports_the_test_score_that_it_keeps(trained, folder):
+    result = json.loads((folder / "run" / "result.json").read_text())
+    assert f"test R² {result['test']['value']:.3f}" in trained.stdout
+    assert "(8 rows)" in trained.stdout
+    assert "the mean, always" in trained.stdout
+
+
+def test_many_columns_are_summed_up(tmp_path):
+    text = command("train", "digits", "--out", tmp_path / "run", *quick()).stdout
+    assert "pixel_0_0, pixel_4_0, pixel_4_7" in text
+    assert "pixel_5_5" not in text
+    assert len(text.splitlines()) < 25
+
+
+def test_training_shows_its_course_without_a_terminal(tmp_path):
+    lines = command("train", "iris", "--out", tmp_path / "run", *quick(epochs=30)).stdout.splitlines()
+    epochs = [line for line in lines if line.startswith("epoch ")]
+    assert 3 < len(epochs) < 15
+    assert epochs[-1].startswith("epoch 30/30  loss ")
+    assert "accuracy" in epochs[-1]
+    assert "evals" in epochs[-1]
+
+
+def test_train_draws_and_flow_draws_beside_what_is_there(tmp_path):
+    run = tmp_path / "run"
+    command("train", "moons", "--out", run, "--epochs", 1, "--set", "model.width=4")
+    drawn = set(run.glob("figures/*"))
+    assert {"figure1-flow.png", "figure1-flow.svg", "training.png", "training.svg"} <= {path.name for path in drawn}
+    before = {path: path.read_bytes() for path in drawn}
+    printed = command("flow", run, "--boats", 3, "--blocks", 2).stdout.split()
+    assert set(printed) == {str(path) for path in set(run.glob("figures/*")) - drawn}
+    assert len(printed) == 6
+    assert {path: path.read_bytes() for path in drawn} == before
+
+
+def test_a_model_without_a_flow_is_trained_and_not_drawn(tmp_path):
+    text = command("train", "iris", "--out", tmp_path / "run", *quick(), "--set", "model.flow=none").stdout
+    assert "thalweg flow" not in text
+    assert "has no flow to draw" in refused("flow", tmp_path / "run")
+
+
+def test_options_settings_and_files_outweigh_each_other_in_order(tmp_path):
+    (tmp_path / "config.yaml").write_text("seed: 1\nmodel: {width: 4}\ntraining: {max_epochs: 3, momentum: 0.5}\n")
+    words = ("--config", tmp_path / "config.yaml", "--epochs", 2, "--seed", 2, "--set", "seed=3", "--no-figures")
+    command("train", "iris", "--out", tmp_path / "run", *words)
+    config = Run.load(tmp_path / "run").config
+    assert (config.seed, config.training.max_epochs, config.model.width, config.training.momentum) == (3, 2, 4, 0.5)
+
+
+def test_the_configuration_of_a_run_trains_it_again(flowers, tmp_path):
+    command("train", "--config", flowers / "config.yaml", "--out", tmp_path / "again", "--no-figures")
+    results = [json.loads((path / "result.json").read_text())["test"] for path in (flowers, tmp_path / "again")]
+    assert results[0] == results[1]
+
+
+def test_predict_takes_columns_in_any_order_and_rows_in_any_order(trained, folder, tmp_path):
+    frame = pd.read_csv(folder / "houses.csv", dtype=str, keep_default_na=False)
+    order = np.random.default_rng(1).permutation(ROWS)
+    frame.iloc[order, ::-1].drop(columns="price").assign(other="x").to_csv(tmp_path / "new.csv", index=False)
+    command("predict", folder / "run", folder / "houses.csv", "-o", tmp_path / "old_answers.csv")
+    command("predict", folder / "run", tmp_path / "new.csv", "-o", tmp_path / "new_answers.csv")
+    old, new = (pd.read_csv(tmp_path / f"{name}_answers.csv") for name in ("old", "new"))
+    assert list(old.columns) == ["prediction"]
+    np.testing.assert_allclose(new.prediction, old.prediction.iloc[order], rtol=1e-6)
+
+
+def test_predict_writes_what_the_run_predicts(flowers, tmp_path):
+    command("predict", flowers, "iris", "-o", tmp_path / "out.csv")
+    run = Run.load(flowers)
+    written = pd.read_csv(tmp_path / "out.csv")
+    expected = run.predict(run.frame())
+    assert list(written.columns) == ["prediction", "p(setosa)", "p(versicolor)", "p(virginica)"]
+    assert written.prediction.tolist() == expected.prediction.tolist()
+    np.testing.assert_allclose(written.iloc[:, 1:], expected.iloc[:, 1:])
+    command("predict", flowers, "iris", "-o", tmp_path / "out.parquet")
+    pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "out.parquet"), expected)
+
+
+def test_predict_never_overwrites_unless_told(flowers, tmp_path):
+    out = tmp_path / "out.csv"
+    out.write_text("precious")
+    assert "--force" in refused("predict", flowers, "iris", "-o", out)
+    assert out.read_text() == "precious"
+    command("predict", flowers, "iris", "-o", out, "--force")
+    assert len(pd.read_csv(out)) == 150
+
+
+def test_predict_shows_the_first_rows_and_the_score(flowers):
+    text = command("predict", flowers, "iris").stdout
+    assert "p(virginica)" in text
+    assert "and 140 rows more" in text
+    assert "of 150 rows right" in text
+    assert "this flatters" in text  # as it learnt from most of them
+
+
+def test_predict_says_what_it_did_not_know(trained, folder, tmp_path):
+    frame = pd.read_csv(folder / "houses.csv", dtype=str, keep_default_na=False).assign(town="Cul", price="dear")
+    frame.to_csv(tmp_path / "new.csv", index=False)
+    text = command("predict", folder / "run", tmp_path / "new.csv").stdout
+    assert "'town' holds 'Cul', which training did not see" in text
+    assert "no score: " in text
+    assert "'dear'" in text
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "is empty"),
+        (b"x,y\n", "has no rows"),
+        (b"x,y\n1,2\n", "one row"),
+        (b"x,y\n1,a\n2,a\n3,a\n", "constant"),
+        (b"x,y\n1,\n2,\n", "has no values"),
+        (b"x,y\n,1\n,2\n,1\n,2\n", "no column is left"),
+        (b"x,y\n1,1\ninf,2\n2,1\n3,2\n", "'x' is infinite in row 2"),
+        (b"x,y\n1,a\n2,a\n3,b\n", "class 'b'"),
+        (b"There was a river.\n", "is no CSV"),
+        (bytes(range(256)) * 9, "binary"),
+        (b"x,z\n1,a\n2,b\n", "no column 'y'"),
+    ],
+)
+def test_a_table_that_cannot_be_learnt_from_is_refused_and_leaves_no_folder(tmp_path, content, message):
+    (tmp_path / "bad.csv").write_bytes(content)
+    words = ("train", tmp_path / "bad.csv", "--target", "y", "--out", tmp_path / "run", *quick())
+    assert message in refused(*words)
+    assert not (tmp_path / "run").exists()
+
+
+def test_data_that_is_not_there_is_named(tmp_path):
+    assert "there is no file" in refused("train", tmp_path / "nothing.csv", "--target", "y")
+    assert "did you mean the bundled 'iris'" in refused("train", "irs")
+    assert "is a folder" in refused("train", tmp_path, "--target", "y")
+    assert "--target" in refused("train", write(tmp_path / "table.csv", "x,y\n1,2\n"))
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("train",), "DATA is missing"),
+        (("train", "iris", "--set", "model.widht=3"), "did you mean model.width?"),
+        (("train", "iris", "--set", "model.width=wide"), "model.width must be"),
+        (("train", "iris", "--set", "model.width=["), "model.width must be"),
+        (("train", "iris", "--set", "width"), "key=value"),
+        (("train", "iris", "--set", "solver.method=tsit6"), "did you mean 'tsit5'?"),
+        (("train", "iris", "--epochs", "0"), "--epochs"),
+        (("train", "iris", "--epoch", "3"), "--epochs"),
+        (("train", "iris", "--task", "guess"), "classification"),
+        (("train", "iris", "--config", "nothing.yaml"), "nothing.yaml"),
+        (("predict", "run"), "DATA"),
+        (("flow", "run", "--boats", "0"), "--boats"),
+        (("tran", "iris"), "train"),
+    ],
+)
+def test_a_command_that_cannot_be_is_a_usage_error_that_names_the_word(words, message):
+    assert message in refused(*words, code=2)
+
+
+def test_a_run_is_never_written_over(flowers, tmp_path):
+    before = (flowers / "model/weights.safetensors").read_bytes()
+    assert "exists already" in refused("train", "iris", "--out", flowers, "--seed", 1)
+    assert (flowers / "model/weights.safetensors").read_bytes() == before
+    assert "not a directory" in refused("train", "iris", "--out", write(tmp_path / "file", "x") / "run")
+
+
+def test_runs_that_are_none_are_refused_by_every_command(tmp_path):
+    for words in (("predict", tmp_path, "iris"), ("flow", tmp_path)):
+        assert "is no run folder" in refused(*words)
+    for words in (("predict", tmp_path / "no", "iris"), ("flow", tmp_path / "no")):
+        assert "there is no run folder" in refused(*words)
+
+
+def test_a_place_that_is_not_there_is_refused_before_predicting(flowers, tmp_path):
+    assert "there is no folder" in refused("predict", flowers, "iris", "-o", tmp_path / "no" / "out.csv")
+    assert "is a folder" in refused("predict", flowers, "iris", "-o", tmp_path)
+
+
+def test_an_error_that_nobody_foresaw_is_one_sentence_too(flowers, monkeypatch):
+    monkeypatch.setattr(Run, "load", lambda *_: 1 / 0)
+    assert "unexpected ZeroDivisionError: division by zero; --debug shows" in refused("flow", flowers)
+
+
+def test_debug_shows_where_an_error_came_from(tmp_path):
+    result = CliRunner().invoke(app, ["flow", str(tmp_path), "--debug"])
+    assert isinstance(result.exception, ValueError)
+
+
+def test_every_method_is_listed_with_when_to_use_it():
+    text = command("methods").stdout
+    for method in methods():
+        (line,) = (line for line in text.splitlines() if line.split()[:1] == [method.name])
+        assert line.split()[1:3] == [str(method.order), str(method.stages)]
+        assert method.summary in line
+
+
+def test_help_and_version():
+    from thalweg import __version__
+
+    assert command("--version").stdout.split() == ["thalweg", __version__]
+    for words in ((), ("--help",)):
+        for name in ("train", "predict", "flow", "methods"):
+            assert name in command(*words).stdout
+    for name in ("train", "predict", "flow", "methods"):
+        assert f"For example: thalweg {name}" in " ".join(command(name, "--help").stdout.split())
+
+
+def test_help_and_methods_import_neither_torch_nor_what_else_is_slow():
+    code = (
+        "import sys\nfrom thalweg.cli.main import app\n"
+        "try: app(sys.argv[1:])\nexcept SystemExit: pass\n"
+        "sys.exit(len({'torch', 'pandas', 'sklearn', 'matplotlib'} & set(sys.modules)))"
+    )
+    for word in ("--help", "methods"):
+        done = subprocess.run([sys.executable, "-c", code, word], capture_output=True, text=True, timeout=60)
+        assert done.returncode == 0, done
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals are POSIX's")
+@pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_training_and_leaves_a_complete_run(tmp_path, sign):
+    process, run = train_for_long(tmp_path)
+    process.send_signal(sign)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert err == ""
+    assert "interrupted after" in out
+    loaded = Run.load(run)
+    assert loaded.result.ended == "interrupted"
+    assert loaded.result.epochs == loaded.history.best_epoch == len(loaded.history.records) >= 2
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals are POSIX's")
+def test_a_kill_leaves_a_run_that_can_be_used(tmp_path):
+    process, run = train_for_long(tmp_path)
+    process.kill()
+    process.communicate(timeout=60)
+    assert Run.load(run).result is None
+    assert "of 150 rows right" in command("predict", run, "iris").stdout
+
+
+def train_for_long(tmp_path):
+    """Start a training that would take hours, and wait until two of its epochs are on disk."""
+    run = tmp_path / "run"
+    words = ["train", "iris", "--out", str(run), "--epochs", "100000", "--no-figures"]
+    process = subprocess.Popen(
+        [sys.executable, "-c", "from thalweg.cli.main import main; main()", *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    metrics = run / "metrics.jsonl"
+    for _ in range(600):
+        if metrics.exists() and metrics.read_text().count("\n") >= 2:
+            return process, run
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.1)
+    process.kill()
+    raise AssertionError("training did not begin")
+
+
+def write(path, text):
+    path.write_text(text)
+    return path

@@ -1,0 +1,378 @@
+"""A run folder keeps a training whole, and gives back the same model."""
+
+import dataclasses
+import errno
+import json
+import os
+import pickletools
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import yaml
+
+from thalweg.learn import runs
+from thalweg.learn.config import Config
+from thalweg.learn.runs import Run, prepare, train_run
+from thalweg.learn.training import outputs
+
+ROWS = 60
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory):
+    """A CSV file with all kinds of columns and a numeric target."""
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame(
+        {
+            "size [m²]": rng.normal(100, 20, ROWS).round(1),
+            "town": rng.choice(["Aix", "Bar"], ROWS),
+            "sold": pd.date_range("2024-01-01", periods=ROWS, freq="37h").strftime("%Y-%m-%d %H:%M"),
+            "rooms": rng.integers(1, 9, ROWS).astype(object),
+            "id": [f"house {n}" for n in range(ROWS)],
+        }
+    )
+    frame["price"] = 3 * frame["size [m²]"] + 50 * (frame.town == "Bar")
+    frame.loc[::7, "rooms"] = ""
+    frame.loc[5, "price"] = np.nan
+    path = tmp_path_factory.mktemp("table") / "houses.csv"
+    frame.to_csv(path, index=False)
+    return path
+
+
+@pytest.fixture(scope="module")
+def houses(table):
+    return train_run(configure(table, "data.target=price"), table.parent / "run")
+
+
+@pytest.fixture
+def iris(tmp_path):
+    return train_run(configure("iris"), tmp_path / "iris")
+
+
+def configure(source, *settings, epochs=2):
+    return Config().with_overrides(
+        [f"data.source={source}", f"training.max_epochs={epochs}", "model.width=8", *settings]
+    )
+
+
+def files(path):
+    return {file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file()}
+
+
+def test_a_run_folder_holds_all_of_a_training_and_nothing_else(houses):
+    assert files(houses.path) == {
+        "config.yaml",
+        "data.json",
+        "metrics.jsonl",
+        "model/model.json",
+        "model/weights.safetensors",
+        "result.json",
+    }
+
+
+def test_no_file_of_a_run_is_a_pickle(houses):
+    for name in files(houses.path):
+        with pytest.raises(Exception):  # noqa: B017 - whatever a reader of pickles says
+            list(pickletools.genops((houses.path / name).read_bytes()))
+
+
+def test_metrics_have_one_line_of_json_for_each_epoch(houses):
+    lines = [json.loads(line) for line in (houses.path / "metrics.jsonl").read_text().splitlines()]
+    assert [line["epoch"] for line in lines] == [1, 2]
+    assert lines == [dataclasses.asdict(record) for record in houses.history.records]
+
+
+def test_the_saved_configuration_leaves_nothing_to_be_chosen(houses, table):
+    saved = yaml.safe_load((houses.path / "config.yaml").read_text())
+    assert saved["data"]["source"] == str(table)
+    assert saved["data"]["task"] == "regression"
+    assert None not in (saved["model"]["state_dim"], saved["model"]["dropout"])
+    assert isinstance(saved["training"]["batch_size"], int)
+
+
+def test_the_saved_configuration_trains_the_same_model_again(houses, tmp_path):
+    again = train_run(Config.load(houses.path / "config.yaml"), tmp_path / "again")
+    for name, value in houses.model.state_dict().items():
+        assert torch.equal(value, again.model.state_dict()[name])
+    assert again.result.test == houses.result.test
+
+
+def test_loading_gives_back_the_model_to_the_bit(houses, table):
+    loaded = Run.load(houses.path)
+    frame = houses.frame()
+    for name, value in houses.model.state_dict().items():
+        assert torch.equal(value, loaded.model.state_dict()[name])
+    pd.testing.assert_frame_equal(loaded.predict(frame), houses.predict(frame), check_exact=True)
+    assert loaded.result == houses.result
+    assert loaded.config == houses.config
+    assert loaded.history.records == houses.history.records
+    assert loaded.history.best_epoch == houses.history.best_epoch
+
+
+def test_loading_in_another_precision_gives_nearly_the_same_answers(houses):
+    double = Run.load(houses.path, dtype=torch.float64)
+    assert next(double.model.parameters()).dtype == torch.float64
+    answers = [run.predict(run.frame()).prediction for run in (double, houses)]
+    np.testing.assert_allclose(*answers, rtol=1e-2)
+
+
+def test_a_model_trained_in_float64_is_loaded_in_float64(tmp_path):
+    run = train_run(configure("iris", "training.dtype=float64", epochs=1), tmp_path / "run")
+    loaded = Run.load(run.path)
+    assert next(loaded.model.parameters()).dtype == torch.float64
+    assert torch.equal(loaded.model.decoder.weight, run.model.decoder.weight)
+
+
+def test_learnt_times_are_kept(tmp_path):
+    run = train_run(configure("iris", "solver.learn_times=true"), tmp_path / "run")
+    assert Run.load(run.path).model.flow.t1.item() == run.model.flow.t1.item() != 1.0
+
+
+def test_predictions_are_those_of_the_model_on_the_schema_s_features(iris):
+    frame = iris.frame()
+    logits = outputs(iris.model, torch.from_numpy(iris.schema.features(frame)))
+    answers = iris.predict(frame)
+    assert answers.prediction.tolist() == [iris.target.classes[k] for k in logits.argmax(1)]
+    np.testing.assert_allclose(answers.iloc[:, 1:], logits.double().softmax(1))
+    assert answers.columns.tolist() == ["prediction", "p(setosa)", "p(versicolor)", "p(virginica)"]
+
+
+def test_the_order_of_rows_and_columns_and_others_between_change_no_answer(houses):
+    frame = houses.frame()
+    order = np.random.default_rng(1).permutation(len(frame))
+    shuffled = frame.iloc[order, ::-1].assign(other="x").drop(columns=["price", "id"])
+    answers = houses.predict(shuffled)
+    assert answers.index.equals(shuffled.index)
+    pd.testing.assert_frame_equal(answers.sort_index(), houses.predict(frame), rtol=1e-6)
+
+
+def test_the_test_score_is_of_rows_that_training_never_met(tmp_path):
+    """Labels drawn by lot can be learnt by heart, but not foretold."""
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame(rng.normal(size=(80, 8)), columns=list("abcdefgh")).assign(
+        y=rng.choice(["heads", "tails"], 80)
+    )
+    frame.to_csv(tmp_path / "lots.csv", index=False)
+    settings = ["data.target=y", "data.test_size=0.5", "model.width=64", "training.learning_rate=0.03"]
+    run = train_run(configure(tmp_path / "lots.csv", *settings, epochs=40), tmp_path / "run")
+    assert run.history.records[-1].score > 0.95
+    assert 0.2 < run.result.test.value < 0.8
+
+
+def test_test_rows_are_chosen_by_seed_with_classes_in_their_shares():
+    one, same, other = (prepare(configure("iris", f"seed={seed}")) for seed in (0, 0, 1))
+    assert torch.equal(one.test.x, same.test.x)
+    assert not torch.equal(one.test.y, other.test.y) or not torch.equal(one.test.x, other.test.x)
+    assert np.bincount(one.test.y).tolist() == np.bincount(other.test.y).tolist() == [10, 10, 10]
+
+
+def test_means_are_taken_from_the_training_rows_alone():
+    data = prepare(configure("diabetes"))
+    np.testing.assert_allclose(data.train.x.mean(0), 0, atol=1e-9)
+    np.testing.assert_allclose(data.train.y.mean(), 0, atol=1e-9)
+    assert data.test.x.mean(0).abs().max() > 1e-3
+
+
+def test_the_score_is_in_the_target_s_unit(houses):
+    frame = houses.frame().dropna(subset="price")
+    frame = frame[frame.price != ""]
+    error = houses.predict(frame).prediction - pd.to_numeric(frame.price)
+    score = houses.score(houses.frame())
+    assert score.rows == ROWS - 1
+    assert score.rmse == pytest.approx(np.sqrt((error**2).mean()), rel=1e-4)
+
+
+def test_the_baseline_is_the_commonest_class_of_the_training_rows(iris, tmp_path):
+    assert iris.result.baseline.value == pytest.approx(1 / 3)
+    run = train_run(configure("diabetes"), tmp_path / "diabetes")
+    data = prepare(run.config)
+    assert run.result.baseline.rmse == pytest.approx(float(data.test.y.square().mean().sqrt()) * run.target.scale)
+    assert run.result.baseline.value <= 0
+
+
+def test_a_run_is_never_written_over_another(iris):
+    before = {name: (iris.path / name).read_bytes() for name in files(iris.path)}
+    with pytest.raises(ValueError, match=r"exists already.*--out"):
+        train_run(configure("iris"), iris.path)
+    assert {name: (iris.path / name).read_bytes() for name in files(iris.path)} == before
+
+
+def test_without_a_name_the_next_free_number_is_taken(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = [train_run(configure("iris", epochs=1)).path.as_posix() for _ in range(2)]
+    assert names == ["runs/iris-1", "runs/iris-2"]
+
+
+def test_bad_rows_leave_no_folder(tmp_path):
+    (tmp_path / "bad.csv").write_text("a,y\n1,x\n2,x\n")
+    with pytest.raises(ValueError, match="constant"):
+        train_run(configure(tmp_path / "bad.csv", "data.target=y"), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_while_training_goes_on_the_best_weights_are_on_disk(tmp_path, monkeypatch):
+    """What a kill after any epoch leaves is a run that can be loaded, with its best epoch so far."""
+    monkeypatch.setattr(runs, "_SAVE_EVERY", 0.0)
+    seen = []
+
+    def look(record):
+        run = Run.load(tmp_path / "run")
+        seen.append(record)
+        best = max(seen, key=lambda r: (r.val_score, -r.val_loss))
+        assert run.history.records == seen
+        assert run.history.best_epoch == best.epoch
+        assert run.result is None
+        assert run.history.interrupted
+
+    config = configure("iris", "training.validation_fraction=0.3", "training.learning_rate=0.1", epochs=12)
+    run = train_run(config, tmp_path / "run", on_epoch=look)
+    assert run.history.best_epoch < 12, "the last epoch is the best, so that this shows nothing"
+
+
+def test_weights_that_were_not_yet_due_are_saved_when_training_fails(tmp_path):
+    def fail(record):
+        if record.epoch == 3:
+            raise RuntimeError("the screen fell off")
+
+    with pytest.raises(RuntimeError, match="the screen fell off"):
+        train_run(configure("iris", epochs=5), tmp_path / "run", on_epoch=fail)
+    assert Run.load(tmp_path / "run").history.best_epoch == 3
+
+
+def test_ctrl_c_leaves_a_complete_run(tmp_path):
+    def interrupt(record):
+        if record.epoch == 2:
+            raise KeyboardInterrupt
+
+    run = train_run(configure("iris", epochs=5), tmp_path / "run", on_epoch=interrupt)
+    loaded = Run.load(run.path)
+    assert loaded.result.ended == "interrupted"
+    assert loaded.history.interrupted
+    assert len(loaded.history.records) == loaded.result.epochs == 2
+
+
+def test_ctrl_c_in_the_first_epoch_leaves_a_complete_run(tmp_path, monkeypatch):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("thalweg.learn.training._step", interrupt)
+    run = train_run(configure("iris"), tmp_path / "run")
+    assert Run.load(run.path).result.epochs == 0
+
+
+def test_a_full_disk_takes_away_a_run_that_learnt_nothing_and_names_the_file(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(runs.os, "fsync", full)
+    with pytest.raises(OSError, match=r"config.yaml"):
+        train_run(configure("iris"), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_write_that_fails_leaves_what_was_there_and_nothing_beside_it(tmp_path, monkeypatch):
+    path = tmp_path / "file"
+    path.write_bytes(b"old")
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(runs.os, "replace", full)
+    with pytest.raises(OSError, match="file"):
+        runs.write_whole(path, b"new")
+    assert path.read_bytes() == b"old"
+    assert files(tmp_path) == {"file"}
+
+
+def test_divergence_says_where_what_was_learnt_before_is(tmp_path):
+    config = configure("iris", "training.optimizer=sgd", "training.learning_rate=1e9", epochs=30)
+    with pytest.raises(ValueError, match=r"diverged in epoch \d+.*what was learnt before is in"):
+        train_run(config, tmp_path / "run")
+    assert Run.load(tmp_path / "run").result is None
+
+
+def test_a_device_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(ValueError, match=r"device 'nowhere'.*choose 'cpu'"):
+        train_run(configure("iris", "training.device=nowhere"), tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("name", "harm", "message"),
+    [
+        ("model/weights.safetensors", lambda old: old[:100], "weights.safetensors is damaged"),
+        ("model/weights.safetensors", lambda old: old[:-8], "weights.safetensors is damaged"),
+        ("model/weights.safetensors", lambda old: b"", "weights.safetensors is damaged"),
+        ("model/weights.safetensors", None, "killed before its first epoch"),
+        ("model/model.json", lambda old: old.replace(b'"state_dim": 8', b'"state_dim": 9'), "is damaged"),
+        ("model/model.json", None, "lacks model/model.json"),
+        ("data.json", lambda old: b"{", "data.json is damaged"),
+        ("data.json", lambda old: b"{}", "data.json is damaged .source"),
+        ("config.yaml", None, "lacks config.yaml"),
+        ("config.yaml", lambda old: old.replace(b"width", b"widht"), "did you mean model.width"),
+        ("metrics.jsonl", lambda old: old + b"nonsense\n", "metrics.jsonl is damaged"),
+        ("result.json", lambda old: b"3", "result.json is damaged"),
+    ],
+)
+def test_a_damaged_file_is_named_with_what_to_do(iris, name, harm, message):
+    path = iris.path / name
+    if harm is None:
+        path.unlink()
+    else:
+        changed = harm(path.read_bytes())
+        assert changed != path.read_bytes()
+        path.write_bytes(changed)
+    with pytest.raises(ValueError, match=message) as caught:
+        Run.load(iris.path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_last_line_that_was_cut_off_does_not_count(iris):
+    with (iris.path / "metrics.jsonl").open("a") as file:
+        file.write('{"epoch": 3, "lo')
+    assert len(Run.load(iris.path).history.records) == 2
+
+
+def test_what_is_no_run_folder_is_said_to_be_none(tmp_path):
+    with pytest.raises(ValueError, match="is no run folder"):
+        Run.load(tmp_path)
+    with pytest.raises(ValueError, match="there is no run folder"):
+        Run.load(tmp_path / "nothing")
+
+
+def test_rows_that_changed_or_moved_are_not_taken_for_the_run_s(table, tmp_path):
+    path = tmp_path / "moving.csv"
+    path.write_bytes(table.read_bytes())
+    run = train_run(configure(path, "data.target=price", epochs=1), tmp_path / "run")
+    assert len(run.frame()) == ROWS
+    assert run.learnt_from(str(path))
+    path.write_bytes(table.read_bytes() + b"120,Aix,2024-05-05,3,house x,400\n")
+    assert not run.learnt_from(str(path))
+    with pytest.raises(ValueError, match=r"has changed since .* --data"):
+        run.frame()
+    path.unlink()
+    with pytest.raises(ValueError, match=r"not where they were.*--data"):
+        run.frame()
+    assert len(run.frame(str(table))) == ROWS
+
+
+def test_a_category_that_training_did_not_see_is_named_and_counts_as_none(houses):
+    frame = houses.frame().assign(town="Cul")
+    assert houses.unseen(frame) == {"town": ["Cul"]}
+    assert houses.unseen(houses.frame()) == {}
+    assert houses.predict(frame).prediction.notna().all()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda f: f.drop(columns="town"), "lacks column 'town'"),
+        (lambda f: f.assign(rooms="many"), "'rooms' must hold numbers.*'many'"),
+        (lambda f: f.assign(sold="soon"), "'sold' held dates.*'soon'"),
+        (lambda f: f.assign(rooms=np.inf), "'rooms' is infinite"),
+    ],
+)
+def test_rows_that_are_not_as_in_training_are_refused(houses, change, message):
+    with pytest.raises(ValueError, match=message):
+        houses.predict(change(houses.frame()))

@@ -88,9 +88,9 @@ def solve_ivp(
         y0 has its own, as if solved alone; rows of the field must not depend on each other.
     gradient : {"checkpointed", "direct", "adjoint"}
         `checkpointed`: the exact gradient of what was computed; with joint batching the graphs of the first steps are
-        kept, up to 256 MiB, and every other accepted step is computed again. `direct`: the same
-        by backpropagation through the solver, of any order, at the memory of all that it did. `adjoint`: the continuous
-        adjoint, solved back in time (Chen et al. 2018), at the memory of one step.
+        kept, up to 256 MiB, and every other accepted step is computed again. `direct`: the same by backpropagation
+        through the solver, of any order, at the memory of all that it did. `adjoint`: the continuous adjoint, solved
+        back in time (Chen et al. 2018), at the memory of one step.
     backend : {"auto", "eager"}
         What runs the loop.
     on_failure : {"raise", "return"}
@@ -227,7 +227,7 @@ def _pair(t_span: Any) -> tuple[Time, Time]:
 def _time(name: str, t: Time, rows: int | None, like: Tensor) -> Tensor:
     """An end of t_span as the loop keeps it: 0-d, or (batch,)."""
     try:
-        time = torch.as_tensor(t).to(device=like.device, dtype=wide_dtype(like.device))
+        time = torch.as_tensor(t, dtype=wide_dtype(like.device), device=like.device)
     except (TypeError, ValueError, RuntimeError):
         raise ValueError(f"{name} in t_span must be a real number or tensor, got {t!r}") from None
     if rows is None and time.numel() == 1:
@@ -238,7 +238,7 @@ def _time(name: str, t: Time, rows: int | None, like: Tensor) -> Tensor:
         expected = "be one number" if rows is None else f"be a number or have shape ({rows},), one for each row of y0"
         hint = "; times of their own for each row need batching='per_sample'" if rows is None else ""
         raise ValueError(f"{name} in t_span must {expected}, got shape {tuple(time.shape)}{hint}")
-    if not bool(torch.isfinite(time).all()):
+    if not (math.isfinite(t) if isinstance(t, float | int) else bool(torch.isfinite(time).all())):
         raise ValueError(f"{name} in t_span must be finite, got {t!r}")
     return time
 

@@ -46,7 +46,10 @@ def minimum(x: Number, y: Number) -> Number:
 
 def maximum(x: Number, y: Number) -> Number:
     """The larger of two; NaN where either is NaN."""
-    return -minimum(-x, -y)
+    if isinstance(x, Tensor):
+        return torch.maximum(x, torch.as_tensor(y)) if isinstance(y, Tensor) else x.clamp(min=y)
+    assert not isinstance(y, Tensor)
+    return x if math.isnan(x) or x > y else y
 
 
 def isfinite(x: Number) -> Flag:

@@ -22,17 +22,24 @@ class Tolerance:
         """The allowed error, from the largest absolute value among the states, entry by entry."""
         size = states[0].abs()
         for y in states[1:]:
-            size = torch.maximum(size, y.abs())
+            torch.maximum(size, y.abs(), out=size)
         return size.mul_(self.rtol).add_(self.atol)
 
 
-def rms(x: Tensor, *, by_row: bool) -> Tensor:
-    """Root mean square: 0-d over all of `x`, or of shape (B,) over each row."""
-    if x.dtype in (torch.float16, torch.bfloat16):
-        x = x.float()
-    if not by_row:
-        return torch.linalg.vector_norm(x) / max(x.numel(), 1) ** 0.5
+def rms(x: Tensor) -> float:
+    """Root mean square over all of `x`: one read of the device."""
+    return torch.linalg.vector_norm(_wide_enough(x)).item() / max(x.numel(), 1) ** 0.5
+
+
+def rms_of_rows(x: Tensor) -> Tensor:
+    """Root mean square over each row, of shape (B,)."""
+    x = _wide_enough(x)
     if x.ndim == 1:
         return x.abs()
     entries = max(x[0].numel() if x.shape[0] else 1, 1)
     return torch.linalg.vector_norm(x.flatten(1), dim=1) / entries**0.5
+
+
+def _wide_enough(x: Tensor) -> Tensor:
+    """Squares of what is not far from 1 overflow or vanish in 16 bits."""
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x

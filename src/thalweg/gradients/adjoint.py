@@ -24,10 +24,11 @@ from torch import Tensor
 from ..core.arithmetic import Count, Flag, Number, absolute, across, where, wide_dtype
 from ..core.field import Field
 from ..core.status import Status
+from ..core.step import Step
 from ..loop.integrate import Problem, Result
 from ..methods.tableau import Tableau
 from ..output.saving import EndSaver
-from ..steppers.explicit_rk import ExplicitRK, Step
+from ..steppers.explicit_rk import ExplicitRK
 from .base import Accumulator, Integrate, Request, SolveNode, check_reach
 
 _Gradients: TypeAlias = list[Tensor | None]
@@ -184,6 +185,7 @@ class _Backward:
         self.timed = node.request.times is not None
         field, targets = node.sources.detached_field()
         like = self._stack(self.problem.y0, self.problem.y0)
+        assert isinstance(self.problem.stepper, ExplicitRK)
         self.stepper = ExplicitRK(self.problem.stepper.tableau, like, by_row=self.by_row)
         retain = node.sources.retain()
         self.field = _AugmentedField(field, targets, self.dim, self.stepper, retain)

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import cast
 
 import torch
 from torch import Tensor
@@ -21,7 +20,6 @@ from torch import Tensor
 from ..core.arithmetic import where, wide_dtype
 from ..loop.integrate import Problem, Result
 from ..output.saving import EndSaver
-from ..steppers.explicit_rk import ExplicitRK
 from .base import Accumulator, Integrate, Request, SolveNode, check_reach
 from .keeping import Keeper, Taken, leaf, leaf_number, take
 from .tape import JointTape, Level, OutputIndex, RowTape
@@ -47,7 +45,7 @@ class _Node(SolveNode):
         else:
             keeper = Keeper(problem.stepper, self.targets, timed=self.request.times is not None)
             self.tape = JointTape(keeper)
-            problem = replace(problem, field=self.field, stepper=cast(ExplicitRK, keeper))
+            problem = replace(problem, field=self.field, stepper=keeper)
         result = self.integrate(problem, self.tape)
         self.saver, self.status = result.saver, result.status
         return result

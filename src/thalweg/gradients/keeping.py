@@ -7,14 +7,13 @@ beginning, and ends in its own end: no graph spans two steps.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..core.arithmetic import Number, wide_dtype
 from ..core.field import FieldLike
-from ..steppers.explicit_rk import ExplicitRK, Step
+from ..core.step import Step, Stepper
 
 AMPLE = 2**28
 """The bytes that the graphs of one solve may hold on to: 256 MiB."""
@@ -32,7 +31,7 @@ class Taken:
 
 
 def take(
-    stepper: ExplicitRK, field: FieldLike, t: Number, h: Number, y: Tensor, carry: Tensor | None, *, timed: bool
+    stepper: Stepper, field: FieldLike, t: Number, h: Number, y: Tensor, carry: Tensor | None, *, timed: bool
 ) -> Taken:
     """Take a step with a graph; `timed` where it starts from t and h too."""
     y, carry = leaf(y), None if carry is None else leaf(carry)
@@ -47,20 +46,24 @@ class Keeper:
 
     Parameters
     ----------
-    stepper : ExplicitRK
+    stepper : Stepper
         The stepper, whose other methods it has.
     targets : sequence of Tensor
         The tensors that a gradient goes to, which are there anyway.
     """
 
-    def __init__(self, stepper: ExplicitRK, targets: list[Tensor], *, timed: bool) -> None:
+    def __init__(self, stepper: Stepper, targets: list[Tensor], *, timed: bool) -> None:
         self._stepper, self._timed = stepper, timed
         self._held = {x.untyped_storage().data_ptr() for x in targets if x.layout is torch.strided}
         self._room, self._each = AMPLE, 0
         self._taken: Taken | None = None
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._stepper, name)
+        self.stages, self.error_order, self.needs_slope = stepper.stages, stepper.error_order, stepper.needs_slope
+        self.init, self.interpolate, self.interpolate_rows = (
+            stepper.init,
+            stepper.interpolate,
+            stepper.interpolate_rows,
+        )
 
     def step(self, field: FieldLike, t: Number, h: Number, y: Tensor, carry: Tensor | None) -> Step:
         """Try a step, which looks as if it had no graph."""

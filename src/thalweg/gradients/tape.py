@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from ..core.arithmetic import Count, Flag, Number
+from ..core.step import Step, Stepper
 from ..output.saving import EndSaver, JointSaver, RowSaver, Saver
-from ..steppers.explicit_rk import ExplicitRK, Step
 from .keeping import Keeper, Taken
 
 
@@ -123,7 +123,7 @@ class RowTape:
 class OutputIndex:
     """Which outputs lie in the step of each level, and their values and cotangents."""
 
-    def __init__(self, saver: Saver, stepper: ExplicitRK, times: Tensor | None) -> None:
+    def __init__(self, saver: Saver, stepper: Stepper, times: Tensor | None) -> None:
         self._stepper = stepper
         self._times = times
         self._slices: dict[int, slice] = {}

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..core.arithmetic import Count, Flag, Number, across, wide_dtype
-from ..core.norms import Tolerance, rms
+from ..core.norms import Tolerance, rms, rms_of_rows
 
 
 class Batching(Protocol):
@@ -30,7 +30,7 @@ class Batching(Protocol):
         """The integer n for every unit."""
 
     def reduce(self, error: Tensor, tolerance: Tolerance, *states: Tensor) -> Number:
-        """The error of each unit relative to what is allowed."""
+        """The error of each unit relative to what is allowed; overwrites it."""
 
     def select(self, accept: Flag, new: Tensor, old: Tensor) -> Tensor:
         """`new` for the units that accept, `old` for the others."""
@@ -58,7 +58,7 @@ class Joint:
 
     def reduce(self, error: Tensor, tolerance: Tolerance, *states: Tensor) -> float:
         """Root mean square over all entries."""
-        return rms(error.div_(tolerance.scale(*states)), by_row=False).item()
+        return rms(error.div_(tolerance.scale(*states)))
 
     def select(self, accept: Flag, new: Tensor, old: Tensor) -> Tensor:
         """One or the other."""
@@ -91,7 +91,7 @@ class PerSample:
 
     def reduce(self, error: Tensor, tolerance: Tolerance, *states: Tensor) -> Tensor:
         """Root mean square over each row."""
-        return rms(error.div_(tolerance.scale(*states)), by_row=True).to(wide_dtype(self.device))
+        return rms_of_rows(error.div_(tolerance.scale(*states))).to(wide_dtype(self.device))
 
     def select(self, accept: Flag, new: Tensor, old: Tensor) -> Tensor:
         """Row by row."""

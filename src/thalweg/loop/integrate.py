@@ -16,9 +16,9 @@ from ..core.arithmetic import Count, Flag, Number, absolute, isfinite, maximum, 
 from ..core.field import FieldLike
 from ..core.norms import Tolerance
 from ..core.status import Status
+from ..core.step import Step, Stepper
 from ..output.dense import DenseRecorder
 from ..output.saving import EndSaver, JointSaver, RowSaver, Saver
-from ..steppers.explicit_rk import ExplicitRK, Step
 from ..stepsize.controllers import Controller
 from ..stepsize.first_step import first_step
 from .batching import Batching
@@ -50,7 +50,7 @@ class Problem:
     """
 
     field: FieldLike
-    stepper: ExplicitRK
+    stepper: Stepper
     controller: Controller
     batching: Batching
     tolerance: Tolerance
@@ -142,7 +142,7 @@ def integrate(problem: Problem, recorder: Recorder | None = None) -> Result:
             assert step.error is not None, "an adaptive controller needs a method with an error estimate"
             with torch.no_grad():
                 error = units.reduce(step.error, problem.tolerance, y, step.y)
-        decision = controller.adapt(error, h, state, stepper.tableau.error_order)
+        decision = controller.adapt(error, h, state, stepper.error_order)
         accept = decision.accept & running
         t_next = where(accept, where(last, t1, t + h), t)
         due = saver.due(t_next, accept)
@@ -150,7 +150,7 @@ def integrate(problem: Problem, recorder: Recorder | None = None) -> Result:
         n_steps = n_steps + running
         nfev = nfev + running * step.nfev
         h_next = decision.h
-        stuck = running & (absolute(h_next) <= maximum(_SPACING * absolute(t), floor)) if error is not None else False
+        stuck = running & (absolute(h_next) <= maximum(absolute(t) * _SPACING, floor)) if error is not None else False
         running = running & negate(accept & last)
         going, most, failing = units.read(running, due, stuck)
         if failing:
@@ -210,17 +210,15 @@ def _start(problem: Problem, direction: Number) -> tuple[Number, Tensor | None, 
     if problem.first_step is not None:
         return direction * problem.first_step, stepper.init(slope), evaluations
     assert slope is not None
-    h = first_step(
+    size = first_step(
         problem.field,
         problem.t0,
         y.detach(),
         slope.detach(),
         problem.t1 - problem.t0,
-        problem.tolerance,
-        stepper.tableau.error_order,
-        by_row=units.by_row,
+        lambda x: units.reduce(x, problem.tolerance, y),
+        stepper.error_order,
     )
-    size = units.number(h)
     size = where(absolute(size) > problem.max_step, direction * problem.max_step, size)
     return size, stepper.init(slope), evaluations + 1
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..core.arithmetic import Flag, Number, wide_dtype
-from ..steppers.explicit_rk import ExplicitRK, Step
+from ..core.step import Step, Stepper
 
 
 class DenseRecorder:
@@ -31,13 +31,13 @@ class DenseRecorder:
         self._stages.append(torch.stack(list(step.stages)))
 
     def finish(
-        self, stepper: ExplicitRK, y0: Tensor, t0: Number, t_end: Number, unpack: Callable[[Tensor], Any]
+        self, stepper: Stepper, y0: Tensor, t0: Number, t_end: Number, unpack: Callable[[Tensor], Any]
     ) -> DenseOutput:
         """The function of time."""
         wide = wide_dtype(y0.device)
         if not self._t:  # t0 == t1: one step of size zero
             self._t, self._h, self._y = [t0], [t0 * 0.0], [y0]
-            self._stages = [torch.zeros((stepper.tableau.stages, *y0.shape), dtype=y0.dtype, device=y0.device)]
+            self._stages = [torch.zeros((stepper.stages, *y0.shape), dtype=y0.dtype, device=y0.device)]
 
         def stack(numbers: list[Number]) -> Tensor:
             return torch.stack([torch.as_tensor(x, dtype=wide, device=y0.device) for x in numbers])
@@ -76,7 +76,7 @@ class DenseOutput:
 
     def __init__(
         self,
-        stepper: ExplicitRK,
+        stepper: Stepper,
         t: Tensor,
         h: Tensor,
         y: Tensor,

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..core.arithmetic import Count, Flag, Number, across
-from ..steppers.explicit_rk import ExplicitRK, Step
+from ..core.step import Step, Stepper
 
 
 class Saver(Protocol):
@@ -21,7 +21,7 @@ class Saver(Protocol):
     def due(self, t: Number, accept: Flag) -> Count:
         """How many outputs lie in the accepted step of each unit, which ends at t."""
 
-    def save(self, stepper: ExplicitRK, step: Step, t: Number, h: Number, y: Tensor, level: Count, most: int) -> None:
+    def save(self, stepper: Stepper, step: Step, t: Number, h: Number, y: Tensor, level: Count, most: int) -> None:
         """Keep the outputs that are due, at most `most` of any unit; `level` counts the steps accepted before."""
 
     def finish(self, y: Tensor, success: Flag) -> Tensor:
@@ -38,7 +38,7 @@ class EndSaver:
         """Nothing on the way."""
         return 0
 
-    def save(self, stepper: ExplicitRK, step: Step, t: Number, h: Number, y: Tensor, level: Count, most: int) -> None:
+    def save(self, stepper: Stepper, step: Step, t: Number, h: Number, y: Tensor, level: Count, most: int) -> None:
         """Nothing on the way."""
 
     def finish(self, y: Tensor, success: Flag) -> Tensor:
@@ -77,7 +77,7 @@ class JointSaver:
                 self._due += 1
         return self._due
 
-    def save(self, stepper: ExplicitRK, step: Step, t: Number, h: Number, y: Tensor, level: Count, most: int) -> None:
+    def save(self, stepper: Stepper, step: Step, t: Number, h: Number, y: Tensor, level: Count, most: int) -> None:
         """All outputs of the step at once."""
         first, end = self._saved, self._saved + most
         self._parts.append(stepper.interpolate(step, y, h, (self._times[first:end] - t) / h))
@@ -133,7 +133,7 @@ class RowSaver:
         self._due = torch.where(torch.as_tensor(accept), reached, 0)
         return self._due
 
-    def save(self, stepper: ExplicitRK, step: Step, t: Number, h: Number, y: Tensor, level: Count, most: int) -> None:
+    def save(self, stepper: Stepper, step: Step, t: Number, h: Number, y: Tensor, level: Count, most: int) -> None:
         """The first output of every row that has one, then the second, and so on."""
         count = self._times.shape[0]
         for j in range(most):

@@ -10,39 +10,14 @@ operation makes a new tensor.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from ..core.arithmetic import Number, across, wide_dtype
 from ..core.field import FieldLike
+from ..core.step import Step
 from ..methods.tableau import Tableau
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """A step that was tried.
-
-    Attributes
-    ----------
-    y : Tensor
-        The state at its end.
-    error : Tensor or None
-        The estimated error of `y`, never part of a graph; None when the method has no estimate.
-    stages : sequence of Tensor
-        k_1 … k_S. Without a graph they are views of a buffer and hold until the next step is tried.
-    carry : Tensor or None
-        What the next step needs of this one: the slope at its end for a method with FSAL.
-    nfev : int
-        The field evaluations that it took.
-    """
-
-    y: Tensor
-    error: Tensor | None
-    stages: Sequence[Tensor]
-    carry: Tensor | None
-    nfev: int
 
 
 class ExplicitRK:
@@ -74,6 +49,16 @@ class ExplicitRK:
         self._interpolant = torch.tensor(tableau.interpolant, dtype=self._c.dtype, device=like.device)  # (S, degree)
         self._used = [i for i, row in enumerate(tableau.interpolant) if any(row)]
         self._buffer: _Buffer | None = None
+
+    @property
+    def stages(self) -> int:
+        """The number of stages of a step."""
+        return self.tableau.stages
+
+    @property
+    def error_order(self) -> int:
+        """The power of h by which the error estimate of a step shrinks."""
+        return self.tableau.error_order
 
     @property
     def needs_slope(self) -> bool:
@@ -167,15 +152,14 @@ class ExplicitRK:
             torch.mul(self._rows, h, out=buffer.rows)
         if carry is not None:
             buffer.stages[0].copy_(carry)
-        state = y
+        state, flat = y, y.flatten()
         for i, t in enumerate(times, start=self._first):
-            state = y if i == 0 else buffer.combine(i, y, scale)
-            slope = field(t, state)
-            buffer.stages[i].copy_(slope)
-        y_new = state if tableau.fsal else buffer.combine(tableau.stages, y, scale)
+            state = y if i == 0 else buffer.combine(i, flat, y, scale)
+            buffer.stages[i].copy_(field(t, state))
+        y_new = state if self._first else buffer.combine(tableau.stages, flat, y, scale)
         error = None if tableau.b_error is None else buffer.error(scale)
         # a copy: the field may hand out one tensor of its own again and again
-        carry = buffer.stages[-1].clone() if tableau.fsal else None
+        carry = buffer.stages[-1].clone() if self._first else None
         return Step(y_new, error, buffer.stages, carry, len(times))
 
     def _expand(self, h: Number, y: Tensor) -> Tensor:
@@ -198,10 +182,10 @@ class _Buffer:
         self._row = [self.rows[i, : min(i, stages)] for i in range(count)]
         self._columns = [flat[: min(i, stages)].t() for i in range(count)]
 
-    def combine(self, i: int, y: Tensor, scale: Tensor | None) -> Tensor:
-        """Y + [scale] sum_j row_ij k_j, in a tensor of its own: the user's field may keep it."""
+    def combine(self, i: int, flat: Tensor, y: Tensor, scale: Tensor | None) -> Tensor:
+        """Y + [scale] sum_j row_ij k_j, in a tensor of its own: the user's field may keep it; `flat` is y in a row."""
         if scale is None:
-            return torch.addmv(y.flatten(), self._columns[i], self._row[i]).view(self.shape)
+            return torch.addmv(flat, self._columns[i], self._row[i]).view(self.shape)
         total = torch.mv(self._columns[i], self._row[i]).view(self.shape)
         return torch.addcmul(y, scale, total)
 

@@ -78,12 +78,8 @@ class Keeper:
         else:
             taken = take(self._stepper, field, t, h, y, carry, timed=self._timed)
         self._taken, step = taken, taken.step
-        return replace(
-            step,
-            y=step.y.detach(),
-            stages=[k.detach() for k in step.stages],
-            carry=None if step.carry is None else step.carry.detach(),
-        )
+        # its stages are read without a graph, and may have one
+        return replace(step, y=step.y.detach(), carry=None if step.carry is None else step.carry.detach())
 
     def keep(self) -> Taken | None:
         """The step that was tried last, if it has a graph, to be kept."""

@@ -61,7 +61,7 @@ class Fixed:
 
 @dataclass(frozen=True, slots=True)
 class PIDState:
-    """Inverse errors of the two accepted steps before, and the most the size may grow: not at all after a rejection."""
+    """Errors of the two accepted steps before, and the most the size may grow: not at all after a rejection."""
 
     before: Number
     two_before: Number
@@ -72,9 +72,9 @@ class PIDState:
 class PID:
     """Proportional–integral–derivative control of the error.
 
-    With r_n = 1 / error_n, and k the power of h by which the error shrinks, the next step size is
+    With k the power of h by which the error shrinks, the next step size is
 
-        h safety r_n^((p + i + d) / k) r_{n-1}^(-(p + 2 d) / k) r_{n-2}^(d / k),
+        h safety error_n^(-(p + i + d) / k) error_{n-1}^((p + 2 d) / k) error_{n-2}^(-d / k),
 
     its change held between `factor_min` and `factor_max`.
 
@@ -128,15 +128,15 @@ class PID:
         assert error is not None, "an adaptive controller needs an error estimate"
         accept = error <= 1.0
         # errors beyond these bounds change nothing: the factor is at its own long before
-        inverse = 1.0 / clip(error, 1e-10, 1e10)
-        factor = self.safety * inverse ** ((self.pcoeff + self.icoeff + self.dcoeff) / order)
+        error = clip(error, 1e-10, 1e10)
+        factor = self.safety * error ** (-(self.pcoeff + self.icoeff + self.dcoeff) / order)
         before, two_before = state.before, state.two_before
         if self.pcoeff or self.dcoeff:
-            factor = factor * before ** (-(self.pcoeff + 2 * self.dcoeff) / order)
+            factor = factor * before ** ((self.pcoeff + 2 * self.dcoeff) / order)
             factor = where(accept, factor, minimum(factor, self.safety))  # a rejected step must shrink
-            before = where(accept, inverse, before)
+            before = where(accept, error, before)
         if self.dcoeff:
-            factor = factor * two_before ** (self.dcoeff / order)
+            factor = factor * two_before ** (-self.dcoeff / order)
             two_before = where(accept, state.before, two_before)
         factor = minimum(factor, state.limit)
         factor = where(factor > self.factor_min, factor, self.factor_min)  # NaN is not greater

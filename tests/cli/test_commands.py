@@ -170,7 +170,7 @@ def test_predict_never_overwrites_unless_told(flowers, tmp_path):
 def test_predict_shows_the_first_rows_and_the_score(flowers):
     text = command("predict", flowers, "iris").stdout
     assert "p(virginica)" in text
-    assert "and 140 rows more" in text
+    assert "and 140 more rows" in text
     assert "of 150 rows right" in text
     assert "this flatters" in text  # as it learnt from most of them
 

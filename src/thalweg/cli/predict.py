@@ -57,7 +57,7 @@ def predict(
     if out is None:
         screen.print(_preview(answers))
         if len(answers) > _ROWS:
-            screen.print(f"and {count(len(answers) - _ROWS, 'row')} more; -o FILE.csv writes all of them")
+            screen.print(f"and {count(len(answers) - _ROWS, 'more row')}; -o FILE.csv writes all of them")
     else:
         _write(answers, out)
         screen.print(f"{count(len(answers), 'prediction')} in {out}")
@@ -70,19 +70,19 @@ def _preview(answers: pd.DataFrame) -> Table:
     if len(names) > 1 + _CLASSES:
         shown = shown[["prediction"]].assign(probability=answers.iloc[:, 1:].max(axis=1))
     table = plain_table("row", *map(str, shown.columns))
-    for column in table.columns:
-        column.justify = "right"
+    for column, kind in zip(table.columns, ["i", *(shown[name].dtype.kind for name in shown.columns)], strict=True):
+        column.justify = "right" if kind in "iuf" else "left"
     for row, values in enumerate(zip(*(_texts(shown[name]) for name in shown.columns), strict=True), start=1):
         table.add_row(str(row), *values)
     return table
 
 
 def _texts(values: pd.Series) -> list[str]:
-    """Values as text; numbers with as many decimals as the largest has in five significant digits."""
+    """Values as text: probabilities with three decimals, numbers with as many as give the largest five digits."""
     if values.dtype.kind != "f":
         return [str(value) for value in values]
     largest = max(float(values.abs().max()), 1e-3)
-    decimals = max(0, 4 - math.floor(math.log10(largest)))
+    decimals = 3 if values.name != "prediction" else max(0, 4 - math.floor(math.log10(largest)))
     return [f"{value:.{decimals}f}" for value in values]
 
 

@@ -13,7 +13,7 @@ from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .paths import add_key, draw_log, draw_paths, draw_steps, log_handles, name_times, padded_range
+from .paths import add_heading, add_key, draw_log, draw_paths, draw_steps, log_handles, name_times, padded_range
 from .style import DEEP, Colouring, class_colour, new_figure, styled
 from .voyage import Log, Voyage, euler, keep_log, sail
 from .water import Water, draw_water, exact_water
@@ -22,9 +22,19 @@ Array = NDArray[np.float64]
 
 
 @styled
-def flow_figure(water: Water, t: Array, z: Array, colours: Colouring, *, logs: Sequence[Log] = (),
-                crowd: Array | None = None, crowd_colours: Colouring | None = None, label: str = "state z",
-                title: str = "", note: str = "") -> Figure:
+def flow_figure(
+    water: Water,
+    t: Array,
+    z: Array,
+    colours: Colouring,
+    *,
+    logs: Sequence[Log] = (),
+    crowd: Array | None = None,
+    crowd_colours: Colouring | None = None,
+    label: str = "state z",
+    title: str = "",
+    note: str = "",
+) -> Figure:
     """Figure 1 from arrays.
 
     Parameters
@@ -52,11 +62,12 @@ def flow_figure(water: Water, t: Array, z: Array, colours: Colouring, *, logs: S
     for log in logs:
         draw_log(ax, log)
     name_times(ax, t)
-    ax.set(title=title, ylabel=label)
+    ax.set_ylabel(label)
     if crowd is not None and crowd_colours is not None and crowd_colours.names is not None:
         _draw_banks(ax, crowd, crowd_colours)
     colours.add_bar(figure, ax)
-    add_key(figure, [*colours.handles(), *(log_handles() if logs else [])], note)
+    add_heading(figure, title, colours.handles())
+    add_key(figure, log_handles() if logs else [], note)
     return figure
 
 
@@ -78,10 +89,18 @@ def _draw_banks(ax: Axes, places: Array, colours: Colouring) -> None:
     ax.tick_params(axis="y", length=0, pad=0.115 * 72 * 0.8 * ax.figure.get_figwidth())  # type: ignore[union-attr]
 
 
-def field_figure(fun: Callable[[Tensor, Tensor], Any], t_span: tuple[float, float],
-                 z0_values: Sequence[float] | Array | Tensor, *, method: str = "tsit5", rtol: float = 1e-3,
-                 atol: float = 1e-6, step_size: float | None = None, euler_steps: int | None = None,
-                 title: str = "") -> Figure:
+def field_figure(
+    fun: Callable[[Tensor, Tensor], Any],
+    t_span: tuple[float, float],
+    z0_values: Sequence[float] | Array | Tensor,
+    *,
+    method: str = "tsit5",
+    rtol: float = 1e-3,
+    atol: float = 1e-6,
+    step_size: float | None = None,
+    euler_steps: int | None = None,
+    title: str = "",
+) -> Figure:
     """Draw a field on the line over the t–z plane, and boats that follow it.
 
     Parameters
@@ -106,7 +125,7 @@ def field_figure(fun: Callable[[Tensor, Tensor], Any], t_span: tuple[float, floa
     Raises
     ------
     ValueError
-        When no boats are given, or t0 and t1 are equal.
+        When no boats are given, t0 and t1 are equal, or an argument is not what is described here.
 
     Examples
     --------
@@ -121,6 +140,10 @@ def field_figure(fun: Callable[[Tensor, Tensor], Any], t_span: tuple[float, floa
     z0 = torch.as_tensor(z0_values, dtype=torch.float64).reshape(-1, 1).to(like)
     if len(z0) == 0:
         raise ValueError("z0_values must hold at least one number, where a boat is put in; got none")
+    if euler_steps is not None and (
+        isinstance(euler_steps, bool) or not isinstance(euler_steps, int) or euler_steps < 1
+    ):
+        raise ValueError(f"euler_steps must be an integer of 1 or more, or None, got {euler_steps!r}")
     options = {"method": method, "rtol": rtol, "atol": atol, "step_size": step_size, "batching": "per_sample"}
     voyage = sail(fun, t_span, z0, options)
     logs = [keep_log(fun, t_span, boat[None], options) for boat in z0]
@@ -146,11 +169,22 @@ def _draw_field(water: Water, voyage: Voyage, logs: Sequence[Log], steps: Voyage
     handles = [Line2D([], [], color=class_colour(0), lw=2.4, label="path of the solver")]
     if steps is not None:
         draw_steps(ax, steps.t, steps.z[..., 0], Colouring(np.full(boats, 2), ("", "", "Euler")))
-        handles.append(Line2D([], [], color=class_colour(2), lw=1.8, marker="s", markersize=5, markeredgecolor=DEEP,
-                              label=f"Euler's method, {len(steps.t) - 1} steps"))
+        handles.append(
+            Line2D(
+                [],
+                [],
+                color=class_colour(2),
+                lw=1.8,
+                marker="s",
+                markersize=5,
+                markeredgecolor=DEEP,
+                label=f"Euler's method, {len(steps.t) - 1} steps",
+            )
+        )
     for log in logs:
         draw_log(ax, log)
     name_times(ax, voyage.t)
-    ax.set(title=title, ylabel="state z")
-    add_key(figure, [*handles, *log_handles()])
+    ax.set_ylabel("state z")
+    add_heading(figure, title)
+    add_key(figure, [*handles, *log_handles()], "Darker water is faster.")
     return figure

@@ -5,7 +5,8 @@ x: (N, inputs); z: (…, N, D); places along the line that is drawn: (…, N).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -31,12 +32,22 @@ Array = NDArray[np.float64]
 
 _CROWD = 600  # boats that tell where the water runs
 _FEW = 8  # boats where each is to be followed by eye
+_AT_MOST = 12  # the same, where there are more classes
 
 
-def flow_figures(model: nn.Module, x: Tensor | Array, y: Tensor | NDArray[Any] | Sequence[Any], out_dir: str | Path,
-                 task: Task, class_names: Sequence[Any] | None = None, *, boats: int = 40, blocks: int = 6,
-                 target: str = "target") -> list[Path]:
-    """Draw what a trained model has learnt.
+def flow_figures(
+    model: nn.Module,
+    x: Tensor | Array,
+    y: Tensor | NDArray[Any] | Sequence[Any],
+    out_dir: str | Path,
+    task: Task,
+    class_names: Sequence[Any] | None = None,
+    *,
+    boats: int = 40,
+    blocks: int = 6,
+    target: str = "target",
+) -> list[Path]:
+    """Draw what a trained model has learnt, and write it as PNG and SVG.
 
     Figure 1 is the river: the field over the t–z plane, the boats' paths, the solver's steps and evaluations. Figure 2
     sets the discrete steps of a residual network beside the continuous flow: the same field, read by Euler's method in
@@ -73,11 +84,41 @@ def flow_figures(model: nn.Module, x: Tensor | Array, y: Tensor | NDArray[Any] |
     ------
     ValueError
         When the model has no flow, or an argument is not what is described here.
+
+    Examples
+    --------
+    >>> import tempfile, torch
+    >>> from thalweg.figures import flow_figures
+    >>> from thalweg.learn.config import ModelConfig, SolverConfig
+    >>> from thalweg.learn.model import build_model
+    >>> model = build_model(ModelConfig(state_dim=1, width=4), SolverConfig(), n_inputs=2, n_outputs=2, seed=0)
+    >>> x = torch.tensor([[0.0, 1.0], [1.0, 0.0], [1.0, 1.0]])
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     [path.name for path in flow_figures(model, x, [0, 0, 1], folder, "classification", ["low", "high"])]
+    ['figure1-flow.png', 'figure1-flow.svg', 'figure2-steps.png', 'figure2-steps.svg']
     """
+    figures = draw_flow(model, x, y, task, class_names, boats=boats, blocks=blocks, target=target)
+    suffix = free_suffix(out_dir, list(figures))
+    return [path for name, figure in figures.items() for path in save(figure, Path(out_dir) / f"{name}{suffix}")]
+
+
+def draw_flow(
+    model: nn.Module,
+    x: Tensor | Array,
+    y: Tensor | NDArray[Any] | Sequence[Any],
+    task: Task,
+    class_names: Sequence[Any] | None = None,
+    *,
+    boats: int = 40,
+    blocks: int = 6,
+    target: str = "target",
+) -> dict[str, Figure]:
+    """The figures of `flow_figures`, by the names of their files."""
     flow = getattr(model, "flow", None)
     if not isinstance(flow, NeuralODE | ResNet):
-        raise ValueError("model.flow must be a NeuralODE or a ResNet for there to be a flow to draw, "
-                         f"got {type(flow).__name__}")
+        raise ValueError(
+            f"model.flow must be a NeuralODE or a ResNet for there to be a flow to draw, got {type(flow).__name__}"
+        )
     for name, value in (("boats", boats), ("blocks", blocks)):
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise ValueError(f"{name} must be an integer of 1 or more, got {value!r}")
@@ -86,39 +127,64 @@ def flow_figures(model: nn.Module, x: Tensor | Array, y: Tensor | NDArray[Any] |
         raise ValueError(f"x and y must have as many rows as each other, at least one; got {len(x)} and {len(values)}")
     rows = np.sort(np.random.default_rng(0).permutation(len(x))[:_CROWD])
     colours = Colouring(values[rows], names, target)
-    z0 = _put_in(model, torch.as_tensor(x)[torch.from_numpy(rows)])
-    figures = _draw_river(_River(flow, z0, colours, task), boats, blocks) if isinstance(flow, NeuralODE) \
-        else {"figure2-steps": _draw_blocks(flow, z0, colours, task, boats)}
-    suffix = free_suffix(out_dir, list(figures))
-    return [path for name, figure in figures.items() for path in save(figure, Path(out_dir) / f"{name}{suffix}")]
+    with _evaluating(model):
+        z0 = _put_in(model, x, rows)
+        if isinstance(flow, ResNet):
+            return {"figure2-steps": _draw_blocks(flow, z0, colours, task, boats)}
+        return _draw_river(_River(flow, z0, colours, task), boats, blocks)
 
 
 def _meaning(y: Any, task: Task, class_names: Sequence[Any] | None) -> tuple[NDArray[Any], list[str] | None]:
     """Class codes and names, or target values and None."""
-    values = np.asarray(y.detach().cpu() if isinstance(y, Tensor) else y)
-    if task == "regression":
-        return values.reshape(len(values), -1)[:, 0].astype(float), None
-    if task != "classification":
+    if task not in ("classification", "regression"):
         raise ValueError(f"task must be 'classification' or 'regression', got {task!r}")
-    if not np.issubdtype(values.dtype, np.integer) or (values.size and values.min() < 0):
-        raise ValueError("y must hold class codes, integers from 0, for classification; encode the labels first")
-    classes = int(values.max(initial=0)) + 1
+    values = np.asarray(y.detach().cpu() if isinstance(y, Tensor) else y)
+    numeric = np.issubdtype(values.dtype, np.integer) or np.issubdtype(values.dtype, np.floating)
+    if task == "regression":
+        if not numeric or values.ndim == 0 or not np.isfinite(values).all():
+            raise ValueError(
+                f"y must hold finite numbers of shape (N,) or (N, outputs) for regression; got {_describe(values)}"
+            )
+        return values.reshape(len(values), -1)[:, 0].astype(float), None
+    if values.ndim != 1 or (len(values) and (not np.issubdtype(values.dtype, np.integer) or values.min() < 0)):
+        raise ValueError(
+            "y must hold class codes, integers from 0 of shape (N,), for classification; encode the labels first; "
+            f"got {_describe(values)}"
+        )
+    classes = int(values.max(initial=-1)) + 1
     names = [str(name) for name in (range(classes) if class_names is None else class_names)]
     if len(names) < classes:
         raise ValueError(f"class_names must name all {classes} classes, got {len(names)} names")
     return values, names
 
 
-@torch.no_grad()
-def _put_in(model: nn.Module, x: Tensor) -> Tensor:
-    """z(t0), with the model's dtype and device, and the model left as it was."""
-    like = next(model.parameters(), torch.zeros(()))
-    training = model.training
+def _describe(values: NDArray[Any]) -> str:
+    """An array in a few words."""
+    return f"{values.dtype} of shape {values.shape} that begins with {values.ravel()[:3].tolist()}"
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    """Without dropout and the like, and afterwards each part in the mode that it was in."""
+    modes = [(part, part.training) for part in model.modules()]
     model.eval()
     try:
-        z0: Tensor = model.encoder(x.to(like))  # type: ignore[operator]
+        yield
     finally:
-        model.train(training)
+        for part, training in modes:
+            part.training = training
+
+
+@torch.no_grad()
+def _put_in(model: nn.Module, x: Tensor | Array, rows: NDArray[np.intp]) -> Tensor:
+    """z(t0) of some rows, with the model's dtype and device."""
+    like = next(model.parameters(), torch.zeros(()))
+    try:
+        z0: Tensor = model.encoder(torch.as_tensor(x)[torch.from_numpy(rows)].to(like))  # type: ignore[operator]
+    except (AttributeError, RuntimeError, TypeError, ValueError) as error:
+        raise ValueError(f"x must be what model.encoder takes, got shape {tuple(np.shape(x))}: {error}") from error
+    if not bool(torch.isfinite(z0).all()):
+        raise ValueError("x must give finite states, but model.encoder makes some infinite or NaN; look for NaN in x")
     return z0
 
 
@@ -154,12 +220,17 @@ class _River:
         """So many boats, of all classes and from all over the river."""
         return _spread(self.places[0], self.colours, boats)
 
-    def note(self) -> str:
-        """What the water is."""
-        if self.dims == 1:
-            return "The deeper the colour, the faster the water."
-        return (f"The deeper the colour, the faster the water: the mean water of the boats nearby, "
-                f"as the state has {self.dims} dimensions.")
+    def few(self, boats: int) -> NDArray[np.intp]:
+        """Boats for the eye to follow, one of each class where that is not too many."""
+        classes = len(np.unique(self.colours.values)) if self.colours.names else 0
+        return self.choose(min(boats, max(_FEW, min(classes, _AT_MOST))))
+
+    def note(self, seen: int) -> str:
+        """What the water is, where so many dimensions are seen."""
+        if self.dims == seen:
+            return "Darker water is faster."
+        shown = f"{'One' if seen == 1 else 'Two'} of {self.dims} dimensions shown"
+        return f"Darker water is faster (mean of the boats nearby). {shown}: paths cross in this view alone."
 
 
 def _draw_river(river: _River, boats: int, blocks: int) -> dict[str, Figure]:
@@ -172,28 +243,40 @@ def _draw_river(river: _River, boats: int, blocks: int) -> dict[str, Figure]:
 def _draw_flow(river: _River, boats: int) -> Figure:
     drawn = river.choose(boats)
     followed = drawn[np.unique(np.linspace(0, len(drawn) - 1, 3).round().astype(int))]
-    z_range = _range(river.places, drawn)
     return flow_figure(
-        river.water(river.crowd, z_range), river.crowd.t, river.places[:, drawn], river.colours.pick(drawn),
-        logs=[river.log(row) for row in followed], crowd=river.places[[0, -1]], crowd_colours=river.colours,
-        label=river.view.labels[0], title="The river that training made: each boat is one sample", note=river.note(),
+        river.water(river.crowd, _range(river.places, drawn)),
+        river.crowd.t,
+        river.places[:, drawn],
+        river.colours.pick(drawn),
+        logs=[river.log(row) for row in followed],
+        crowd=river.places[[0, -1]],
+        crowd_colours=river.colours,
+        label=river.view.labels[0],
+        title="The river that training made: each boat is one sample",
+        note=river.note(1),
     )
 
 
 def _draw_steps(river: _River, boats: int, blocks: int) -> Figure:
-    drawn = river.choose(min(boats, _FEW))
+    drawn = river.few(boats)
     stepped = euler(river.flow.field, river.flow.t_span, river.z0, blocks)
     places = river.view.line(stepped.z)
     z_range = _range(np.concatenate([places, river.places]), drawn)
     logs = [river.log(row) for row in drawn]
     asked = np.mean([len(log.t_asked) for log in logs])
-    titles = (f"Residual network of {blocks} blocks\n{blocks} evaluations a boat",
-              f"Neural ODE, {river.flow.options['method']}\n{asked:.0f} evaluations a boat")
-    water = river.water(Voyage(stepped.t[:-1], stepped.z[:-1], stepped.v[:-1]), z_range, rows=25)
+    plural = "" if blocks == 1 else "s"
     return steps_figure(
-        Blocks(stepped.t, places[:, drawn], water), river.colours.pick(drawn), titles, label=river.view.labels[0],
+        Blocks(stepped.t, places[:, drawn], river.water(stepped.until_last(), z_range)),
+        river.colours.pick(drawn),
+        (
+            f"Residual network: {blocks} block{plural}, {blocks} evaluation{plural}",
+            f"Neural ODE: {river.flow.options['method']}, {asked:.0f} evaluations",
+        ),
+        label=river.view.labels[0],
+        title="One learnt field, in discrete steps and as a continuous flow",
         flow=(river.water(river.crowd, z_range), river.crowd.t, river.places[:, drawn], logs),
-        note="The same learnt field: on the left read at discrete depths by Euler's method, on the right everywhere.",
+        note="Left: the field is read at the depths alone, and each block runs straight on (Euler's method). "
+        "Right: it is read wherever the solver asks.",
     )
 
 
@@ -202,25 +285,43 @@ def _draw_plane(river: _River, boats: int) -> Figure:
     view = View(np.eye(2), ("state $z_1$", "state $z_2$")) if flat else river.view
     z, v = view(river.crowd.z), view(river.crowd.v)
     stops = [0, len(z) // 2, len(z) - 1]
-    x_range, y_range = _square(z)
-    waters = [exact_plane(partial(river.velocity, river.crowd.t[k]), x_range, y_range) if flat
-              else mean_plane(z[k], v[k], x_range, y_range) for k in stops]
-    note = "Each point is a sample. " + ("The water is the field itself." if flat else river.note())
-    return plane_figure(waters, river.crowd.t, z, stops, river.colours, wakes=river.choose(boats), labels=view.labels,
-                        note=note)
+    x_range, y_range = (padded_range(ends, 0.1) for ends in _reach(z[stops].reshape(-1, 2)).T)
+    waters = [
+        exact_plane(partial(river.velocity, river.crowd.t[k]), x_range, y_range)
+        if flat
+        else mean_plane(z[k], v[k], x_range, y_range)
+        for k in stops
+    ]
+    return plane_figure(
+        waters,
+        river.crowd.t,
+        z,
+        stops,
+        river.colours,
+        wakes=river.choose(boats),
+        labels=view.labels,
+        title="The states seen from above: each point is one sample",
+        note=river.note(2),
+    )
 
 
 def _draw_blocks(flow: ResNet, z0: Tensor, colours: Colouring, task: Task, boats: int) -> Figure:
     with torch.no_grad():
         z = flow.trajectory(z0).flatten(2).to("cpu", torch.float64).numpy()
+    depth = len(z) - 1
+    if depth == 0:
+        raise ValueError("model.flow must have at least one residual block for there to be a flow to draw, got none")
     view = choose_view(z[-1], colours.values, task)
     places = view.line(z)
     drawn = _spread(places[0], colours, min(boats, 3 * _FEW))
-    water = mean_water(np.arange(len(z) - 1.0), places[:-1], np.diff(places, axis=0), _range(places, drawn), rows=25)
+    water = mean_water(np.arange(float(depth)), places[:-1], np.diff(places, axis=0), _range(places, drawn))
     return steps_figure(
-        Blocks(np.arange(float(len(z))), places[:, drawn], water), colours.pick(drawn),
-        [f"Residual network of {len(z) - 1} blocks"], label=view.labels[0],
-        note="Arrows: the mean step of the boats nearby. Between the depths there is no field.",
+        Blocks(np.arange(depth + 1.0), places[:, drawn], water),
+        colours.pick(drawn),
+        [""],
+        label=view.labels[0],
+        title=f"What training made of {depth} residual block{'' if depth == 1 else 's'}: each boat is one sample",
+        note="Darker water is faster (mean of the boats nearby): there the step is larger.",
     )
 
 
@@ -241,12 +342,9 @@ def _spread(places: Array, colours: Colouring, boats: int) -> NDArray[np.intp]:
 
 def _range(places: Array, drawn: NDArray[np.intp]) -> tuple[float, float]:
     """All that the drawn boats see, and nearly all that the others do."""
-    crowd = np.quantile(places, [0.005, 0.995])
-    return padded_range(np.concatenate([places[:, drawn].ravel(), crowd]))
+    return padded_range(np.append(places[:, drawn], _reach(places[[0, -1]].ravel())), 0.1)
 
 
-def _square(z: Array) -> tuple[tuple[float, float], tuple[float, float]]:
-    """A square window (x_range, y_range) on nearly all of z, (T, N, 2)."""
-    low, high = np.quantile(z, [0.002, 0.998], axis=(0, 1))
-    centre, half = (low + high) / 2, 0.54 * float(np.max(high - low)) or 0.5
-    return (centre[0] - half, centre[0] + half), (centre[1] - half, centre[1] + half)
+def _reach(places: Array) -> Array:
+    """From where to where places (M, …) reach, (2, …), but for a few far from all others."""
+    return np.quantile(places, [0.002, 0.998], axis=0)

@@ -1,61 +1,104 @@
 """The parts that several figures share: paths, steps, the solver's marks, the axis of time, the key.
 
-t: (T,); z: (T, N) along the line that is drawn.
+t: (T,); z: (T, N) along the line that is drawn. A label that begins with `_` names a line, and keeps it out of the key.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import matplotlib.patheffects as effects
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.legend import Legend
 from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
+from matplotlib.transforms import Bbox, TransformedBbox
 from numpy.typing import NDArray
 
-from .style import DEEP, MUTED, Colouring
+from .style import DEEP, INK, MUTED, Colouring
 from .voyage import Log
 
 Array = NDArray[np.float64]
 
 _DOT: dict[str, Any] = {
-    "linestyle": "none", "marker": "o", "markersize": 3.2, "markerfacecolor": "white", "markeredgecolor": DEEP,
-    "markeredgewidth": 0.6,
+    "linestyle": "none",
+    "marker": "o",
+    "markersize": 4.0,
+    "markerfacecolor": DEEP,
+    "markeredgecolor": "white",
+    "markeredgewidth": 1.0,
+    "path_effects": [effects.Stroke(linewidth=1.8, foreground=DEEP), effects.Normal()],
 }
 _RING: dict[str, Any] = {
-    "linestyle": "none", "marker": "o", "markersize": 7.5, "markerfacecolor": "none", "markeredgecolor": "white",
-    "markeredgewidth": 1.4, "path_effects": [effects.Stroke(linewidth=2.6, foreground=DEEP), effects.Normal()],
+    "linestyle": "none",
+    "marker": "o",
+    "markersize": 7.5,
+    "markerfacecolor": "none",
+    "markeredgecolor": "white",
+    "markeredgewidth": 1.4,
+    "path_effects": [effects.Stroke(linewidth=2.6, foreground=DEEP), effects.Normal()],
 }
 
 
 def draw_paths(ax: Axes, t: Array, z: Array, colours: Colouring) -> None:
-    """Each boat's path, thinner where there are many, with a small mark where it is put in and a large one where it ends."""
+    """Each boat's path, thinner where there are many, with a small mark at its start and a large one at its end."""
     boats = z.shape[1]
     width, size = (1.3, 5.5) if boats > 20 else (1.9, 7.5)
     for row in range(boats):
         colour, shape = colours.colour(row), colours.marker(row)
-        ax.plot(t, z[:, row], color=colour, lw=width, zorder=3, solid_capstyle="round",
-                path_effects=[effects.Stroke(linewidth=width + 1.4, foreground=DEEP, alpha=0.75), effects.Normal()])
+        ax.plot(
+            t,
+            z[:, row],
+            color=colour,
+            lw=width,
+            zorder=3,
+            solid_capstyle="round",
+            label="_path",
+            path_effects=[effects.Stroke(linewidth=width + 1.4, foreground=DEEP, alpha=0.75), effects.Normal()],
+        )
         for end, grown in ((0, 0.65), (-1, 1.0)):
-            ax.plot(t[end], z[end, row], shape, color=colour, markersize=grown * size, markeredgecolor=DEEP,
-                    markeredgewidth=0.9, clip_on=False, zorder=5)
+            ax.plot(
+                t[end],
+                z[end, row],
+                shape,
+                color=colour,
+                markersize=grown * size,
+                markeredgecolor=DEEP,
+                markeredgewidth=0.9,
+                clip_on=False,
+                zorder=5,
+            )
 
 
 def draw_steps(ax: Axes, t: Array, z: Array, colours: Colouring) -> None:
     """Straight from step to step, with a mark at each."""
     for row in range(z.shape[1]):
         colour = colours.colour(row)
-        ax.plot(t, z[:, row], color=colour, lw=1.6, zorder=3, marker="s", markersize=4.5, markeredgecolor=DEEP,
-                markeredgewidth=0.8, clip_on=False,
-                path_effects=[effects.Stroke(linewidth=2.8, foreground=DEEP, alpha=0.75), effects.Normal()])
+        ax.plot(
+            t,
+            z[:, row],
+            color=colour,
+            lw=1.6,
+            zorder=3,
+            marker="s",
+            markersize=4.5,
+            markeredgecolor=DEEP,
+            markeredgewidth=0.8,
+            clip_on=False,
+            label="_blocks",
+            path_effects=[effects.Stroke(linewidth=2.8, foreground=DEEP, alpha=0.75), effects.Normal()],
+        )
 
 
 def draw_log(ax: Axes, log: Log) -> None:
     """Where the solver's steps end, and where it asked the field."""
-    ax.plot(log.t[1:-1], log.z[1:-1, 0], **_RING, zorder=6)
-    ax.plot(log.t_asked, log.z_asked[:, 0], **_DOT, zorder=7)
+    ends = ax.plot(log.t[1:-1], log.z[1:-1, 0], **_RING, zorder=6, label="_step")
+    asked = ax.plot(log.t_asked, log.z_asked[:, 0], **_DOT, zorder=7, label="_evaluation")
+    for line in ends + asked:  # whole at t0 and t1, but cut at the banks, beyond which a rejected step may look
+        line.set_clip_box(TransformedBbox(Bbox.from_extents(-0.02, 0.0, 1.02, 1.0), ax.transAxes))
 
 
 def log_handles() -> list[Line2D]:
@@ -72,6 +115,13 @@ def name_times(ax: Axes, t: Array, label: str = "time t") -> None:
     ax.set_xlabel(label)
 
 
+def name_depths(ax: Axes, depth: int) -> None:
+    """The axis of a residual network's depth."""
+    ax.set_xlim(0, depth)
+    ax.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
+    ax.set_xlabel("depth")
+
+
 def padded_range(z: Array, pad: float = 0.07) -> tuple[float, float]:
     """The range of z with some water round it."""
     low, high = float(np.min(z)), float(np.max(z))
@@ -79,16 +129,32 @@ def padded_range(z: Array, pad: float = 0.07) -> tuple[float, float]:
     return low - room, high + room
 
 
+def add_heading(figure: Figure, title: str, handles: Sequence[Line2D] = ()) -> None:
+    """The title, and the key to the classes below it, on top of the figure."""
+    if title or handles:
+        key = _legend(figure, handles, "outside upper left", title)
+        key.get_title().set(fontsize=14.0, color=INK)
+
+
 def add_key(figure: Figure, handles: Sequence[Line2D], note: str = "") -> None:
-    """The key below the figure, in as few rows as it fits, and a line of words."""
+    """A line of words and the key to the marks, below the figure."""
+    if note or handles:
+        key = _legend(figure, handles, "outside lower left", note)
+        key.get_title().set(color=MUTED)
+
+
+def _legend(
+    figure: Figure, handles: Sequence[Line2D], place: Literal["outside upper left", "outside lower left"], title: str
+) -> Legend:
     columns = _columns([len(str(handle.get_label())) for handle in handles], int(10 * figure.get_figwidth()))
-    key = figure.legend(handles=list(handles), loc="outside lower center", ncols=columns, title=note or None)
-    key.get_title().set(fontsize=10.5, color=MUTED)
+    return figure.legend(
+        handles=list(handles), loc=place, ncols=columns, title=title or None, alignment="left", borderpad=0.1
+    )
 
 
 def _columns(lengths: Sequence[int], room: int) -> int:
     """The most columns of a key, filled downwards, that fit in a line of `room` letters."""
     for columns in range(len(lengths), 1, -1):
-        if sum(int(max(part)) + 6 for part in np.array_split(lengths, columns)) <= room:
+        if sum(int(max(part)) + 5 for part in np.array_split(lengths, columns)) <= room:
             return columns
     return 1

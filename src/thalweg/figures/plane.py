@@ -11,16 +11,26 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from .paths import add_key
-from .style import CLASS_MARKERS, DEEP, Colouring, class_colour, new_figure, styled
+from .paths import add_heading, add_key
+from .style import DEEP, Colouring, class_colour, class_marker, new_figure, styled
 from .water import Water, draw_water, top_speed
 
 Array = NDArray[np.float64]
 
 
 @styled
-def plane_figure(waters: Sequence[Water], t: Array, z: Array, stops: Sequence[int], colours: Colouring, *,
-                 wakes: Sequence[int] | NDArray[np.intp], labels: Sequence[str], note: str = "") -> Figure:
+def plane_figure(
+    waters: Sequence[Water],
+    t: Array,
+    z: Array,
+    stops: Sequence[int],
+    colours: Colouring,
+    *,
+    wakes: Sequence[int] | NDArray[np.intp],
+    labels: Sequence[str],
+    title: str = "",
+    note: str = "",
+) -> Figure:
     """The plane of states at a few times.
 
     Parameters
@@ -38,24 +48,30 @@ def plane_figure(waters: Sequence[Water], t: Array, z: Array, stops: Sequence[in
         The boats whose path up to then is drawn.
     labels : pair of str
         The names of the axes.
-    note : str
-        A line below.
+    title, note : str
+        The title, and a line below.
     """
-    figure = new_figure(4.0 * len(stops), 4.9)
+    figure = new_figure(4.0 * len(stops), 5.4)
     axes = figure.subplots(1, len(stops), sharex=True, sharey=True)
     top = top_speed(waters)
     for ax, water, stop in zip(axes, waters, stops, strict=True):
         draw_water(ax, water, top=top, density=0.9)
-        ax.set_box_aspect(1)
         for row in wakes:
-            ax.plot(*z[: stop + 1, row].T, color=colours.colour(row), lw=1.2, zorder=2, solid_capstyle="round",
-                    path_effects=[effects.Stroke(linewidth=2.2, foreground=DEEP, alpha=0.75), effects.Normal()])
+            ax.plot(
+                *z[: stop + 1, row].T,
+                color=colours.colour(row),
+                lw=1.2,
+                zorder=2,
+                solid_capstyle="round",
+                path_effects=[effects.Stroke(linewidth=2.2, foreground=DEEP, alpha=0.75), effects.Normal()],
+            )
         _draw_boats(ax, z[stop], colours)
         ax.set_xlabel(labels[0])
         ax.set_title(f"t = {t[stop]:.3g}")
     axes[0].set_ylabel(labels[1])
     colours.add_bar(figure, list(axes))
-    add_key(figure, colours.handles(), note)
+    add_heading(figure, title, colours.handles())
+    add_key(figure, [], note)
     return figure
 
 
@@ -67,5 +83,4 @@ def _draw_boats(ax: Axes, places: Array, colours: Colouring) -> None:
         return
     for code in np.unique(colours.values):
         x, y = places[colours.values == code].T
-        ax.scatter(x, y, color=class_colour(int(code)),
-                   marker=CLASS_MARKERS[int(code) % len(CLASS_MARKERS)], **look)
+        ax.scatter(x, y, color=class_colour(int(code)), marker=class_marker(int(code)), **look)

@@ -12,6 +12,7 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LinearSegmentedColormap, Normalize
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -27,9 +28,19 @@ TARGET = LinearSegmentedColormap.from_list("target", ["#e4542b", "#f79a4b", "#ff
 
 # Neighbours in this list differ in lightness as well as in hue, and no colour is the water's.
 CLASS_COLOURS = (
-    "#ff6a3d", "#e9f6fb", "#ffc53d", "#5fd9b0", "#ff9ec4", "#c7dc3f", "#b9a2ff", "#d9b38c", "#86e3f2", "#ffe9a8",
+    "#ff6a3d",
+    "#e9f6fb",
+    "#ffc53d",
+    "#5fd9b0",
+    "#ff9ec4",
+    "#c7dc3f",
+    "#b9a2ff",
+    "#d9b38c",
+    "#86e3f2",
+    "#ffe9a8",
 )
 CLASS_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "p", "<", ">")
+_MOST_KEYS = 24  # classes that a key has room for
 
 _LOOK: dict[Any, Any] = {
     "font.family": ["DejaVu Sans"],
@@ -51,6 +62,7 @@ _LOOK: dict[Any, Any] = {
     "ytick.labelsize": 11.0,
     "legend.frameon": False,
     "legend.fontsize": 11.5,
+    "legend.title_fontsize": 10.5,
     "legend.handletextpad": 0.4,
     "legend.columnspacing": 1.4,
     "figure.facecolor": "white",
@@ -98,6 +110,15 @@ def save(figure: Figure, path: str | Path, *, dpi: int = 170) -> list[Path]:
     -------
     list of Path
         The PNG and the SVG.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from thalweg.figures import field_figure, save
+    >>> figure = field_figure(lambda t, z: -z, (0.0, 1.0), [1.0])
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     [path.name for path in save(figure, f"{folder}/river", dpi=40)]
+    ['river.png', 'river.svg']
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -144,21 +165,22 @@ class Colouring:
 
     def marker(self, row: int) -> str:
         """The shape of one boat."""
-        return CLASS_MARKERS[int(self.values[row]) % len(CLASS_MARKERS)] if self.names is not None else "o"
+        return class_marker(int(self.values[row])) if self.names is not None else "o"
 
     def handles(self) -> list[Line2D]:
         """The key to the classes; none for one class or for numbers."""
         if self.names is None or len(self.names) < 2:
             return []
-        return [mark(CLASS_MARKERS[k % len(CLASS_MARKERS)], class_colour(k), 8, label=shorten(name))
-                for k, name in enumerate(self.names)]
+        keys = [mark(class_marker(k), class_colour(k), 8, label=shorten(name)) for k, name in enumerate(self.names)]
+        more = len(keys) - _MOST_KEYS
+        return keys if more <= 0 else [*keys[:_MOST_KEYS], Line2D([], [], linestyle="none", label=f"and {more} more")]
 
     def add_bar(self, figure: Figure, axes: Axes | Sequence[Axes]) -> None:
         """The key to the numbers, where the values are some."""
         if self.names is None:
-            scale = matplotlib.cm.ScalarMappable(self._norm(), TARGET)
+            scale = ScalarMappable(self._norm(), TARGET)
             bar = figure.colorbar(scale, ax=axes, fraction=0.035, pad=0.02, aspect=28)
-            bar.set_label(self.label)
+            bar.set_label(shorten(self.label, 40))
             bar.outline.set_visible(False)
 
     def _scale(self) -> tuple[float, float]:
@@ -174,10 +196,24 @@ def class_colour(k: int) -> str:
     return CLASS_COLOURS[k % len(CLASS_COLOURS)]
 
 
+def class_marker(k: int) -> str:
+    """The shape of class k, another one when the colours come round again."""
+    return CLASS_MARKERS[(k + k // len(CLASS_COLOURS)) % len(CLASS_MARKERS)]
+
+
 def mark(shape: str, colour: Any, size: float, *, label: str = "", edge: str = DEEP) -> Line2D:
     """A marker for a key."""
-    return Line2D([], [], linestyle="none", marker=shape, markersize=size, markerfacecolor=colour,
-                  markeredgecolor=edge, markeredgewidth=0.8, label=label)
+    return Line2D(
+        [],
+        [],
+        linestyle="none",
+        marker=shape,
+        markersize=size,
+        markerfacecolor=colour,
+        markeredgecolor=edge,
+        markeredgewidth=0.8,
+        label=label,
+    )
 
 
 def shorten(text: str, most: int = 18) -> str:

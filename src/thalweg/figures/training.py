@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, StrMethodFormatter
 from numpy.typing import NDArray
 
 from .folder import free_suffix
-from .style import INK, MUTED, new_figure, save, styled
+from .style import MUTED, new_figure, save, styled
 
 _PANELS = (
     ("loss", (("loss", "training"), ("val_loss", "held out"))),
@@ -21,6 +21,7 @@ _PANELS = (
     ("field evaluations", (("nfev", "forward"), ("nfev_backward", "backward"))),
 )
 _LINES = (("#10405c", "-"), ("#e4542b", "--"))
+_STEPS = [1, 2, 5, 10]
 
 
 def training_figure(records: Sequence[Mapping[str, Any]], out_dir: str | Path) -> list[Path]:
@@ -42,6 +43,15 @@ def training_figure(records: Sequence[Mapping[str, Any]], out_dir: str | Path) -
     ------
     ValueError
         When no record holds anything to draw.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from thalweg.figures import training_figure
+    >>> records = [{"epoch": 1, "loss": 0.7, "score": 0.5}, {"epoch": 2, "loss": 0.4, "score": 0.8}]
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     [path.name for path in training_figure(records, folder)]
+    ['training.png', 'training.svg']
     """
     return save(draw_training(records), Path(out_dir) / f"training{free_suffix(out_dir, ['training'])}")
 
@@ -62,8 +72,11 @@ def _lines(records: Sequence[Mapping[str, Any]], keys: Sequence[tuple[str, str]]
     """Each line that has points, (E, 2) of epoch and value."""
     lines = {}
     for key, label in keys:
-        points = [(record.get("epoch", n + 1), record[key]) for n, record in enumerate(records)
-                  if record.get(key) is not None and np.isfinite(record[key])]
+        points = [
+            (record.get("epoch", n + 1), record[key])
+            for n, record in enumerate(records)
+            if record.get(key) is not None and np.isfinite(record[key])
+        ]
         if points and any(value != 0 for _, value in points):
             lines[label] = np.array(points, dtype=float)
     return lines
@@ -73,10 +86,17 @@ def _draw_panel(ax: Axes, name: str, lines: Mapping[str, NDArray[Any]]) -> None:
     few = max(len(points) for points in lines.values()) < 25
     for (label, points), (colour, dash) in zip(lines.items(), _LINES, strict=False):
         ax.plot(*points.T, dash, color=colour, lw=2.0, marker="o" if few else "", markersize=4, label=label)
-    if name == "loss" and all((points[:, 1] > 0).all() for points in lines.values()):
+    values = np.concatenate([points[:, 1] for points in lines.values()])
+    if name == "loss" and 0 < 10 * values.min() < values.max():
         ax.set_yscale("log")
-    ax.set_title(name, color=INK)
+        ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if values.max() < 100 * values.min() else (1,)))
+        ax.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        ax.yaxis.set_minor_formatter(NullFormatter())
+    if name == "field evaluations":
+        ax.set_ylim(0, 1.15 * values.max())
+        ax.yaxis.set_major_locator(MaxNLocator("auto", steps=_STEPS, integer=True))
+    ax.set_title(name)
     ax.set_xlabel("epoch")
-    ax.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
+    ax.xaxis.set_major_locator(MaxNLocator("auto", steps=_STEPS, integer=True, min_n_ticks=1))
     ax.grid(color=MUTED, alpha=0.18)
     ax.legend()

@@ -65,11 +65,14 @@ def choose_view(z1: Array, y: NDArray[np.generic], task: Task) -> View:
     """
     if z1.shape[1] == 1:
         return View(np.ones((1, 1)), ("state z",))
-    telling, aim = (_discriminants(z1, y), "separates the classes") if task == "classification" else \
-        (_slope(z1, y), "tells the target")
-    labels = [f"z along what best {aim}", "z along what does so next"][: telling.shape[1]]
-    labels += ["z where it spreads most", "z where it spreads next"][: 2 - len(labels)]
-    return View(_orthonormal(np.column_stack([telling, _spread(z1)]), 2), tuple(labels))
+    if task == "classification":
+        telling, names = _discriminants(z1, y), ["discriminant 1", "discriminant 2"]
+    else:
+        telling, names = _slope(z1, y), ["the target's slope"]
+    names = names[: telling.shape[1]]
+    names += ["principal axis 1", "principal axis 2"][: 2 - len(names)]
+    directions = _orthonormal(np.column_stack([telling, _spread(z1)]), 2)
+    return View(directions, tuple(f"z along {name}" for name in names))
 
 
 def _discriminants(z: Array, y: NDArray[np.generic]) -> Array:
@@ -82,30 +85,34 @@ def _discriminants(z: Array, y: NDArray[np.generic]) -> Array:
     whiten = np.linalg.inv(np.linalg.cholesky(within))
     _, ratio, directions = np.linalg.svd(means @ whiten.T, full_matrices=False)
     kept = ratio[: len(classes) - 1] > 1e-6
-    return (directions[: len(classes) - 1][kept] @ whiten).T
+    return _signed((directions[: len(classes) - 1][kept] @ whiten).T)
 
 
 def _slope(z: Array, y: NDArray[np.generic]) -> Array:
-    """The direction (D, 1) along which a linear reading of the state tells the target; (D, 0) if nothing does."""
+    """The direction (D, 1) in which a linear reading of the state says that the target grows; (D, 0) if none does."""
     slope: Array = Ridge(alpha=1e-3 * len(z)).fit(z, y).coef_[:, None]
     return slope if np.abs(slope).max() > 1e-12 else slope[:, :0]
 
 
 def _spread(z: Array) -> Array:
     """A whole basis (D, D), directions of most spread first."""
-    return np.linalg.svd(z - z.mean(0), full_matrices=True)[2].T
+    return _signed(np.linalg.svd(z - z.mean(0), full_matrices=True)[2].T)
+
+
+def _signed(columns: Array) -> Array:
+    """The columns (D, k) with the largest entry of each positive: their sign means nothing, but shall stay the same."""
+    return columns * np.sign(columns[np.abs(columns).argmax(0), np.arange(columns.shape[1])])
 
 
 def _orthonormal(columns: Array, count: int) -> Array:
-    """The first `count` independent columns, made orthogonal, of length one, and of a sign that is always the same."""
+    """The first `count` independent columns, made orthogonal and of length one."""
     basis = np.zeros((len(columns), 0))
     for column in columns.T:
         rest = column / (np.linalg.norm(column) or 1.0)
         for _ in range(2):  # once more, for what rounding left
             rest = rest - basis @ (basis.T @ rest)
         if np.linalg.norm(rest) > 1e-6:
-            rest *= np.sign(rest[np.abs(rest).argmax()]) / np.linalg.norm(rest)
-            basis = np.column_stack([basis, rest])
+            basis = np.column_stack([basis, rest / np.linalg.norm(rest)])
         if basis.shape[1] == count:
             break
     return basis

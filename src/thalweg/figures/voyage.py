@@ -35,6 +35,10 @@ class Voyage:
     z: Array
     v: Array
 
+    def until_last(self) -> Voyage:
+        """All but the last time: where Euler's steps begin."""
+        return Voyage(self.t[:-1], self.z[:-1], self.v[:-1])
+
 
 @dataclass(frozen=True)
 class Log:
@@ -59,8 +63,9 @@ class Log:
 
 
 @torch.no_grad()
-def sail(field: FieldFunction, t_span: tuple[Any, Any], z0: Tensor, options: dict[str, Any], *,
-         times: int = 97) -> Voyage:
+def sail(
+    field: FieldFunction, t_span: tuple[Any, Any], z0: Tensor, options: dict[str, Any], *, times: int = 97
+) -> Voyage:
     """Carry boats down the river with the solver of `options`.
 
     Parameters

@@ -41,8 +41,9 @@ class Water:
     cover: Array
 
 
-def exact_water(slope: Callable[[float, Array], Array], t: Array, z_range: tuple[float, float],
-                rows: int = 121) -> Water:
+def exact_water(
+    slope: Callable[[float, Array], Array], t: Array, z_range: tuple[float, float], rows: int = 121
+) -> Water:
     """The water of a field on the line, over the t–z plane.
 
     Parameters
@@ -75,9 +76,10 @@ def mean_water(t: Array, z: Array, v: Array, z_range: tuple[float, float], rows:
     """
     grid = np.linspace(*z_range, rows)
     width = _bandwidth(z_range, z.shape[1])
-    means, crowds = zip(*(_regress(grid[:, None], zk[:, None], vk[:, None], width)
-                          for zk, vk in zip(z, v, strict=True)), strict=True)
-    return _over_time(t, grid, np.concatenate(means, axis=1), _cover(np.stack(crowds, axis=1)))
+    means, covers = zip(
+        *(_regress(grid[:, None], zk[:, None], vk[:, None], width) for zk, vk in zip(z, v, strict=True)), strict=True
+    )
+    return _over_time(t, grid, np.concatenate(means, axis=1), np.stack(covers, axis=1))
 
 
 def _over_time(t: Array, z: Array, slope: Array, cover: Array) -> Water:
@@ -88,8 +90,9 @@ def _over_time(t: Array, z: Array, slope: Array, cover: Array) -> Water:
     return Water(t, z, np.full_like(slope, way), way * slope, np.abs(slope), cover)
 
 
-def mean_plane(z: Array, v: Array, x_range: tuple[float, float], y_range: tuple[float, float],
-               shape: tuple[int, int] = (81, 81)) -> Water:
+def mean_plane(
+    z: Array, v: Array, x_range: tuple[float, float], y_range: tuple[float, float], shape: tuple[int, int] = (81, 81)
+) -> Water:
     """The mean velocity of the boats near each point of a plane of states, at one time.
 
     Parameters
@@ -102,13 +105,17 @@ def mean_plane(z: Array, v: Array, x_range: tuple[float, float], y_range: tuple[
     x, y = np.linspace(*x_range, shape[1]), np.linspace(*y_range, shape[0])
     scale = np.array([x_range[1] - x_range[0], y_range[1] - y_range[0]])
     grid = np.stack(np.meshgrid(x, y), axis=-1).reshape(-1, 2)
-    mean, crowd = _regress(grid / scale, z / scale, v, 2.0 * _bandwidth((0.0, 1.0), len(z)))
+    mean, cover = _regress(grid / scale, z / scale, v, 1.4 * _bandwidth((0.0, 1.0), len(z)))
     u, w = (part.reshape(shape) for part in mean.T)
-    return Water(x, y, u, w, np.hypot(u, w), _cover(crowd).reshape(shape))
+    return Water(x, y, u, w, np.hypot(u, w), cover.reshape(shape))
 
 
-def exact_plane(velocity: Callable[[Array], Array], x_range: tuple[float, float], y_range: tuple[float, float],
-                shape: tuple[int, int] = (81, 81)) -> Water:
+def exact_plane(
+    velocity: Callable[[Array], Array],
+    x_range: tuple[float, float],
+    y_range: tuple[float, float],
+    shape: tuple[int, int] = (81, 81),
+) -> Water:
     """The water of a field on the plane, at one time; `velocity` takes states (M, 2) and returns as many slopes."""
     x, y = np.linspace(*x_range, shape[1]), np.linspace(*y_range, shape[0])
     u, w = (part.reshape(shape) for part in velocity(np.stack(np.meshgrid(x, y), axis=-1).reshape(-1, 2)).T)
@@ -121,32 +128,32 @@ def _bandwidth(z_range: tuple[float, float], boats: int) -> float:
 
 
 def _regress(grid: Array, places: Array, values: Array, width: float) -> tuple[Array, Array]:
-    """The kernel mean of values (N, k) at grid points (G, d), and how many boats each mean rests on."""
+    """The kernel mean of values (N, k) at grid points (G, d), and its cover: whole by a boat, none two widths off."""
     gap = ((grid[:, None, :] - places[None, :, :]) ** 2).sum(-1) / (2 * width**2)
-    weight = np.exp(-gap)
-    crowd = weight.sum(1)
+    nearest = gap.min(1)
     # far from all boats the nearest one speaks, so that the currents run smoothly out under the bank
-    weight = np.exp(-(gap - gap.min(1, keepdims=True)))
-    return weight @ values / weight.sum(1, keepdims=True), crowd
-
-
-def _cover(crowd: Array) -> Array:
-    """From dry (no boat within reach) to certain (one boat's full weight)."""
-    return np.clip((crowd - 0.15) / 0.85, 0.0, 1.0)
+    weight = np.exp(nearest[:, None] - gap)
+    return weight @ values / weight.sum(1, keepdims=True), np.clip(2.0 - np.sqrt(2.0 * nearest), 0.0, 1.0)
 
 
 def draw_water(ax: Axes, water: Water, *, top: float | None = None, density: float = 1.1) -> None:
     """The water's speed as its depth of colour, `top` and above the deepest, and its direction as currents."""
-    top = top_speed([water]) if top is None else top
-    rgba = WATER(np.clip(water.speed / top, 0.0, 1.0))
-    rgba[..., 3] = water.cover
+    rgba = water_colours(water, top_speed([water]) if top is None else top)
     extent = (water.x[0], water.x[-1], water.y[0], water.y[-1])
     ax.imshow(rgba, extent=extent, origin="lower", aspect="auto", interpolation="bilinear", zorder=0)
     ax.set(xlim=extent[:2], ylim=extent[2:])
     u, v = (np.where(water.cover > 0.4, part, np.nan) for part in (water.u, water.v))
-    lines = ax.streamplot(water.x, water.y, u, v, density=density, color=CURRENT, linewidth=0.7, arrowsize=0.8,
-                          arrowstyle="-|>", zorder=1)
+    lines = ax.streamplot(
+        water.x, water.y, u, v, density=density, color=CURRENT, linewidth=0.7, arrowsize=0.8, arrowstyle="-|>", zorder=1
+    )
     lines.lines.set_alpha(0.55)
+
+
+def water_colours(water: Water, top: float) -> Array:
+    """The colour (Y, X, 4) of water, opaque where it is known."""
+    rgba: Array = WATER(np.clip(water.speed / top, 0.0, 1.0))
+    rgba[..., 3] = water.cover
+    return rgba
 
 
 def top_speed(waters: Sequence[Water]) -> float:

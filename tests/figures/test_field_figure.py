@@ -1,0 +1,69 @@
+"""The figure of a field on the line."""
+
+import math
+
+import matplotlib
+import numpy as np
+import pytest
+import torch
+from matplotlib.image import imread
+
+from thalweg.figures import field_figure, save
+from thalweg.nn import LinearField
+
+
+def lines(figure, label):
+    return [line.get_xydata() for line in figure.axes[0].lines if line.get_label() == label]
+
+
+@pytest.mark.parametrize("t_span", [(0.0, 1.0), (1.0, 0.0)])
+def test_boats_follow_exponential_decay(t_span):
+    figure = field_figure(lambda t, z: -z, t_span, [-1.0, 0.5, 2.0], rtol=1e-8, atol=1e-10)
+    for path, z0 in zip(lines(figure, "_path"), [-1.0, 0.5, 2.0], strict=True):
+        t, z = path.T
+        assert (t[0], t[-1]) == t_span
+        np.testing.assert_allclose(z, z0 * np.exp(t_span[0] - t), atol=1e-7)
+
+
+def test_eulers_method_is_drawn_step_by_step():
+    (steps,) = lines(field_figure(lambda t, z: -z, (0.0, 1.0), [1.0], euler_steps=4), "_blocks")
+    np.testing.assert_allclose(steps, [(k / 4, 0.75**k) for k in range(5)], atol=1e-12)
+
+
+def test_every_evaluation_of_a_method_of_fixed_steps_is_drawn():
+    (asked,) = lines(
+        field_figure(lambda t, z: t + 0 * z, (0.0, 1.0), [0.0], method="rk4", step_size=0.5), "_evaluation"
+    )
+    np.testing.assert_allclose(sorted(asked[:, 0]), [0.0, 0.25, 0.25, 0.5, 0.5, 0.75, 0.75, 1.0])
+
+
+def test_a_module_is_drawn_in_its_own_dtype():
+    field = LinearField(1)
+    with torch.no_grad():
+        field.layer.linear.weight.fill_(-1.0)
+    (path,) = lines(field_figure(field, (0.0, 1.0), [1.0]), "_path")
+    assert math.isclose(path[-1, 1], math.exp(-1), rel_tol=1e-3)
+
+
+def test_saving_twice_to_one_name_replaces_it_and_settings_stay(tmp_path):
+    settings = {key: matplotlib.rcParams[key] for key in matplotlib.rcParams if key != "backend"}
+    figure = field_figure(lambda t, z: -z, (0.0, 1.0), [1.0], title="decay")
+    paths = save(figure, tmp_path / "a" / "river.v1", dpi=50)
+    assert [path.name for path in paths] == ["river.v1.png", "river.v1.svg"]
+    assert save(figure, tmp_path / "a" / "river.v1", dpi=50) == paths
+    assert imread(paths[0]).shape[:2] == (290, 500)
+    assert {key: matplotlib.rcParams[key] for key in settings} == settings
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"z0_values": []}, "z0_values must hold at least one number"),
+        ({"t_span": (1.0, 1.0)}, "t_span must have two different times"),
+        ({"euler_steps": 0}, "euler_steps must be an integer of 1 or more"),
+        ({"method": "magic"}, "magic"),
+    ],
+)
+def test_a_bad_argument_is_one_clear_error(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        field_figure(**{"fun": lambda t, z: -z, "t_span": (0.0, 1.0), "z0_values": [1.0], **arguments})

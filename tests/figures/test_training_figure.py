@@ -1,0 +1,60 @@
+"""The figure of a training shows its records."""
+
+import numpy as np
+import pytest
+
+from thalweg.figures import training_figure
+from thalweg.figures.training import draw_training
+
+RECORDS = [
+    {"epoch": 3, "loss": 1.0, "val_loss": 1.5, "score": 0.5, "val_score": 0.4, "nfev": 14.0, "nfev_backward": 13.0},
+    {"epoch": 4, "loss": 0.04, "val_loss": 0.5, "score": 0.9, "val_score": 0.8, "nfev": 20.0, "nfev_backward": 25.0},
+]
+
+
+def test_each_panel_shows_its_numbers_by_epoch():
+    axes = draw_training(RECORDS).axes
+    drawn = {
+        (ax.get_title(loc="left"), line.get_label()): line.get_xydata().tolist() for ax in axes for line in ax.lines
+    }
+    assert drawn == {
+        ("loss", "training"): [[3, 1.0], [4, 0.04]],
+        ("loss", "held out"): [[3, 1.5], [4, 0.5]],
+        ("score", "training"): [[3, 0.5], [4, 0.9]],
+        ("score", "held out"): [[3, 0.4], [4, 0.8]],
+        ("field evaluations", "forward"): [[3, 14.0], [4, 20.0]],
+        ("field evaluations", "backward"): [[3, 13.0], [4, 25.0]],
+    }
+
+
+def test_what_is_missing_or_not_finite_is_left_out():
+    records = [{"loss": 1.0, "val_loss": None, "score": np.nan}, {"loss": 0.5, "nfev": 0.0}]
+    (ax,) = draw_training(records).axes
+    (line,) = ax.lines
+    assert line.get_xydata().tolist() == [[1, 1.0], [2, 0.5]]
+
+
+def test_a_loss_is_on_a_logarithmic_scale_where_it_falls_far():
+    assert draw_training(RECORDS).axes[0].get_yscale() == "log"
+    assert draw_training([{"loss": 1.0}, {"loss": 0.5}]).axes[0].get_yscale() == "linear"
+    assert draw_training([{"loss": 1.0}, {"loss": 0.0}]).axes[0].get_yscale() == "linear"
+
+
+def test_one_epoch_is_a_point_above_its_number():
+    figure = draw_training(RECORDS[:1])
+    figure.canvas.draw()
+    assert [x for x in figure.axes[0].get_xticks() if x != int(x)] == []
+
+
+def test_files_that_are_there_are_kept(tmp_path):
+    first, second, third = (training_figure(RECORDS, tmp_path) for _ in range(3))
+    assert [path.name for path in first] == ["training.png", "training.svg"]
+    assert [path.name for path in second] == ["training-2.png", "training-2.svg"]
+    assert [path.name for path in third] == ["training-3.png", "training-3.svg"]
+
+
+@pytest.mark.parametrize("records", [[], [{"epoch": 1}], [{"loss": None, "nfev": float("nan")}]])
+def test_nothing_to_draw_is_one_clear_error(records, tmp_path):
+    with pytest.raises(ValueError, match="records must hold at least one epoch"):
+        training_figure(records, tmp_path / "new")
+    assert not (tmp_path / "new").exists()

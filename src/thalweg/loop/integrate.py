@@ -12,7 +12,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from ..core.arithmetic import Count, Flag, Number, absolute, isfinite, maximum, negate, sign, where, wide_dtype
+from ..core.arithmetic import Count, Flag, Number, absolute, across, isfinite, maximum, negate, sign, where, wide_dtype
 from ..core.field import FieldLike
 from ..core.norms import Tolerance
 from ..core.status import Status
@@ -120,6 +120,8 @@ def integrate(problem: Problem, recorder: Recorder | None = None) -> Result:
         h, carry, evaluations = _start(problem, direction)
         nfev = nfev + running * evaluations
         begun = isfinite(h)
+        if isinstance(begun, Tensor) and torch.is_grad_enabled() and bool(begun.any()) and not bool(begun.all()):
+            y, carry = _stand_in(problem, begun, carry)
         status = where(begun, status, Status.NONFINITE.value)
         running = running & begun
         h = where(begun, h, 0.0)
@@ -144,6 +146,9 @@ def integrate(problem: Problem, recorder: Recorder | None = None) -> Result:
                 error = units.reduce(step.error, problem.tolerance, y, step.y)
         decision = controller.adapt(error, h, state, stepper.error_order)
         accept = decision.accept & running
+        if isinstance(error, Tensor) and torch.is_grad_enabled() and not bool(torch.isfinite(error).all()):
+            # in the graph even a step that is thrown away must be finite, as 0 * inf is NaN: let those rows stand still
+            step = stepper.step(problem.field, t_graph, where(accept, h_graph, 0.0), y, carry)
         t_next = where(accept, where(last, t1, t + h), t)
         due = saver.due(t_next, accept)
 
@@ -221,6 +226,20 @@ def _start(problem: Problem, direction: Number) -> tuple[Number, Tensor | None, 
     )
     size = where(absolute(size) > problem.max_step, direction * problem.max_step, size)
     return size, stepper.init(slope), evaluations + 1
+
+
+def _stand_in(problem: Problem, begun: Tensor, carry: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """The state and the first carry, with a row that can begin in place of each that cannot.
+
+    Those rows have failed, but in a graph their field would still turn the gradients that rows share into NaN: 0 * inf.
+    """
+    y = problem.y0
+    y = torch.where(across(begun, y.ndim), y, y[begun.to(torch.int64).argmax()].detach())
+    if carry is None:
+        return y, None
+    t, _ = _in_graph(problem, problem.t0, 0.0, False)
+    (time,) = problem.field.times(t, 0.0, torch.zeros(1, dtype=wide_dtype(y.device), device=y.device))
+    return y, problem.stepper.init(problem.field(time, y))
 
 
 def _in_graph(problem: Problem, t: Number, h: Number, last: Flag) -> tuple[Number, Number]:

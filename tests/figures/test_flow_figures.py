@@ -1,6 +1,5 @@
 """The figures of a trained model show what the model does."""
 
-import warnings
 from xml.etree import ElementTree
 
 import matplotlib
@@ -45,8 +44,7 @@ def along(model, x, y, states, task="classification"):
     return choose_view(ends, np.asarray(y), task).line(states.detach().flatten(2).double().numpy())
 
 
-@pytest.mark.parametrize("dims", [1, 2, 5])
-@pytest.mark.parametrize("t_span", [(0.0, 1.0), (1.0, 0.0)])
+@pytest.mark.parametrize(("dims", "t_span"), [(1, (0.0, 1.0)), (1, (1.0, 0.0)), (2, (1.0, 0.0)), (5, (0.0, 1.0))])
 def test_paths_go_from_where_the_encoder_puts_the_boats_to_where_the_flow_ends(dims, t_span):
     model, (x, y) = model_of(dims, t_span=t_span), rows_of()
     z0 = model.encoder(x)
@@ -171,19 +169,17 @@ def test_one_name_that_is_taken_numbers_all_files_alike(tmp_path):
     assert (tmp_path / "figure2-steps.svg").read_text() == "mine"
 
 
-@pytest.mark.parametrize("dims", [1, 4])
-@pytest.mark.parametrize("rows", [1, 3])
 @pytest.mark.parametrize("task", ["classification", "regression"])
-def test_a_few_rows_are_enough(dims, rows, task):
+@pytest.mark.parametrize(("rows", "dims"), [(1, 3), (3, 1), (3, 4)])
+def test_a_few_rows_are_enough(task, rows, dims):
     model, (x, y) = model_of(dims), rows_of(rows)
     figures = draw_flow(model, x, y if task == "classification" else x[:, :1], task, NAMES)
     assert len(figures) == (2 if dims == 1 else 3)
-    for figure in figures.values():
-        figure.canvas.draw()
+    figures["figure1-flow"].canvas.draw()
 
 
 def test_one_class_alone_among_the_rows_keeps_its_own_colour():
-    model, (x, _) = model_of(4), rows_of()
+    model, (x, _) = model_of(1), rows_of()
     middle = torch.ones(len(x), dtype=torch.int64)
     figure = draw_flow(model, x, middle, "classification", NAMES)["figure1-flow"]
     mixed = draw_flow(model, x, rows_of()[1], "classification", NAMES)["figure1-flow"]
@@ -250,14 +246,16 @@ def test_the_figure_of_a_model_does_not_depend_on_dropout():
     np.testing.assert_array_equal(*paths)
 
 
-def test_many_rows_and_long_names_and_many_classes_draw_without_a_warning(tmp_path):
+def test_many_rows_and_classes_and_long_names_with_signs_fit():
     x, y = torch.randn(900, 2), torch.arange(900) % 40
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        paths = flow_figures(
-            model_of(2), x, y, tmp_path, "classification", [f"$name {k} of a class" for k in range(40)]
-        )
-    assert len(paths) == 6
+    names = [f"${k}^$ of a class of 40" for k in range(40)]
+    figure = draw_flow(model_of(1), x, y, "classification", names)["figure1-flow"]
+    figure.canvas.draw()
+    key = figure.legends[0]
+    assert len(key.get_texts()) == 25
+    assert key.get_texts()[-1].get_text() == "and 16 more"
+    assert key.get_window_extent().x1 < figure.bbox.x1
+    assert figure.axes[0].get_window_extent().height > 0.4 * figure.bbox.height  # there is room for the river
 
 
 BAD = {

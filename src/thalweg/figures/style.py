@@ -217,6 +217,6 @@ def mark(shape: str, colour: Any, size: float, *, label: str = "", edge: str = D
 
 
 def shorten(text: str, most: int = 18) -> str:
-    """A name that fits in a key."""
+    """A name that fits in a key, with no sign in it read as mathematics."""
     text = str(text)
-    return text if len(text) <= most else text[: most - 1] + "…"
+    return (text if len(text) <= most else text[: most - 1] + "…").replace("$", r"\$")

@@ -19,6 +19,9 @@ ADAPTIVE = [m.name for m in methods() if m.adaptive]
 HIGH_ORDER = [m.name for m in methods() if m.adaptive and m.order > 3]
 TOLERANCES = {2: (1e-3, 1e-4), 3: (1e-4, 1e-6), 5: (1e-4, 1e-7, 1e-10)}
 
+# Fehlberg's first-order pair estimates h (k_1 - k_3) / 512, so that what it lets pass is as much larger.
+UNSEEN = {"fehlberg2": 512}
+
 
 def decay(t, y):
     return -y
@@ -32,7 +35,8 @@ class TestAnswers:
         """Against DOP853: an accumulated error of the size of the tolerance, or of SciPy's own."""
         t_eval = torch.linspace(*problem.t_span, 21, dtype=F64)
         exact = problem.reference(t_eval)
-        for tolerance in TOLERANCES[get_method(method).order]:
+        unseen = UNSEEN.get(method, 1)
+        for tolerance in (tol / unseen for tol in TOLERANCES[get_method(method).order]):
             y0 = problem.state().unsqueeze(0)
             sol = solve_ivp(
                 problem.fun,
@@ -57,7 +61,7 @@ class TestAnswers:
             scale = 1 + exact.abs()
             error = ((sol.ys[:, 0] - exact).abs() / scale).max().item()
             theirs = ((torch.from_numpy(peer.y.T) - exact).abs() / scale).max().item()
-            assert error < max(120 * tolerance, 20 * theirs)
+            assert error < max(120 * unseen * tolerance, 20 * theirs)
 
     @pytest.mark.parametrize("method", [m.name for m in methods()])
     @pytest.mark.parametrize("batching", ["joint", "per_sample"])

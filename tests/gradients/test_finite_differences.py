@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from thalweg import solve_ivp
-from thalweg.gradients import keeping
+from thalweg.gradients import recording
 
 F64 = torch.float64
 TIGHT = {"rtol": 1e-11, "atol": 1e-11}
@@ -167,7 +167,7 @@ def test_checkpointed_equals_direct_at_loose_tolerances_too(batching, tolerance)
 @pytest.mark.parametrize("gradient", ["checkpointed", "adjoint"])
 def test_memory_of_the_forward_pass_is_not_that_of_a_graph(gradient, monkeypatch):
     """Nothing that a field computes in the forward pass is recorded, where memory is not ample."""
-    monkeypatch.setattr(keeping, "AMPLE", 0)
+    monkeypatch.setattr(recording, "AMPLE", 0)
     recorded = []
 
     def field(t, y):

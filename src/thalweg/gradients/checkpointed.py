@@ -1,9 +1,9 @@
-"""The exact discrete gradient, step by step from the stored accepted steps.
+"""The exact discrete gradient, from one graph while memory is ample, and step by step where it is not.
 
-The forward pass keeps where each accepted step began and, while memory is ample, the step with a graph of its own. The
-backward pass goes through the steps from the last to the first, computes again those whose graph was not kept, and
-pulls the cotangents of a step's end, of its outputs and of its carry back to its beginning. A rejected step costs the
-backward pass nothing.
+The forward pass keeps where each accepted step began, and records the solve for as long as the graph is small. If it
+was recorded to its end, the backward pass is PyTorch's own. If not, it goes through the steps from the last to the
+first, computes each again, now with a graph, and pulls the cotangents of its end, of its outputs and of its carry back
+to its beginning. A rejected step costs nothing.
 
 The sizes of all steps but the last are constants, as for `direct`; the last one ends at t1. So a step that begins at
 t_n pulls back to t0 by way of t_n = t0 + constant, and the last one to t1 and t0 by way of h = t1 - t_n.
@@ -13,23 +13,25 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import cast
 
 import torch
 from torch import Tensor
 
-from ..core.arithmetic import where, wide_dtype
-from ..loop.integrate import Problem, Result
+from ..core.arithmetic import Number, most, where, wide_dtype
+from ..core.step import Stepper
+from ..loop.integrate import GraphTimes, Problem, Result
 from ..output.saving import EndSaver
 from .base import Accumulator, Integrate, Request, SolveNode, check_reach
-from .keeping import Keeper, Taken, leaf, leaf_number, take
+from .recording import RecordingStepper
 from .tape import JointTape, Level, OutputIndex, RowTape
 
 
 class Checkpointed:
-    """The exact gradient at the memory of the accepted steps' states, and of some graphs while there is plenty."""
+    """The exact gradient at the memory of the accepted steps' states, and of a graph while that is small."""
 
     def run(self, integrate: Integrate, request: Request) -> tuple[Tensor, Result]:
-        """Solve step by step, and put the backward pass behind the outputs."""
+        """Solve, and put the backward pass behind the outputs."""
         return _Node.solve(integrate, request)
 
 
@@ -37,21 +39,39 @@ class _Node(SolveNode):
     """One solve, its tape, and its backward pass."""
 
     def forward(self) -> Result:
-        problem = self.request.problem
+        problem, times = self.request.problem, self.request.times
         self.field, self.targets = self.sources.detached_field()
-        self.tape: RowTape | JointTape
-        if problem.batching.by_row:
-            self.tape = RowTape(problem.y0)
-        else:
-            keeper = Keeper(problem.stepper, self.targets, timed=self.request.times is not None)
-            self.tape = JointTape(keeper)
-            problem = replace(problem, field=self.field, stepper=keeper)
-        result = self.integrate(problem, self.tape)
+        self.tape = RowTape(problem.y0) if problem.batching.by_row else JointTape()
+        stepper = RecordingStepper(problem.stepper, self.tape, self.targets)
+        y0 = _leaf(problem.y0)
+        if times is not None:
+            times = GraphTimes(_leaf(times.t0), _leaf(times.t1), None if times.t_eval is None else _leaf(times.t_eval))
+        # it has the other methods of the stepper that it holds
+        problem = replace(problem, field=self.field, stepper=cast(Stepper, stepper)).with_graph(y0, times)
+        with torch.set_grad_enabled(stepper.complete):
+            result = self.integrate(problem, stepper)
+        three = (None, None, None) if times is None else (times.t0, times.t1, times.t_eval)
+        self._graph = (result.ys, [y0, *three, *self.targets]) if stepper.complete else None
         self.saver, self.status = result.saver, result.status
-        return result
+        return replace(result, ys=result.ys.detach())
 
     def backward(self, cotangent: Tensor, ys: Tensor | None) -> Sequence[Tensor | None]:
-        return _PullBack(self, cotangent).run()
+        graph, self._graph = self._graph, None  # it serves one backward pass
+        gradients = None if graph is None else self._from_graph(*graph, cotangent)
+        return _PullBack(self, cotangent).run() if gradients is None else gradients
+
+    def _from_graph(
+        self, ys: Tensor, sources: Sequence[Tensor | None], cotangent: Tensor
+    ) -> Sequence[Tensor | None] | None:
+        """The gradients by PyTorch; None where a row's rejected step spoils them, since 0 times infinity is NaN."""
+        wanted = [x for x in sources if x is not None]
+        check_reach([ys], wanted)
+        retain = self.sources.retain()
+        found = torch.autograd.grad(ys, wanted, cotangent, retain_graph=retain, allow_unused=True)
+        if self.request.problem.batching.by_row and not _all_finite(found):
+            return None
+        gradients = iter(found)
+        return [None if x is None else next(gradients) for x in sources]
 
 
 class _PullBack:
@@ -66,7 +86,7 @@ class _PullBack:
         self.retain = node.sources.retain()
         self.sums = Accumulator(len(self.targets))
         self.t0, self.t1 = Accumulator(1), Accumulator(1)
-        self.t0_like = leaf_number(self.problem.t0, self.problem.y0)
+        self.t0_like = _leaf_number(self.problem.t0, self.problem.y0)
         t_eval = self.problem.t_eval
         self.t_eval = torch.zeros_like(t_eval) if self.timed and t_eval is not None else None
         self.evaluations = 0
@@ -84,8 +104,7 @@ class _PullBack:
                 continue  # nothing is asked of what comes later
             if a is None:
                 a = torch.zeros_like(level.y)
-            taken = tape.taken(n) or self._take(level)
-            a_here, a_carry_here = self._pull(level, taken, a, a_carry, index, outputs)
+            a_here, a_carry_here = self._pull(level, a, a_carry, index, outputs)
             a = units.select(level.valid, a_here, a)
             if a_carry_here is not None:
                 a_carry = units.select(
@@ -112,36 +131,32 @@ class _PullBack:
         initial = initial.view(*initial.shape, *(1,) * (cotangent.ndim - initial.ndim))
         return None, torch.where(initial, cotangent, 0.0).sum(0)
 
-    def _take(self, level: Level) -> Taken:
-        """A step again, with a graph."""
-        problem = self.problem
-        taken = take(problem.stepper, self.field, level.t, level.h, level.y, level.carry, timed=self.timed)
-        self.evaluations += taken.step.nfev
-        return taken
-
     def _pull(
         self,
         level: Level,
-        taken: Taken,
         a: Tensor,
         a_carry: Tensor | None,
         index: tuple[slice | Tensor, ...] | None,
         outputs: OutputIndex,
     ) -> tuple[Tensor, Tensor | None]:
         """The cotangents of a step's beginning, (y, carry), from those of its end and of its outputs."""
-        select, step, y, carry, t, h = self.problem.batching.select, taken.step, taken.y, taken.carry, taken.t, taken.h
-        ends, cotangents = [step.y], [select(level.valid, a, torch.zeros_like(a))]
-        if a_carry is not None and step.carry is not None:
-            ends.append(step.carry)
-            cotangents.append(select(level.valid, a_carry, torch.zeros_like(a_carry)))
-        t_eval = None
-        if index is not None:
-            assert self.problem.t_eval is not None
-            t_eval = self.problem.t_eval[index]
-            t_eval = leaf(t_eval) if self.timed else t_eval
-            with torch.enable_grad():
+        stepper, select = self.problem.stepper, self.problem.batching.select
+        y, carry = _leaf(level.y), None if level.carry is None else _leaf(level.carry)
+        t, h = (_leaf_number(level.t, y), _leaf_number(level.h, y)) if self.timed else (level.t, level.h)
+        with torch.enable_grad():
+            step = stepper.step(self.field, t, h, y, carry)
+            self.evaluations += most(step.nfev)
+            ends, cotangents = [step.y], [select(level.valid, a, torch.zeros_like(a))]
+            if a_carry is not None and step.carry is not None:
+                ends.append(step.carry)
+                cotangents.append(select(level.valid, a_carry, torch.zeros_like(a_carry)))
+            t_eval = None
+            if index is not None:
+                assert self.problem.t_eval is not None
+                t_eval = self.problem.t_eval[index]
+                t_eval = _leaf(t_eval) if self.timed else t_eval
                 ends.append(outputs.values(index, step, t, h, y, t_eval))
-            cotangents.append(self.cotangent[index])
+                cotangents.append(self.cotangent[index])
         starts = [x for x in (y, carry) if x is not None]
         clock = [x for x in (t, h, t_eval) if isinstance(x, Tensor)] if self.timed else []
         gradients = self._gradients(ends, [*starts, *clock], cotangents)
@@ -158,7 +173,7 @@ class _PullBack:
         if a_carry is None:
             return a
         first = self.node.tape.at(0)  # begins at (t0, y0), and is finite also where a row's own beginning is not
-        y, t = leaf(first.y), leaf_number(first.t, first.y) if self.timed else first.t
+        y, t = _leaf(first.y), _leaf_number(first.t, first.y) if self.timed else first.t
         with torch.enable_grad():
             (time,) = self.field.times(t, 0.0, torch.zeros(1, dtype=wide_dtype(y.device), device=y.device))
             slope = self.field(time, y)
@@ -187,3 +202,18 @@ class _PullBack:
         """Pull the cotangents of t_n and h_n back to t0 and t1."""
         self.t0.add([where(level.last, g_t - g_h, g_t)])
         self.t1.add([where(level.last, g_h, torch.zeros_like(g_h))])
+
+
+def _all_finite(tensors: Sequence[Tensor | None]) -> bool:
+    """Whether there is neither infinity nor NaN: one read of the device."""
+    return bool(torch.stack([torch.isfinite(x).all() for x in tensors if x is not None]).all())
+
+
+def _leaf(x: Tensor) -> Tensor:
+    """The same values as the start of a graph."""
+    return x.detach().requires_grad_()
+
+
+def _leaf_number(x: Number, like: Tensor) -> Tensor:
+    """A unit's number as the start of a graph."""
+    return _leaf(torch.as_tensor(x, dtype=wide_dtype(like.device), device=like.device))

@@ -14,7 +14,6 @@ from torch import Tensor
 from ..core.arithmetic import Count, Flag, Number
 from ..core.step import Step, Stepper
 from ..output.saving import EndSaver, JointSaver, RowSaver, Saver
-from .keeping import Keeper, Taken
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,19 +29,16 @@ class Level:
 
 
 class JointTape:
-    """The steps of the whole batch, and the graphs of those that `keeper` keeps."""
+    """The steps of the whole batch."""
 
-    def __init__(self, keeper: Keeper) -> None:
-        self._keeper = keeper
+    def __init__(self) -> None:
         self._levels: list[Level] = []
-        self._taken: list[Taken | None] = []
 
     def record(
         self, step: Step, t: Number, h: Number, y: Tensor, carry: Tensor | None, accept: Flag, last: Flag, level: Count
     ) -> None:
         """Keep where the step began."""
         self._levels.append(Level(t, h, y, carry, last, True))
-        self._taken.append(self._keeper.keep())
 
     def close(self) -> int:
         """The number of levels."""
@@ -51,11 +47,6 @@ class JointTape:
     def at(self, n: int) -> Level:
         """Level n."""
         return self._levels[n]
-
-    def taken(self, n: int) -> Taken | None:
-        """The step of level n, if its graph was kept; once, since a graph serves one backward pass."""
-        taken, self._taken[n] = self._taken[n], None
-        return taken
 
 
 class RowTape:
@@ -115,9 +106,6 @@ class RowTape:
         assert y is not None
         assert last is not None
         return Level(t, h, y, carry, last & self._valid[n], self._valid[n])
-
-    def taken(self, n: int) -> None:
-        """No graph is kept: rows accept different steps, and a rejected one may not be finite."""
 
 
 class OutputIndex:

@@ -1,0 +1,96 @@
+"""A whole solve recorded in one graph, as long as memory is ample."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..core.arithmetic import Count, Flag, Number
+from ..core.field import FieldLike
+from ..core.step import Step, Stepper
+from ..loop.integrate import Recorder
+
+AMPLE = 2**28
+"""The bytes that the graph of one solve may hold on to: 256 MiB."""
+
+
+class RecordingStepper:
+    """A stepper whose steps are recorded while there is room for more, and are not after that.
+
+    Parameters
+    ----------
+    stepper : Stepper
+        The stepper, whose other methods it has.
+    tape : Recorder
+        What else is to be shown the accepted steps.
+    targets : sequence of Tensor
+        The tensors that a gradient goes to, which are there anyway.
+    """
+
+    def __init__(self, stepper: Stepper, tape: Recorder, targets: Sequence[Tensor]) -> None:
+        self.stages, self.error_order, self.needs_slope = stepper.stages, stepper.error_order, stepper.needs_slope
+        self.implicit = stepper.implicit
+        self.init, self.interpolate = stepper.init, stepper.interpolate
+        self.interpolate_rows = stepper.interpolate_rows
+        self._stepper, self._tape = stepper, tape
+        self._held = {x.untyped_storage().data_ptr() for x in targets if x.layout is torch.strided}
+        self._room, self._each = AMPLE, 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stepper, name)
+
+    @property
+    def complete(self) -> bool:
+        """Whether every accepted step was recorded."""
+        return self._room > 0
+
+    def step(self, field: FieldLike, t: Number, h: Number, y: Tensor, carry: Tensor | None) -> Step:
+        """Try a step."""
+        if not self.complete:
+            with torch.no_grad():
+                return self._stepper.step(field, t, _of_unit(h), y.detach(), None if carry is None else carry.detach())
+        if self._each:
+            return self._stepper.step(field, t, h, y, carry)
+        meter = _Meter(self._held)
+        with meter:
+            step = self._stepper.step(field, t, h, y, carry)
+        self._each = meter.bytes + (1 + len(step.stages)) * y.nbytes  # as much as the first, each will hold
+        return step
+
+    def extend(self, field: FieldLike, t: Number, h: Number, y: Tensor, step: Step) -> Step:
+        """The step with all that the interpolant needs."""
+        if self.complete:
+            return self._stepper.extend(field, t, h, y, step)
+        with torch.no_grad():
+            return self._stepper.extend(field, t, h, y, step)
+
+    def record(
+        self, step: Step, t: Number, h: Number, y: Tensor, carry: Tensor | None, accept: Flag, last: Flag, level: Count
+    ) -> None:
+        """Count the room that is left, and show the step to the tape without its graph."""
+        self._room -= self._each
+        self._tape.record(step, t, h, y.detach(), None if carry is None else carry.detach(), accept, last, level)
+
+
+def _of_unit(h: Number) -> Number:
+    """A step size as it is outside a graph: a float in joint."""
+    return h.item() if isinstance(h, Tensor) and h.ndim == 0 else h
+
+
+class _Meter(torch.autograd.graph.saved_tensors_hooks):
+    """Counts the bytes that a graph holds on to, but those in `held`."""
+
+    def __init__(self, held: set[int]) -> None:
+        self._held, self.bytes = set(held), 0
+        super().__init__(self._pack, lambda x: x)
+
+    def _pack(self, x: Tensor) -> Tensor:
+        if x.layout is torch.strided:
+            storage = x.untyped_storage()
+            if storage.data_ptr() not in self._held:
+                self._held.add(storage.data_ptr())
+                self.bytes += storage.nbytes()
+        return x.detach()  # not x, which may be the output of the very node that saves it

@@ -1,0 +1,64 @@
+"""Whether `checkpointed` records a solve changes its time and its memory, and nothing else."""
+
+import pytest
+import torch
+
+from problems import FORCED
+from thalweg import solve_ivp
+from thalweg.gradients import recording
+
+F64 = torch.float64
+
+
+class Field(torch.nn.Module):
+    """Counts its evaluations, and those of them that are recorded."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = torch.nn.Linear(2, 2, dtype=F64)
+        self.calls = self.recorded = 0
+
+    def forward(self, t, y, k):
+        self.calls += 1
+        self.recorded += torch.is_grad_enabled()
+        return FORCED.fun(t, y) * k + torch.tanh(self.layer(y))
+
+
+def solve(t_eval=None, **options):
+    torch.manual_seed(0)
+    field = Field()
+    y0 = torch.randn(3, 2, dtype=F64, requires_grad=True)
+    k, t0, t1 = (torch.tensor(x, dtype=F64, requires_grad=True) for x in (0.7, 0.0, 2.0))
+    sol = solve_ivp(field, (t0, t1), y0, "dopri5", t_eval, args=(k,), rtol=1e-6, atol=1e-8, **options)
+    return sol, field, [y0, k, t0, t1, *field.parameters()]
+
+
+def gradients(sol, sources, **options):
+    return torch.autograd.grad(sol.ys[1:].square().sum(), sources, allow_unused=True, **options)
+
+
+@pytest.mark.parametrize("batching", ["joint", "per_sample"])
+@pytest.mark.parametrize("t_eval", [None, torch.linspace(0, 2, 7, dtype=F64)], ids=["ends", "outputs"])
+@pytest.mark.parametrize("room", [0, 10_000, 2**28], ids=["none", "some", "all"])
+def test_gradients_do_not_depend_on_how_much_is_recorded(room, t_eval, batching, monkeypatch):
+    monkeypatch.setattr(recording, "AMPLE", room)
+    sol, field, sources = solve(t_eval, batching=batching)
+    recorded = field.recorded
+    assert (recorded > 0) == (room > 0)
+    assert (recorded == field.calls - 1) == (room == 2**28)  # all but the search for the first step
+    found = gradients(sol, sources)
+    assert (sol.stats.nfev_backward == 0) == (room == 2**28)
+    direct, _, others = solve(t_eval, batching=batching, gradient="direct")
+    for one, other in zip(found, gradients(direct, others), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("batching", ["joint", "per_sample"])
+def test_a_second_backward_pass_computes_the_steps_again(batching):
+    sol, _, sources = solve(batching=batching)
+    first = gradients(sol, sources, retain_graph=True)
+    assert sol.stats.nfev_backward == 0
+    second = gradients(sol, sources)
+    assert sol.stats.nfev_backward > 0
+    for one, other in zip(first, second, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-12)

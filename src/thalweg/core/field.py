@@ -6,6 +6,7 @@ checks of what comes back live here and nowhere else.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
@@ -26,6 +27,9 @@ class FieldLike(Protocol):
     def times(self, t: Number, h: Number, c: Tensor) -> Sequence[Tensor]:
         """The times t + c h, shaped and typed as the user's function takes them."""
 
+    def jacobian(self, t: Tensor, y: Tensor) -> Tensor | None:
+        """The user's own Jacobian, (N, N) in joint and (B, N, N) per sample; None where there is none."""
+
 
 class Field:
     """dy/dt = fun(t, y, *args) on packed states.
@@ -40,11 +44,21 @@ class Field:
         How the user's state is packed.
     like : Tensor
         The packed initial state, for its dtype, device and number of dimensions.
+    jac : callable or Tensor, optional
+        The user's Jacobian, jac(t, y, *args), or the one that it is everywhere.
     """
 
-    def __init__(self, fun: Callable[..., Any], args: tuple[Any, ...], layout: Layout, like: Tensor) -> None:
+    def __init__(
+        self,
+        fun: Callable[..., Any],
+        args: tuple[Any, ...],
+        layout: Layout,
+        like: Tensor,
+        jac: Callable[..., Any] | Tensor | None = None,
+    ) -> None:
         self.fun = fun
         self.args = args
+        self.jac = jac
         self.layout = layout
         self.time_dtype = like.real.dtype if like.is_complex() else like.dtype
         self._like = like
@@ -53,7 +67,7 @@ class Field:
 
     def with_args(self, args: tuple[Any, ...]) -> Field:
         """The same field with other arguments."""
-        return Field(self.fun, args, self.layout, self._like)
+        return Field(self.fun, args, self.layout, self._like, self.jac)
 
     def times(self, t: Number, h: Number, c: Tensor) -> Sequence[Tensor]:
         """The times t + c h: 0-d tensors in joint, (batch, 1, ..., 1) per sample; c has shape (S,)."""
@@ -92,6 +106,29 @@ class Field:
                 "move the field or y0"
             )
         return slope
+
+    def jacobian(self, t: Tensor, y: Tensor) -> Tensor | None:
+        """The user's Jacobian, checked; None where there is none."""
+        if self.jac is None:
+            return None
+        matrix = self.jac if isinstance(self.jac, Tensor) else self.jac(t, self.layout.unpack(y), *self.args)
+        rows = y.shape[:1] if self.layout.by_row else ()
+        size = math.prod(y.shape[len(rows) :])
+        if not isinstance(matrix, Tensor):
+            raise ValueError(f"jac must return a tensor, got {type(matrix).__name__}; collect entries with torch.stack")
+        if isinstance(self.jac, Tensor) and matrix.shape == (size, size):
+            matrix = matrix.expand(*rows, size, size)
+        if matrix.shape != (*rows, size, size):
+            raise ValueError(
+                f"jac must return shape {(*rows, size, size)}, the derivative of entry i by entry j in row i and "
+                f"column j, but returned {tuple(matrix.shape)}"
+            )
+        if matrix.dtype != y.dtype or matrix.device != y.device:
+            raise ValueError(
+                f"jac must return the dtype and device of y, {y.dtype} on {y.device}, but returned {matrix.dtype} on "
+                f"{matrix.device}"
+            )
+        return matrix
 
     def _pack(self, slope: Any) -> Tensor:
         """Pack what the user's function returned for a structured state."""

@@ -81,6 +81,9 @@ class _AugmentedField:
         """As the field takes them."""
         return self.field.times(t, h, c)
 
+    def jacobian(self, t: Tensor, y: Tensor) -> None:
+        """The user's is that of the field alone."""
+
     def __call__(self, t: Tensor, y: Tensor) -> Tensor:
         """The field, and minus its vector–Jacobian product with a."""
         z, a = y.unbind(self.dim)

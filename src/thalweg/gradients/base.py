@@ -73,7 +73,8 @@ class Sources:
     def __post_init__(self) -> None:
         leaves = pytree.tree_leaves(self.request.field.args)
         self.arguments = [leaf for leaf in leaves if isinstance(leaf, Tensor) and leaf.requires_grad]
-        self.captured = captured_tensors((self.request.field.fun, [x for x in leaves if callable(x)]))
+        functions = (self.request.field.fun, self.request.field.jac, [x for x in leaves if callable(x)])
+        self.captured = captured_tensors(functions)
 
     @property
     def needed(self) -> bool:
@@ -237,14 +238,18 @@ class _Watched:
     def times(self, t: Number, h: Number, c: Tensor) -> Sequence[Tensor]:
         return self.field.times(t, h, c)
 
+    def jacobian(self, t: Tensor, y: Tensor) -> Tensor | None:
+        return self.field.jacobian(t, y)
+
     def __call__(self, t: Tensor, y: Tensor) -> Tensor:
         if self.seen:
             return self.field(t, y)
         self.seen = True
+        recorded = torch.is_grad_enabled()  # by a stepper that differentiates the field
         with torch.enable_grad():
             slope = self.field(t, y)
-        check_reach([slope], [])
-        return slope.detach()
+        check_reach([slope], [t, y])
+        return slope if recorded else slope.detach()
 
 
 def solve_without_graph(integrate: Integrate, request: Request) -> tuple[Tensor, Result]:

@@ -21,7 +21,7 @@ from .gradients import GRADIENTS, GradientMethod, Request
 from .loop.batching import Batching, Joint, PerSample
 from .loop.integrate import GraphTimes, Problem, Result, integrate
 from .methods import Method, get_method
-from .steppers.explicit_rk import ExplicitRK
+from .steppers.choose import stepper_for
 from .stepsize.controllers import CONTROLLERS, Controller, Fixed
 
 Time: TypeAlias = float | Tensor
@@ -87,8 +87,8 @@ def solve_ivp(
         Whose error counts together. `joint`: one step size for all, right for every field. `per_sample`: each row of
         y0 has its own, as if solved alone; rows of the field must not depend on each other.
     gradient : {"checkpointed", "direct", "adjoint"}
-        `checkpointed`: the exact gradient of what was computed; with joint batching the graphs of the first steps are
-        kept, up to 256 MiB, and every other accepted step is computed again. `direct`: the same by backpropagation
+        `checkpointed`: the exact gradient of what was computed; recorded in one graph as long as that holds no more
+        than 256 MiB, otherwise each accepted step is computed again. `direct`: the same by backpropagation
         through the solver, of any order, at the memory of all that it did. `adjoint`: the continuous adjoint, solved
         back in time (Chen et al. 2018), at the memory of one step.
     backend : {"auto", "eager"}
@@ -154,7 +154,7 @@ def solve_ivp(
     stats = Stats(backend="eager")
     problem = Problem(
         field=Field(fun, args, layout, packed),
-        stepper=ExplicitRK(row_method.tableau, packed, by_row=by_row),
+        stepper=stepper_for(row_method.data, packed, by_row=by_row, tolerance=tolerance),
         controller=control,
         batching=units,
         tolerance=tolerance,
@@ -186,6 +186,7 @@ def _solution(
 ) -> Solution:
     """What came of the loop, in the words of the front door."""
     stats.nfev, stats.n_steps, stats.n_accepted = result.nfev, result.n_steps, result.n_accepted
+    stats.njev, stats.nlu = result.njev, result.nlu
     status = result.status if isinstance(result.status, Tensor) else Status(result.status)
     dense = result.dense
     sol = Solution(

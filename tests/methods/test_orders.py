@@ -43,7 +43,7 @@ def test_observed_order_is_the_declared_one(method, batching):
 @pytest.mark.parametrize("method", METHODS, ids=lambda m: m.name)
 def test_observed_order_of_the_interpolant_is_the_declared_one(method):
     """Inside a step of size h from an exact start, an interpolant of order p errs by h^(p + 1)."""
-    tableau = method.tableau
+    tableau = method.data
     y0, errors = torch.stack([p.state() for p in PROBLEMS]), []
     steps = [0.1, 0.05, 0.025]
     for h in steps:
@@ -57,7 +57,7 @@ def test_observed_order_of_the_interpolant_is_the_declared_one(method):
 @pytest.mark.parametrize("method", METHODS, ids=lambda m: m.name)
 def test_observed_order_of_the_solution_between_steps(method):
     """Over a whole solve the error between steps shrinks with the lesser of order and interpolant order + 1."""
-    expected = min(method.order, method.tableau.interpolant_order + 1)
+    expected = min(method.order, method.data.interpolant_order + 1)
     exact = FORCED.reference(INSIDE)
     steps = sizes(method.order)
     errors = [
@@ -74,9 +74,9 @@ def test_error_estimates_shrink_with_the_declared_power(method):
     from thalweg.steppers.explicit_rk import ExplicitRK
 
     layout, y0 = layout_of(FORCED.state(), by_row=False)
-    field, stepper = Field(FORCED.fun, (), layout, y0), ExplicitRK(method.tableau, y0, by_row=False)
+    field, stepper = Field(FORCED.fun, (), layout, y0), ExplicitRK(method.data, y0, by_row=False)
     carry = stepper.init(field(torch.tensor(0.0, dtype=y0.dtype), y0))
     steps = [0.1, 0.05, 0.025]
     with torch.no_grad():
         errors = [stepper.step(field, 0.0, h, y0, carry).error.norm() for h in steps]
-    assert abs(slope(steps, errors) - method.tableau.error_order) < 0.2
+    assert abs(slope(steps, errors) - method.data.error_order) < 0.2

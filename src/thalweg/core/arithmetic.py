@@ -72,6 +72,11 @@ def negate(flag: Flag) -> Flag:
     return not flag if isinstance(flag, bool) else ~flag
 
 
+def most(count: Count) -> int:
+    """The largest of the units' counts."""
+    return int(count.max()) if isinstance(count, Tensor) else count
+
+
 def wide_dtype(device: torch.device) -> torch.dtype:
     """The dtype of times and errors inside the loop: float64, but on Apple's GPUs, which have none."""
     return torch.float32 if device.type == "mps" else torch.float64

@@ -23,7 +23,9 @@ class Stats:
     Attributes
     ----------
     nfev : int or Tensor
-        Field evaluations, as SciPy counts them.
+        Field evaluations, as SciPy counts them, without those that a Jacobian took.
+    njev, nlu : int or Tensor
+        Jacobians, and factorisations of matrices made of them; 0 for explicit methods.
     n_steps, n_accepted, n_rejected : int or Tensor
         Steps tried, kept and thrown away.
     nfev_backward : int
@@ -37,11 +39,17 @@ class Stats:
     n_accepted: Count = 0
     nfev_backward: int = 0
     backend: str = "eager"
+    njev: Count = 0
+    nlu: Count = 0
 
     @property
     def n_rejected(self) -> Count:
         """Steps thrown away."""
         return self.n_steps - self.n_accepted
+
+    @property
+    def _has_jacobians(self) -> bool:
+        return bool((self.njev > 0).any()) if isinstance(self.njev, Tensor) else self.njev > 0
 
     def __repr__(self) -> str:
         def show(count: Count) -> str:
@@ -52,8 +60,10 @@ class Stats:
             low, high = (int(x) for x in torch.aminmax(count))
             return str(low) if low == high else f"{low}..{high}"
 
+        implicit = f"njev={show(self.njev)}, nlu={show(self.nlu)}, " if self._has_jacobians else ""
         return (
-            f"Stats(nfev={show(self.nfev)}, n_steps={show(self.n_steps)}, n_accepted={show(self.n_accepted)}, "
+            f"Stats(nfev={show(self.nfev)}, {implicit}"
+            f"n_steps={show(self.n_steps)}, n_accepted={show(self.n_accepted)}, "
             f"n_rejected={show(self.n_rejected)}, nfev_backward={self.nfev_backward}, backend={self.backend!r})"
         )
 

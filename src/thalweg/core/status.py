@@ -26,6 +26,7 @@ class Status(IntEnum):
     MAX_STEPS = 1
     STEP_UNDERFLOW = 2
     NONFINITE = 3
+    NOT_CONVERGED = 4
 
     @property
     def message(self) -> str:
@@ -42,6 +43,8 @@ _MESSAGES = {
     "the tolerance asks for more than the dtype holds (loosen rtol and atol, or use float64), or the field jumps",
     Status.NONFINITE: "the state or the field became NaN or infinite and no smaller step avoided it: "
     "check the field at the time of failure, bound its output (tanh, weight decay), or shorten t_span",
+    Status.NOT_CONVERGED: "the equations of an implicit step could not be solved: check that the field is smooth, "
+    "give a smaller step_size or first_step, or choose a method that does not iterate, such as 'tsit5'",
 }
 
 

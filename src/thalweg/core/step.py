@@ -11,7 +11,7 @@ from typing import Protocol
 
 from torch import Tensor
 
-from .arithmetic import Number
+from .arithmetic import Count, Flag, Number
 from .field import FieldLike
 
 
@@ -26,30 +26,49 @@ class Step:
     error : Tensor or None
         The estimated error of `y`, never part of a graph; None when the method has no estimate.
     stages : sequence of Tensor
-        k_1 … k_S. Without a graph they are views of a buffer and hold until the next step is tried.
+        k_1 … k_S, and those that `Stepper.extend` adds. Without a graph they are views of a buffer and hold until the
+        next step is tried.
     carry : Tensor or None
         What the next step needs of this one: the slope at its end for a method with FSAL.
-    nfev : int
-        The field evaluations that it took.
+    nfev, njev, nlu : int or Tensor (B,)
+        The field evaluations, Jacobians and factorisations that it took, of each unit.
+    error_coarse : Tensor or None
+        A second estimate, of lower order, which tempers the first (see `thalweg.methods.Tableau`).
+    converged : bool or Tensor (B,)
+        Whether its equations were solved; a step whose equations were not is rejected.
     """
 
     y: Tensor
     error: Tensor | None
     stages: Sequence[Tensor]
     carry: Tensor | None
-    nfev: int
+    nfev: Count
+    njev: Count = 0
+    nlu: Count = 0
+    error_coarse: Tensor | None = None
+    converged: Flag = True
 
 
 class Stepper(Protocol):
-    """How a family of methods takes one step; made anew for each solve."""
+    """How a family of methods takes one step; made anew for each solve.
+
+    What the next step must have of this one is the step's `carry`, which the loop selects as it does the state, and
+    through which gradients go. What only makes the next step cheaper (a Jacobian, its factors, a buffer) a stepper
+    keeps to itself; `init` forgets it. Where a graph is recorded nothing of it is used, so that a step that is taken
+    again comes out the same.
+    """
 
     @property
     def stages(self) -> int:
-        """The number of stages of a step."""
+        """The number of stages of an extended step."""
 
     @property
     def error_order(self) -> int:
         """The power of h by which the error estimate of a step shrinks."""
+
+    @property
+    def implicit(self) -> bool:
+        """Whether its steps count Jacobians."""
 
     @property
     def needs_slope(self) -> bool:
@@ -61,8 +80,15 @@ class Stepper(Protocol):
     def step(self, field: FieldLike, t: Number, h: Number, y: Tensor, carry: Tensor | None) -> Step:
         """Try a step of size h from (t, y)."""
 
+    def extend(self, field: FieldLike, t: Number, h: Number, y: Tensor, step: Step) -> Step:
+        """The step with all that `interpolate` needs, and with the evaluations that this took.
+
+        It is called once of an accepted step, and of no other, where a state inside it is asked for; the step itself
+        comes back where nothing is missing.
+        """
+
     def interpolate(self, step: Step, y: Tensor, h: Number, theta: Tensor) -> Tensor:
-        """States inside a step of size h from y, at the fractions theta of it.
+        """States inside an extended step of size h from y, at the fractions theta of it.
 
         In joint, theta (m,) gives states (m, *shape); per sample, theta (B,) gives (B, *D), a fraction for each row.
         """

@@ -12,7 +12,20 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from ..core.arithmetic import Count, Flag, Number, absolute, across, isfinite, maximum, negate, sign, where, wide_dtype
+from ..core.arithmetic import (
+    Count,
+    Flag,
+    Number,
+    absolute,
+    across,
+    clip,
+    isfinite,
+    maximum,
+    negate,
+    sign,
+    where,
+    wide_dtype,
+)
 from ..core.field import FieldLike
 from ..core.norms import Tolerance
 from ..core.status import Status
@@ -101,6 +114,8 @@ class Result:
     dense: DenseRecorder | None
     t: Number
     h: Number
+    njev: Count = 0
+    nlu: Count = 0
 
 
 def integrate(problem: Problem, recorder: Recorder | None = None) -> Result:
@@ -113,7 +128,7 @@ def integrate(problem: Problem, recorder: Recorder | None = None) -> Result:
 
     running: Flag = t != t1
     status = units.count(Status.SUCCESS.value)  # of units that do not run
-    n_steps = n_accepted = nfev = units.count(0)
+    n_steps = n_accepted = nfev = njev = nlu = units.count(0)
     going, _, _ = units.read(running)
     h, carry = t * 0.0, None  # as it stays where nothing runs
     if going:
@@ -139,13 +154,12 @@ def integrate(problem: Problem, recorder: Recorder | None = None) -> Result:
         t_graph, h_graph = _in_graph(problem, t, h, last)
         step = stepper.step(problem.field, t_graph, h_graph, y, carry)
 
-        error = None
-        if controller.adaptive:
-            assert step.error is not None, "an adaptive controller needs a method with an error estimate"
-            with torch.no_grad():
-                error = units.reduce(step.error, problem.tolerance, y, step.y)
+        error = _error(problem, step, y) if controller.adaptive else None
         decision = controller.adapt(error, h, state, stepper.error_order)
         accept = decision.accept & running
+        unsolved = step.converged is not True
+        if unsolved:
+            accept = accept & step.converged
         if isinstance(error, Tensor) and torch.is_grad_enabled() and not bool(torch.isfinite(error).all()):
             # in the graph even a step that is thrown away must be finite, as 0 * inf is NaN: let those rows stand still
             step = stepper.step(problem.field, t_graph, where(accept, h_graph, 0.0), y, carry)
@@ -154,19 +168,28 @@ def integrate(problem: Problem, recorder: Recorder | None = None) -> Result:
 
         n_steps = n_steps + running
         nfev = nfev + running * step.nfev
+        if stepper.implicit:
+            njev, nlu = njev + running * step.njev, nlu + running * step.nlu
         h_next = decision.h
-        stuck = running & (absolute(h_next) <= maximum(absolute(t) * _SPACING, floor)) if error is not None else False
+        stuck: Flag = False
+        if error is not None:
+            stuck = running & (absolute(h_next) <= maximum(absolute(t) * _SPACING, floor))
+        elif unsolved:
+            stuck = running & negate(step.converged)  # no other size is allowed
         running = running & negate(accept & last)
         going, most, failing = units.read(running, due, stuck)
         if failing:
-            assert error is not None
             failed = stuck & negate(accept)
-            cause = where(isfinite(error), Status.STEP_UNDERFLOW.value, units.count(Status.NONFINITE.value))
-            status = where(failed, cause, status)
+            status = where(failed, _cause(problem, step, error), status)
             running = running & negate(failed)
             h_next = where(failed, 0.0, h_next)
             going, _, _ = units.read(running)
 
+        if most or dense is not None:
+            extended = stepper.extend(problem.field, t_graph, h_graph, y, step)
+            if extended is not step:
+                asked = accept if dense is not None else due > 0
+                nfev, step = nfev + asked * (extended.nfev - step.nfev), extended
         if most:
             saver.save(stepper, step, t_graph, h_graph, y, n_accepted, most)
         if recorder is not None and accept is not False:
@@ -183,7 +206,35 @@ def integrate(problem: Problem, recorder: Recorder | None = None) -> Result:
     status = where(running, Status.MAX_STEPS.value, status)
     status = where((status == Status.SUCCESS) & negate(units.finite(y.detach())), Status.NONFINITE.value, status)
     ys = saver.finish(y, status == Status.SUCCESS)
-    return Result(ys, status, n_steps, n_accepted, nfev, saver, dense, t, h)
+    return Result(ys, status, n_steps, n_accepted, nfev, saver, dense, t, h, njev, nlu)
+
+
+def _error(problem: Problem, step: Step, y: Tensor) -> Number:
+    """The error of each unit relative to what is allowed; infinite where the equations of the step were not solved."""
+    units, tolerance = problem.batching, problem.tolerance
+    assert step.error is not None, "an adaptive controller needs a method with an error estimate"
+    with torch.no_grad():
+        error = units.reduce(step.error, tolerance, y, step.y)
+        if step.error_coarse is not None:
+            error = _tempered(error, units.reduce(step.error_coarse, tolerance, y, step.y))
+    return error if step.converged is True else where(step.converged, error, math.inf)
+
+
+def _tempered(error: Number, coarse: Number) -> Number:
+    """E² / sqrt(e² + d²/100) (Hairer, Nørsett & Wanner 1993, II.10), which is 0 where e is."""
+    ratio = clip(coarse / where(error == 0, 1.0, error), 0.0, 1e100)
+    return error / (1 + 0.01 * ratio**2) ** 0.5
+
+
+def _cause(problem: Problem, step: Step, error: Number | None) -> Count:
+    """Why each unit that can go no further fails."""
+    units = problem.batching
+    finite = units.finite(step.y.detach()) if error is None else isfinite(error)
+    cause = where(finite, Status.STEP_UNDERFLOW.value, units.count(Status.NONFINITE.value))
+    if step.converged is True:
+        return cause
+    unsolved = where(units.finite(step.y.detach()), Status.NOT_CONVERGED.value, units.count(Status.NONFINITE.value))
+    return where(step.converged, cause, unsolved)
 
 
 def _saver(problem: Problem, direction: Number) -> Saver:

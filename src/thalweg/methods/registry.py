@@ -4,9 +4,25 @@ from __future__ import annotations
 
 import difflib
 from dataclasses import dataclass
+from typing import Protocol
 
 from . import explicit
-from .tableau import Tableau
+
+
+class MethodData(Protocol):
+    """What every kind of coefficients says of its method; a stepper knows the rest."""
+
+    @property
+    def order(self) -> int:
+        """The order of the method."""
+
+    @property
+    def stages(self) -> int:
+        """The number of stages of a step."""
+
+    @property
+    def adaptive(self) -> bool:
+        """Whether it estimates its error, so that it can choose its own steps."""
 
 
 @dataclass(frozen=True)
@@ -17,18 +33,18 @@ class Method:
     ----------
     name : str
         The name to give `solve_ivp`.
-    tableau : Tableau
-        Its coefficients.
+    data : MethodData
+        Its coefficients, of a type that says who takes its steps.
     summary : str
-        When to use it.
+        When to use it, in fewer than 55 characters.
     source : str
         Where the coefficients come from.
     kind : str
-        The family: `"explicit"`.
+        The family, such as `"explicit"`.
     """
 
     name: str
-    tableau: Tableau
+    data: MethodData
     summary: str
     source: str
     kind: str = "explicit"
@@ -36,51 +52,44 @@ class Method:
     @property
     def order(self) -> int:
         """The order of the method."""
-        return self.tableau.order
+        return self.data.order
 
     @property
     def stages(self) -> int:
         """The number of stages of a step."""
-        return self.tableau.stages
+        return self.data.stages
 
     @property
     def adaptive(self) -> bool:
         """Whether it estimates its error, so that it can choose its own steps."""
-        return self.tableau.adaptive
+        return self.data.adaptive
 
 
 _METHODS = {
     method.name: method
     for method in (
-        Method(
-            "euler",
-            explicit.EULER,
-            "to learn from, and to read a residual network as an ODE; needs step_size",
-            "Euler 1768",
-        ),
+        Method("euler", explicit.EULER, "to learn from: a residual network as an ODE", "Euler 1768"),
         Method("midpoint", explicit.MIDPOINT, "cheap and rough: two evaluations a step", "Runge 1895"),
         Method("heun2", explicit.HEUN2, "cheap and rough: averages the slopes at both ends", "Heun 1900"),
         Method("ralston", explicit.RALSTON, "the least error of the two-stage methods", "Ralston 1962"),
-        Method("fehlberg2", explicit.FEHLBERG2, "rough, with an error estimate that trusts itself", "Fehlberg 1969"),
-        Method("heun3", explicit.HEUN3, "equal steps, three evaluations each; needs step_size", "Heun 1900"),
+        Method("fehlberg2", explicit.FEHLBERG2, "rough, with an estimate that trusts itself", "Fehlberg 1969"),
+        Method("heun3", explicit.HEUN3, "equal steps, three evaluations each", "Heun 1900"),
         Method(
             "ssprk3",
             explicit.SSPRK3,
-            "transport and shocks: keeps the bounds that small Euler steps keep; needs step_size",
+            "transport and shocks: keeps bounds as Euler does",
             "Shu & Osher 1988; Ketcheson et al. 2017",
         ),
-        Method(
-            "bosh3", explicit.BOSH3, "loose tolerances (1e-2 … 1e-3) and fields with kinks", "Bogacki & Shampine 1989"
-        ),
-        Method("rk4", explicit.RK4, "equal steps of good accuracy at a known cost; needs step_size", "Kutta 1901"),
-        Method("rk38", explicit.RK38, "as rk4, with a smaller error; torchdiffeq's rk4; needs step_size", "Kutta 1901"),
+        Method("bosh3", explicit.BOSH3, "loose tolerances, fields with kinks", "Bogacki & Shampine 1989"),
+        Method("rk4", explicit.RK4, "equal steps of good accuracy at a known cost", "Kutta 1901"),
+        Method("rk38", explicit.RK38, "as rk4, with a smaller error; torchdiffeq's rk4", "Kutta 1901"),
         Method(
             "dopri5",
             explicit.DOPRI5,
-            "the same steps as SciPy's RK45 and torchdiffeq's default",
+            "the steps of SciPy's RK45 and torchdiffeq's dopri5",
             "Dormand & Prince 1980; Shampine 1986",
         ),
-        Method("tsit5", explicit.TSIT5, "the default: smooth fields at tolerances 1e-2 … 1e-8", "Tsitouras 2011"),
+        Method("tsit5", explicit.TSIT5, "the default: smooth fields, 1e-2 … 1e-8", "Tsitouras 2011"),
     )
 }
 

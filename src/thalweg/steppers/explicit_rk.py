@@ -10,6 +10,7 @@ operation makes a new tensor.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -18,9 +19,10 @@ from ..core.arithmetic import Number, across, wide_dtype
 from ..core.field import FieldLike
 from ..core.step import Step
 from ..methods.tableau import Tableau
+from .interpolation import StageInterpolation
 
 
-class ExplicitRK:
+class ExplicitRK(StageInterpolation):
     """The stepper of explicit Runge–Kutta methods, made anew for each solve.
 
     Parameters
@@ -33,27 +35,22 @@ class ExplicitRK:
         Whether each row has its own t and h.
     """
 
+    implicit = False
+
     def __init__(self, tableau: Tableau, like: Tensor, *, by_row: bool) -> None:
+        super().__init__(tableau.interpolant, like, by_row=by_row)
         self.tableau = tableau
-        self.by_row = by_row
-        self.device = like.device
         self._first = 1 if tableau.fsal else 0  # the first stage that a step evaluates itself
-        rows = [*tableau.a, tableau.b]
-        if tableau.b_error is not None:
-            rows.append(tableau.b_error)
-        stages = tableau.stages
-        padded = [list(row) + [0.0] * (stages - len(row)) for row in rows]
-        exact = torch.tensor(padded, dtype=torch.float64, device="cpu")
-        self._rows = exact.to(device=like.device, dtype=like.dtype)
-        self._c = torch.tensor(tableau.c[self._first :], dtype=wide_dtype(like.device), device=like.device)
-        self._interpolant = torch.tensor(tableau.interpolant, dtype=self._c.dtype, device=like.device)  # (S, degree)
-        self._used = [i for i, row in enumerate(tableau.interpolant) if any(row)]
+        wide = wide_dtype(like.device)
+        self._c = torch.tensor(tableau.c[self._first :], dtype=wide, device=like.device)
+        self._dense_c = torch.tensor(tableau.dense_c, dtype=wide, device=like.device)
+        self._rows = _Rows(tableau, like)
         self._buffer: _Buffer | None = None
 
     @property
     def stages(self) -> int:
-        """The number of stages of a step."""
-        return self.tableau.stages
+        """The number of stages of an extended step."""
+        return len(self.tableau.interpolant)
 
     @property
     def error_order(self) -> int:
@@ -76,33 +73,27 @@ class ExplicitRK:
             return self._step_recorded(field, times, h, y, carry)
         return self._step_buffered(field, times, h, y, carry)
 
+    def extend(self, field: FieldLike, t: Number, h: Number, y: Tensor, step: Step) -> Step:
+        """The step with the extra stages of the interpolant."""
+        rows = self.tableau.dense_a
+        if not rows:
+            return step
+        times = field.times(t, h, self._dense_c)
+        buffer = self._buffer
+        if buffer is not None and step.stages is buffer.own and not torch.is_grad_enabled():
+            stages, scale, flat = buffer.stages, self._scale(h, y), y.flatten()
+            for i, time in enumerate(times):
+                state = buffer.combine(self._rows.dense + i, flat, y, scale)
+                stages[self.tableau.stages + i].copy_(field(time, state))
+        else:
+            stages = list(step.stages)
+            for row, time in zip(rows, times, strict=True):
+                stages.append(field(time, self._combine(y, h, row, stages)))
+        return replace(step, stages=stages, nfev=step.nfev + len(rows))
+
     def stage_state(self, i: int, y: Tensor, h: Number, stages: Sequence[Tensor]) -> Tensor:
         """The state at which stage i was evaluated."""
         return self._combine(y, h, self.tableau.a[i], stages[:i]) if i else y
-
-    def interpolate(self, step: Step, y: Tensor, h: Number, theta: Tensor) -> Tensor:
-        """States inside a step of size h from y, at the fractions theta of it.
-
-        In joint, theta (m,) gives states (m, *shape); per sample, theta (B,) gives (B, *D), a fraction for each row.
-        """
-        if not self.by_row:
-            weights = (self._weights(theta) * h).to(y.dtype)  # (S, m)
-            return y + torch.tensordot(weights.t(), torch.stack(list(step.stages)), dims=1)
-        assert isinstance(h, Tensor)
-        return self.interpolate_rows(step.stages, y, h, theta)
-
-    def interpolate_rows(self, stages: Sequence[Tensor], y: Tensor, h: Tensor, theta: Tensor) -> Tensor:
-        """A state inside each of M steps: y and k_i (M, *D), h and theta (M,)."""
-        weights = (self._weights(theta) * h).to(y.dtype)
-        weights = weights.view(*weights.shape, *(1,) * (y.ndim - 1))
-        for i in self._used:
-            y = y + weights[i] * stages[i]
-        return y
-
-    def _weights(self, theta: Tensor) -> Tensor:
-        """b_i(theta) for theta (M,), as (S, M)."""
-        powers = torch.stack([theta**n for n in range(1, self._interpolant.shape[1] + 1)])
-        return self._interpolant @ powers
 
     def _step_recorded(
         self, field: FieldLike, times: Sequence[Tensor], h: Number, y: Tensor, carry: Tensor | None
@@ -114,11 +105,12 @@ class ExplicitRK:
             state = y if i == 0 else self._combine(y, h, tableau.a[i], stages)
             stages.append(field(t, state))
         y_new = state if tableau.fsal else self._combine(y, h, tableau.b, stages)
-        error = None
-        if tableau.b_error is not None:
-            with torch.no_grad():
-                error = self._weighted(h, y, tableau.b_error, stages)
-        return Step(y_new, error, stages, stages[-1] if tableau.fsal else None, len(times))
+        with torch.no_grad():
+            error, coarse = (
+                None if row is None else self._weighted(h, y, row, stages)
+                for row in (tableau.b_error, tableau.b_coarse)
+            )
+        return Step(y_new, error, stages, stages[-1] if tableau.fsal else None, len(times), error_coarse=coarse)
 
     def _combine(self, y: Tensor, h: Number, row: Sequence[float], stages: Sequence[Tensor]) -> Tensor:
         """Y + h sum_j row_j k_j."""
@@ -141,26 +133,28 @@ class ExplicitRK:
     def _step_buffered(
         self, field: FieldLike, times: Sequence[Tensor], h: Number, y: Tensor, carry: Tensor | None
     ) -> Step:
-        tableau = self.tableau
         buffer = self._buffer
         if buffer is None or buffer.shape != y.shape:
             buffer = self._buffer = _Buffer(self._rows, y)
-        if isinstance(h, Tensor):
-            scale: Tensor | None = self._expand(h, y)
-        else:
-            scale = None
-            torch.mul(self._rows, h, out=buffer.rows)
+        scale = self._scale(h, y)
+        if scale is None:
+            torch.mul(self._rows.values, h, out=buffer.rows)
         if carry is not None:
             buffer.stages[0].copy_(carry)
         state, flat = y, y.flatten()
         for i, t in enumerate(times, start=self._first):
             state = y if i == 0 else buffer.combine(i, flat, y, scale)
             buffer.stages[i].copy_(field(t, state))
-        y_new = state if self._first else buffer.combine(tableau.stages, flat, y, scale)
-        error = None if tableau.b_error is None else buffer.error(scale)
+        rows = self._rows
+        y_new = state if self._first else buffer.combine(rows.end, flat, y, scale)
+        error, coarse = (None if i is None else buffer.error(i, scale) for i in (rows.error, rows.coarse))
         # a copy: the field may hand out one tensor of its own again and again
-        carry = buffer.stages[-1].clone() if self._first else None
-        return Step(y_new, error, buffer.stages, carry, len(times))
+        carry = buffer.own[-1].clone() if self._first else None
+        return Step(y_new, error, buffer.own, carry, len(times), error_coarse=coarse)
+
+    def _scale(self, h: Number, y: Tensor) -> Tensor | None:
+        """What multiplies a sum of stages in the buffer: h, but where the rows hold it already."""
+        return self._expand(h, y) if isinstance(h, Tensor) else None
 
     def _expand(self, h: Number, y: Tensor) -> Tensor:
         """H as a tensor that multiplies a state."""
@@ -170,17 +164,55 @@ class ExplicitRK:
         return across(h, y.ndim) if self.by_row else h
 
 
-class _Buffer:
-    """The stages side by side, with every view that a step needs made once."""
+class _Rows:
+    """All rows of a tableau under each other, and which is which.
 
-    def __init__(self, rows: Tensor, y: Tensor) -> None:
-        count, stages = rows.shape
+    Attributes
+    ----------
+    values : Tensor (rows, S), S with the extra stages
+    lengths : list of int
+        How many stages each row combines.
+    end, error, coarse, dense : int or None
+        The rows of the step's end, of its errors, and the first one of the extra stages; those before are the stages'.
+    """
+
+    def __init__(self, tableau: Tableau, like: Tensor) -> None:
+        self.stages = tableau.stages
+        total = self.stages + len(tableau.dense_a)
+        rows = [*tableau.a, tableau.b]
+        self.end = self.stages
+        self.error = self.coarse = None
+        if tableau.b_error is not None:
+            self.error = len(rows)
+            rows.append(tableau.b_error)
+        if tableau.b_coarse is not None:
+            self.coarse = len(rows)
+            rows.append(tableau.b_coarse)
+        self.dense = len(rows)
+        rows += tableau.dense_a
+        self.lengths = [len(row) for row in rows]
+        padded = [list(row) + [0.0] * (total - len(row)) for row in rows]
+        exact = torch.tensor(padded, dtype=torch.float64, device="cpu")
+        self.values = exact.to(device=like.device, dtype=like.dtype)
+
+
+class _Buffer:
+    """The stages side by side, with every view that a step needs made once.
+
+    Attributes
+    ----------
+    stages, own : list of Tensor
+        All stages, and those without the extra ones.
+    """
+
+    def __init__(self, rows: _Rows, y: Tensor) -> None:
         self.shape = y.shape
-        flat = torch.empty((stages, y.numel()), dtype=y.dtype, device=y.device)
+        flat = torch.empty((rows.values.shape[1], y.numel()), dtype=y.dtype, device=y.device)
         self.stages = [k.view(y.shape) for k in flat.unbind()]
-        self.rows = rows.clone()  # times h in joint; as they are per sample
-        self._row = [self.rows[i, : min(i, stages)] for i in range(count)]
-        self._columns = [flat[: min(i, stages)].t() for i in range(count)]
+        self.own = self.stages[: rows.stages]
+        self.rows = rows.values.clone()  # times h in joint; as they are per sample
+        self._row = [self.rows[i, :length] for i, length in enumerate(rows.lengths)]
+        self._columns = [flat[:length].t() for length in rows.lengths]
 
     def combine(self, i: int, flat: Tensor, y: Tensor, scale: Tensor | None) -> Tensor:
         """Y + [scale] sum_j row_ij k_j, in a tensor of its own: the user's field may keep it; `flat` is y in a row."""
@@ -189,7 +221,7 @@ class _Buffer:
         total = torch.mv(self._columns[i], self._row[i]).view(self.shape)
         return torch.addcmul(y, scale, total)
 
-    def error(self, scale: Tensor | None) -> Tensor:
-        """[scale] sum_j e_j k_j."""
-        total = torch.mv(self._columns[-1], self._row[-1]).view(self.shape)
+    def error(self, i: int, scale: Tensor | None) -> Tensor:
+        """[scale] sum_j row_ij k_j."""
+        total = torch.mv(self._columns[i], self._row[i]).view(self.shape)
         return total if scale is None else total.mul_(scale)

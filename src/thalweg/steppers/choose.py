@@ -1,0 +1,30 @@
+"""Which stepper takes the steps of which method."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from ..core.norms import Tolerance
+from ..core.step import Stepper
+from ..methods.registry import MethodData
+from ..methods.tableau import Tableau
+from .explicit_rk import ExplicitRK
+
+
+def stepper_for(data: MethodData, like: Tensor, *, by_row: bool, tolerance: Tolerance) -> Stepper:
+    """A stepper for one solve.
+
+    Parameters
+    ----------
+    data : MethodData
+        The method's coefficients.
+    like : Tensor
+        The packed initial state.
+    by_row : bool
+        Whether each row has its own t and h.
+    tolerance : Tolerance
+        That of the solve, by which iterations stop.
+    """
+    if isinstance(data, Tableau):
+        return ExplicitRK(data, like, by_row=by_row)
+    raise NotImplementedError(f"no stepper takes the steps of {type(data).__name__}")

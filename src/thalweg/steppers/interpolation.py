@@ -1,0 +1,60 @@
+"""States inside a step, as a sum of its stages.
+
+y, k_i: (*shape) in joint, (B, *D) per sample. h: a float or a 0-d tensor in joint, (B,) per sample. theta in [0, 1] is
+a place inside the step: (m,) in joint, (B,) per sample.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ..core.arithmetic import Number, wide_dtype
+from ..core.step import Step
+
+
+class StageInterpolation:
+    """What steppers share whose interpolant is y(t + theta h) = y + h sum_i b_i(theta) k_i.
+
+    Parameters
+    ----------
+    rows : sequence of rows
+        Row i holds the coefficients of theta, theta², … in b_i(theta).
+    like : Tensor
+        The packed initial state.
+    by_row : bool
+        Whether each row has its own t and h.
+    """
+
+    def __init__(self, rows: Sequence[Sequence[float]], like: Tensor, *, by_row: bool) -> None:
+        self.by_row = by_row
+        self.device = like.device
+        # in float64, and cast last: some rows are large numbers that cancel
+        self._interpolant = torch.tensor(rows, dtype=wide_dtype(like.device), device=like.device)  # (S, degree)
+        self._used = [i for i, row in enumerate(rows) if any(row)]
+
+    def interpolate(self, step: Step, y: Tensor, h: Number, theta: Tensor) -> Tensor:
+        """States inside an extended step of size h from y, at the fractions theta of it.
+
+        In joint, theta (m,) gives states (m, *shape); per sample, theta (B,) gives (B, *D), a fraction for each row.
+        """
+        if not self.by_row:
+            weights = (self._weights(theta) * h).to(y.dtype)  # (S, m)
+            return y + torch.tensordot(weights.t(), torch.stack(list(step.stages)), dims=1)
+        assert isinstance(h, Tensor)
+        return self.interpolate_rows(step.stages, y, h, theta)
+
+    def interpolate_rows(self, stages: Sequence[Tensor], y: Tensor, h: Tensor, theta: Tensor) -> Tensor:
+        """A state inside each of M steps: y and k_i (M, *D), h and theta (M,)."""
+        weights = (self._weights(theta) * h).to(y.dtype)
+        weights = weights.view(*weights.shape, *(1,) * (y.ndim - 1))
+        for i in self._used:
+            y = y + weights[i] * stages[i]
+        return y
+
+    def _weights(self, theta: Tensor) -> Tensor:
+        """b_i(theta) for theta (M,), as (S, M)."""
+        powers = torch.stack([theta**n for n in range(1, self._interpolant.shape[1] + 1)])
+        return self._interpolant @ powers

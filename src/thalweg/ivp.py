@@ -35,6 +35,7 @@ def solve_ivp(
     t_eval: Tensor | Sequence[float] | None = None,
     *,
     args: tuple[Any, ...] | Any = (),
+    jac: Callable[..., Tensor] | Tensor | None = None,
     dense_output: bool = False,
     rtol: float = 1e-3,
     atol: float | Tensor = 1e-6,
@@ -69,6 +70,11 @@ def solve_ivp(
         The times of the outputs, within t_span and in its direction. Without it: t0 and t1.
     args : tuple
         Further arguments of `fun`.
+    jac : callable or Tensor, optional
+        The Jacobian of fun for implicit methods, `jac(t, y, *args)`, or the matrix that it is everywhere: of shape
+        (N, N), or (batch, N, N) per sample, N the length of the state, or of a row of it, in the order of its entries.
+        Made by automatic differentiation where it is left out, and where gradients are wanted and cannot pass through
+        it.
     dense_output : bool
         Whether the solution can be called as a function of time.
     rtol, atol : float
@@ -152,9 +158,15 @@ def solve_ivp(
             "ask for times by t_eval, or solve under torch.no_grad()"
         )
     stats = Stats(backend="eager")
+    stepper = stepper_for(row_method.data, packed, by_row=by_row, tolerance=tolerance)
+    if stepper.implicit and gradient == "adjoint":
+        raise ValueError(
+            f"gradient='adjoint' goes back in time with explicit methods alone, and method {method!r} is implicit; "
+            "choose gradient='checkpointed'"
+        )
     problem = Problem(
-        field=Field(fun, args, layout, packed),
-        stepper=stepper_for(row_method.data, packed, by_row=by_row, tolerance=tolerance),
+        field=Field(fun, args, layout, packed, _jacobian(jac, method, stepper.implicit)),
+        stepper=stepper,
         controller=control,
         batching=units,
         tolerance=tolerance,
@@ -208,6 +220,17 @@ def _one_of(name: str, value: str, choices: Sequence[str]) -> str:
     if value not in choices:
         raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}")
     return value
+
+
+def _jacobian(jac: Any, method: str, implicit: bool) -> Any:
+    """Jac where it is one; whether it fits the state is seen where it is used."""
+    if jac is None:
+        return None
+    if not (callable(jac) or isinstance(jac, Tensor)):
+        raise ValueError(f"jac must be callable as jac(t, y, *args), or a tensor, got {type(jac).__name__}")
+    if not implicit:
+        warnings.warn(f"method {method!r} is explicit and makes no use of jac", stacklevel=3)
+    return jac
 
 
 def _positive(name: str, value: float) -> float:

@@ -63,7 +63,7 @@ class Jacobians:
     Raises
     ------
     ValueError
-        When the state is too long.
+        When the state is too long, or not float32 or float64.
     """
 
     def __init__(self, like: Tensor, *, by_row: bool) -> None:
@@ -73,6 +73,11 @@ class Jacobians:
             advice = "choose an explicit method" if by_row else "use batching='per_sample' where rows are independent"
             raise ValueError(
                 f"a method with Jacobians takes states of up to {LARGEST} numbers, got {self.size}; {advice}"
+            )
+        if like.dtype not in (torch.float32, torch.float64):
+            raise ValueError(
+                f"a method with Jacobians takes states of float32 or float64, got {like.dtype}; choose an explicit "
+                "method, convert y0, or give real and imaginary parts side by side (torch.view_as_real)"
             )
         self._ways = [Jacobians._batched, Jacobians._one_by_one]
         self._hidden_time: bool | None = None
@@ -102,7 +107,8 @@ class Jacobians:
             change = self._time_differences(field, t, y, slope) if rows is None else self._from_entries(rows, y)
         if recorded:
             return Linearization(slope, given, change)
-        return Linearization(slope.detach(), given.detach(), None if change is None else change.detach())
+        # a copy: the field may hand out one tensor of its own again and again
+        return Linearization(slope.detach().clone(), given.detach(), None if change is None else change.detach())
 
     def _products(self, slope: Tensor, wanted: Sequence[Tensor], *, create_graph: bool) -> list[Tensor | None]:
         """aᵀ ∂slope/∂x for each x wanted and all a, stacked in front; None where slope does not depend on x."""

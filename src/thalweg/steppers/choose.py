@@ -7,8 +7,10 @@ from torch import Tensor
 from ..core.norms import Tolerance
 from ..core.step import Stepper
 from ..methods.registry import MethodData
+from ..methods.rosenbrock import Rosenbrock
 from ..methods.tableau import Tableau
 from .explicit_rk import ExplicitRK
+from .rosenbrock import RosenbrockStepper
 
 
 def stepper_for(data: MethodData, like: Tensor, *, by_row: bool, tolerance: Tolerance) -> Stepper:
@@ -27,4 +29,6 @@ def stepper_for(data: MethodData, like: Tensor, *, by_row: bool, tolerance: Tole
     """
     if isinstance(data, Tableau):
         return ExplicitRK(data, like, by_row=by_row)
+    if isinstance(data, Rosenbrock):
+        return RosenbrockStepper(data, like, by_row=by_row)
     raise NotImplementedError(f"no stepper takes the steps of {type(data).__name__}")

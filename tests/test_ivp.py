@@ -18,6 +18,7 @@ F64 = torch.float64
 ADAPTIVE = [m.name for m in methods() if m.adaptive]
 HIGH_ORDER = [m.name for m in methods() if m.adaptive and m.order > 3]
 TOLERANCES = {2: (1e-3, 1e-4), 3: (1e-4, 1e-6), 5: (1e-4, 1e-7, 1e-10)}
+TOLERANCES |= dict.fromkeys((7, 8, 9), (1e-6, 1e-10))  # what they are for
 
 # Fehlberg's first-order pair estimates h (k_1 - k_3) / 512, so that what it lets pass is as much larger.
 UNSEEN = {"fehlberg2": 512}
@@ -62,6 +63,22 @@ class TestAnswers:
             error = ((sol.ys[:, 0] - exact).abs() / scale).max().item()
             theirs = ((torch.from_numpy(peer.y.T) - exact).abs() / scale).max().item()
             assert error < max(120 * unseen * tolerance, 20 * theirs)
+
+    @pytest.mark.parametrize("tolerance", [1e-4, 1e-7, 1e-10])
+    @pytest.mark.parametrize(("method", "peer"), [("dopri5", "RK45"), ("dopri8", "DOP853")])
+    @pytest.mark.parametrize("problem", PROBLEMS, ids=lambda p: p.name)
+    def test_takes_the_steps_of_scipys_method(self, problem, method, peer, tolerance):
+        """As many evaluations, and between steps the same values; what DOP853 adds for dense output too."""
+
+        def fun(t, y):
+            return problem.fun(torch.tensor(t, dtype=F64), torch.from_numpy(y)).numpy()
+
+        options = {"rtol": tolerance, "atol": tolerance, "dense_output": True}
+        theirs = scipy_solve_ivp(fun, problem.t_span, np.array(problem.y0), peer, **options)
+        ours = solve_ivp(problem.fun, problem.t_span, problem.state(), method, **options)
+        assert ours.stats.nfev == theirs.nfev
+        times = torch.linspace(*problem.t_span, 50, dtype=F64)
+        torch.testing.assert_close(ours(times), torch.from_numpy(theirs.sol(times.numpy()).T), rtol=1e-8, atol=1e-8)
 
     @pytest.mark.parametrize("method", [m.name for m in methods()])
     @pytest.mark.parametrize("batching", ["joint", "per_sample"])

@@ -1,5 +1,6 @@
 """Every method runs at its order: errors shrink with the step as they must."""
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -8,9 +9,14 @@ import torch
 
 from problems import FORCED
 from thalweg import solve_ivp
+from thalweg.core.field import Field
+from thalweg.core.norms import Tolerance
+from thalweg.core.state import layout_of
 from thalweg.methods import methods
+from thalweg.steppers.choose import stepper_for
 
 METHODS = methods()
+MANY = torch.linspace(0.011, 1.98, 60, dtype=torch.float64)
 INSIDE = torch.tensor([0.171, 0.489, 0.853], dtype=torch.float64)
 
 
@@ -19,8 +25,18 @@ def slope(steps, errors):
     return np.polyfit(np.log(steps), np.log(errors), 1)[0]
 
 
+def agrees(observed, declared):
+    """Within 0.2; above order 7 perhaps more, as rounding hides the step sizes at which an order shows as it is.
+
+    That such an order is no higher is proven by the conditions on its coefficients.
+    """
+    return -0.2 < observed - declared < (0.2 if declared <= 7 else 1.6)
+
+
 def sizes(order):
-    return [2 / n for n in {1: (400, 800, 1600), 2: (200, 400, 800), 3: (100, 200, 400)}.get(order, (64, 128, 256))]
+    """The step sizes over two units of time at which an order shows."""
+    counts = {1: (400, 800, 1600), 2: (200, 400, 800), 3: (100, 200, 400), 7: (12, 18, 24), 8: (6, 9, 12)}
+    return [2 / n for n in counts.get(min(order, 8), (64, 128, 256))]
 
 
 # Several starts together: where the leading error of one happens to be small, those of the others are not.
@@ -37,46 +53,44 @@ def test_observed_order_is_the_declared_one(method, batching):
         (solve_ivp(FORCED.fun, (0, 2), y0, method.name, step_size=h, batching=batching).ys[-1] - exact).norm()
         for h in sizes(method.order)
     ]
-    assert abs(slope(sizes(method.order), errors) - method.order) < 0.2
+    assert agrees(slope(sizes(method.order), errors), method.order)
 
 
 @pytest.mark.parametrize("method", METHODS, ids=lambda m: m.name)
 def test_observed_order_of_the_interpolant_is_the_declared_one(method):
     """Inside a step of size h from an exact start, an interpolant of order p errs by h^(p + 1)."""
-    tableau = method.data
     y0, errors = torch.stack([p.state() for p in PROBLEMS]), []
-    steps = [0.1, 0.05, 0.025]
+    steps = [0.1, 0.05, 0.025] if method.order < 7 else [0.4, 0.28, 0.2]
     for h in steps:
         times = INSIDE * h
         got = solve_ivp(FORCED.fun, (0, h), y0, method.name, times, step_size=h).ys
         exact = torch.stack([p.reference(times.tolist()) for p in PROBLEMS], 1)
         errors.append((got - exact).norm())
-    assert abs(slope(steps, errors) - (tableau.interpolant_order + 1)) < 0.2
+    assert agrees(slope(steps, errors), method.data.interpolant_order + 1)
 
 
 @pytest.mark.parametrize("method", METHODS, ids=lambda m: m.name)
 def test_observed_order_of_the_solution_between_steps(method):
     """Over a whole solve the error between steps shrinks with the lesser of order and interpolant order + 1."""
     expected = min(method.order, method.data.interpolant_order + 1)
-    exact = FORCED.reference(INSIDE)
+    y0 = torch.stack([p.state() for p in PROBLEMS])
+    exact = torch.stack([p.reference(MANY) for p in PROBLEMS], 1)
     steps = sizes(method.order)
-    errors = [
-        (solve_ivp(FORCED.fun, (0, 2), FORCED.state(), method.name, INSIDE, step_size=h).ys - exact).norm()
-        for h in steps
-    ]
+    errors = [(solve_ivp(FORCED.fun, (0, 2), y0, method.name, MANY, step_size=h).ys - exact).norm() for h in steps]
     assert slope(steps, errors) > expected - 0.3
 
 
 @pytest.mark.parametrize("method", [m for m in METHODS if m.adaptive], ids=lambda m: m.name)
 def test_error_estimates_shrink_with_the_declared_power(method):
-    from thalweg.core.field import Field
-    from thalweg.core.state import layout_of
-    from thalweg.steppers.explicit_rk import ExplicitRK
-
     layout, y0 = layout_of(FORCED.state(), by_row=False)
-    field, stepper = Field(FORCED.fun, (), layout, y0), ExplicitRK(method.data, y0, by_row=False)
+    field = Field(FORCED.fun, (), layout, y0)
+    stepper = stepper_for(method.data, y0, by_row=False, tolerance=Tolerance(1e-9, 1e-9))
     carry = stepper.init(field(torch.tensor(0.0, dtype=y0.dtype), y0))
-    steps = [0.1, 0.05, 0.025]
+    steps = [0.2, 0.1, 0.05] if method.name in ("vern8", "vern9") else [0.08, 0.04, 0.02]  # rounding comes early
+    errors = []
     with torch.no_grad():
-        errors = [stepper.step(field, 0.0, h, y0, carry).error.norm() for h in steps]
-    assert abs(slope(steps, errors) - method.data.error_order) < 0.2
+        for h in steps:
+            step = stepper.step(field, 0.0, h, y0, carry)
+            fine, coarse = (0.0 if e is None else e.norm().item() for e in (step.error, step.error_coarse))
+            errors.append(fine**2 / math.hypot(fine, 0.1 * coarse))
+    assert agrees(slope(steps, errors), stepper.error_order)

@@ -145,6 +145,8 @@ class _PullBack:
         t, h = (_leaf_number(level.t, y), _leaf_number(level.h, y)) if self.timed else (level.t, level.h)
         with torch.enable_grad():
             step = stepper.step(self.field, t, h, y, carry)
+            if index is not None:
+                step = stepper.extend(self.field, t, h, y, step)
             self.evaluations += most(step.nfev)
             ends, cotangents = [step.y], [select(level.valid, a, torch.zeros_like(a))]
             if a_carry is not None and step.carry is not None:

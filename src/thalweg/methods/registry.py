@@ -6,7 +6,7 @@ import difflib
 from dataclasses import dataclass
 from typing import Protocol
 
-from . import explicit
+from . import dop853, explicit, verner
 
 
 class MethodData(Protocol):
@@ -90,6 +90,15 @@ _METHODS = {
             "Dormand & Prince 1980; Shampine 1986",
         ),
         Method("tsit5", explicit.TSIT5, "the default: smooth fields, 1e-2 … 1e-8", "Tsitouras 2011"),
+        Method("vern7", verner.VERN7, "smooth fields at tolerances 1e-6 … 1e-10", "Verner 2010"),
+        Method(
+            "dopri8",
+            dop853.DOPRI8,
+            "tight tolerances: the steps of SciPy's DOP853",
+            "Prince & Dormand 1981; Hairer, Nørsett & Wanner 1993",
+        ),
+        Method("vern8", verner.VERN8, "smooth fields at tolerances 1e-8 … 1e-12", "Verner 2010"),
+        Method("vern9", verner.VERN9, "near the limit of float64: tolerances below 1e-10", "Verner 2010"),
     )
 }
 
@@ -103,7 +112,7 @@ def methods() -> tuple[Method, ...]:
     --------
     >>> from thalweg.methods import methods
     >>> [method.name for method in methods()]
-    ['euler', 'midpoint', 'heun2', 'ralston', 'fehlberg2', 'heun3', 'ssprk3', 'bosh3', 'rk4', 'rk38', 'dopri5', 'tsit5']
+    ['euler', 'midpoint', ..., 'tsit5', 'vern7', 'dopri8', 'vern8', 'vern9']
     """
     return tuple(_METHODS.values())
 

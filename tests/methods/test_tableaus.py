@@ -109,8 +109,8 @@ def test_the_first_stage_of_the_next_step_is_known_for_these_methods():
 
 
 def test_an_unknown_method_suggests_the_nearest():
-    with pytest.raises(ValueError, match="unknown method 'dopri6'; did you mean 'dopri5'"):
-        get_method("dopri6")
+    with pytest.raises(ValueError, match="unknown method 'tsit6'; did you mean 'tsit5'"):
+        get_method("tsit6")
 
 
 @pytest.mark.parametrize(

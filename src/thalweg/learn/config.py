@@ -117,6 +117,8 @@ class SolverConfig(_Part):
         method = get_method(self.method)
         if not method.adaptive and self.step_size is None:
             raise ValueError(f"method {self.method!r} has no error estimate and needs a step_size, such as 0.1")
+        if self.gradient == "adjoint" and method.kind != "explicit":
+            raise ValueError(f"gradient 'adjoint' takes explicit methods, not {self.method!r}; choose 'checkpointed'")
         return self
 
 

@@ -6,7 +6,7 @@ import difflib
 from dataclasses import dataclass
 from typing import Protocol
 
-from . import dop853, explicit, verner
+from . import dop853, explicit, rosenbrock, verner
 
 
 class MethodData(Protocol):
@@ -99,6 +99,20 @@ _METHODS = {
         ),
         Method("vern8", verner.VERN8, "smooth fields at tolerances 1e-8 … 1e-12", "Verner 2010"),
         Method("vern9", verner.VERN9, "near the limit of float64: tolerances below 1e-10", "Verner 2010"),
+        Method(
+            "rosenbrock23",
+            rosenbrock.ROSENBROCK23,
+            "stiff fields at loose tolerances: ode23s",
+            "Shampine & Reichelt 1997",
+            "rosenbrock",
+        ),
+        Method(
+            "rodas5p",
+            rosenbrock.RODAS5P,
+            "stiff fields, states of up to some hundred",
+            "Steinebach 2023",
+            "rosenbrock",
+        ),
     )
 }
 
@@ -112,7 +126,7 @@ def methods() -> tuple[Method, ...]:
     --------
     >>> from thalweg.methods import methods
     >>> [method.name for method in methods()]
-    ['euler', 'midpoint', ..., 'tsit5', 'vern7', 'dopri8', 'vern8', 'vern9']
+    ['euler', 'midpoint', ..., 'tsit5', ..., 'rodas5p']
     """
     return tuple(_METHODS.values())
 

@@ -52,7 +52,7 @@ if TYPE_CHECKING:
 def __getattr__(name: str) -> Any:
     if name in _HOMES:
         value = getattr(import_module(_HOMES[name]), name)
-    elif name in {"nn", "figures", "learn", "methods"}:
+    elif name in {"nn", "figures", "learn", "methods", "paths"}:
         value = import_module(f"thalweg.{name}")
     else:
         raise AttributeError(f"module 'thalweg' has no attribute {name!r}")
@@ -61,4 +61,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_HOMES, "nn", "figures", "learn", "methods"})
+    return sorted({*globals(), *_HOMES, "nn", "figures", "learn", "methods", "paths"})

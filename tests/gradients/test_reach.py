@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from thalweg import solve_ivp
+from thalweg.gradients import recording
 
 F64 = torch.float64
 GRADIENTS = ["direct", "checkpointed", "adjoint"]
@@ -46,6 +47,17 @@ class TestReached:
         leaf = rate()
         k = leaf * 1.0
         self.check(lambda t, y: -k * y, gradient, leaf)
+
+    @pytest.mark.parametrize("memory", ["ample", "none"])
+    def test_a_leaf_beside_what_was_computed_from_it(self, gradient, memory, monkeypatch):
+        """d/dk of exp(-(k + k²)): the field uses k, and k² that was computed before."""
+        if memory == "none":
+            monkeypatch.setattr(recording, "AMPLE", 0)
+        k = rate()
+        square = k * k
+        end = solve(lambda t, y: -(k + square) * y, gradient).ys[-1].sum()
+        (found,) = torch.autograd.grad(end, [k])
+        assert found.item() == pytest.approx(-3 * end.item(), rel=1e-6)
 
     def test_a_global(self, gradient):
         self.check(decay_of_global, gradient, SCALE)

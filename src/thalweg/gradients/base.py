@@ -69,12 +69,13 @@ class Sources:
     request: Request
     arguments: list[Tensor] = field(init=False)
     captured: list[Tensor] = field(init=False)
+    _computed: bool = field(init=False)
 
     def __post_init__(self) -> None:
         leaves = pytree.tree_leaves(self.request.field.args)
         self.arguments = [leaf for leaf in leaves if isinstance(leaf, Tensor) and leaf.requires_grad]
         functions = (self.request.field.fun, self.request.field.jac, [x for x in leaves if callable(x)])
-        self.captured = captured_tensors(functions)
+        self.captured, self._computed = captured_tensors(functions)
 
     @property
     def needed(self) -> bool:
@@ -103,7 +104,7 @@ class Sources:
 
     def retain(self) -> bool:
         """Whether a backward pass runs into a graph that must stay: one behind a captured tensor."""
-        return any(not tensor.is_leaf for tensor in self.captured)
+        return self._computed
 
 
 class SolveNode(ABC):

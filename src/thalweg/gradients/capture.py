@@ -21,8 +21,10 @@ _PLAIN = (bool, int, float, complex, str, bytes, type(None))
 """What holds nothing."""
 
 
-def captured_tensors(fun: Any) -> list[Tensor]:
+def captured_tensors(fun: Any) -> tuple[list[Tensor], bool]:
     """The tensors that require a gradient and that `fun` holds, each once, so that none is part of another's history.
+
+    Told as well is whether any of those that `fun` holds was computed: a backward pass then runs into its graph.
 
     Looked through are modules, closures, defaults, globals that the code names, partial functions, bound methods,
     attributes of callable objects, and lists, tuples, sets and dicts of all these.
@@ -31,7 +33,8 @@ def captured_tensors(fun: Any) -> list[Tensor]:
     for value in _walk(fun):
         if value.requires_grad:
             found.setdefault(id(value), value)
-    return _independent(list(found.values()))
+    held = list(found.values())
+    return _independent(held), not all(tensor.is_leaf for tensor in held)
 
 
 def unreached(outputs: Iterable[Tensor], known: Iterable[Tensor]) -> list[Tensor]:

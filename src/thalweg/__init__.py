@@ -17,6 +17,7 @@ _HOMES = {
     "SolveError": "thalweg.core.status",
     "Status": "thalweg.core.status",
     "DenseOutput": "thalweg.output.dense",
+    "Adjoint": "thalweg.gradients.adjoint",
     "PID": "thalweg.stepsize.controllers",
     "Fixed": "thalweg.stepsize.controllers",
     "NeuralODE": "thalweg.nn",
@@ -26,6 +27,7 @@ _HOMES = {
 
 __all__ = [
     "PID",
+    "Adjoint",
     "DenseOutput",
     "Fixed",
     "NeuralODE",
@@ -42,6 +44,7 @@ __all__ = [
 if TYPE_CHECKING:
     from .core.solution import Solution, Stats
     from .core.status import SolveError, Status
+    from .gradients.adjoint import Adjoint
     from .ivp import solve_ivp
     from .learn.estimators import NeuralODEClassifier, NeuralODERegressor
     from .nn import NeuralODE

@@ -5,24 +5,27 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from .core.arithmetic import wide_dtype
+from .core.arithmetic import Flag, Number, wide_dtype
 from .core.field import Field
 from .core.norms import Tolerance
 from .core.solution import Solution, Stats
-from .core.state import layout_of
+from .core.state import Layout, layout_of
 from .core.status import SolveError, Status
-from .gradients import GRADIENTS, GradientMethod, Request
+from .core.step import Step, TriedStep
+from .gradients import GRADIENTS, Adjoint, GradientMethod, Request
 from .loop.batching import Batching, Joint, PerSample
 from .loop.integrate import GraphTimes, Problem, Result, integrate
 from .methods import Method, get_method
 from .steppers.choose import stepper_for
 from .stepsize.controllers import CONTROLLERS, Controller, Fixed
+from .stepsize.stops import Stops
 
 Time: TypeAlias = float | Tensor
 
@@ -37,15 +40,20 @@ def solve_ivp(
     args: tuple[Any, ...] | Any = (),
     jac: Callable[..., Tensor] | Tensor | None = None,
     dense_output: bool = False,
-    rtol: float = 1e-3,
+    rtol: float | Tensor = 1e-3,
     atol: float | Tensor = 1e-6,
+    norm: Callable[[Any], float | Tensor] | None = None,
     step_size: float | None = None,
     first_step: float | None = None,
     max_step: float = math.inf,
+    min_step: float = 0.0,
+    step_ts: Tensor | Sequence[float] = (),
+    jump_ts: Tensor | Sequence[float] = (),
     max_steps: int = 10_000,
     controller: Controller | Literal["i", "pi", "pid"] | None = None,
     batching: Literal["joint", "per_sample"] = "joint",
-    gradient: Literal["checkpointed", "direct", "adjoint"] = "checkpointed",
+    gradient: Literal["checkpointed", "direct", "adjoint"] | GradientMethod = "checkpointed",
+    callback: Callable[[TriedStep], bool | None] | None = None,
     backend: Literal["auto", "eager"] = "auto",
     on_failure: Literal["raise", "return"] = "raise",
 ) -> Solution:
@@ -77,14 +85,23 @@ def solve_ivp(
         it.
     dense_output : bool
         Whether the solution can be called as a function of time.
-    rtol, atol : float
-        The error allowed in each step is `atol + rtol * abs(y)`, in root mean square; atol may be a tensor that
-        broadcasts against y0.
+    rtol, atol : float or Tensor
+        The error allowed in each step is `atol + rtol * abs(y)`, in root mean square; a tensor must broadcast against
+        y0, and where y0 is a pytree against its leaves one after the other, flattened.
+    norm : callable, optional
+        norm(e) -> number, in place of the root mean square: how large is the error e, structured as y0 and relative to
+        what is allowed? A step is accepted where it is at most 1. Joint batching alone.
     step_size : float, optional
         Take steps of this size, instead of those that the tolerance asks for. Methods without an error estimate need
         it.
     first_step, max_step : float
         The size of the first step and the bound on all.
+    min_step : float
+        No step is chosen smaller; one of this size is accepted, whatever its error.
+    step_ts, jump_ts : Tensor (K,) or sequence of float
+        Times that no step crosses, such as those of kinks in the field. At those of jump_ts the field jumps: a step
+        that ends there evaluates it just before, the next one just after. jump_ts needs joint batching. To step on a
+        grid, give its times as step_ts, and a step_size that is no smaller than any of its intervals.
     max_steps : int
         The number of steps, rejected ones too, after which a solve fails.
     controller : {"i", "pi", "pid"} or Controller, optional
@@ -92,11 +109,15 @@ def solve_ivp(
     batching : {"joint", "per_sample"}
         Whose error counts together. `joint`: one step size for all, right for every field. `per_sample`: each row of
         y0 has its own, as if solved alone; rows of the field must not depend on each other.
-    gradient : {"checkpointed", "direct", "adjoint"}
+    gradient : {"checkpointed", "direct", "adjoint"} or Adjoint
         `checkpointed`: the exact gradient of what was computed; recorded in one graph as long as that holds no more
         than 256 MiB, otherwise each accepted step is computed again. `direct`: the same by backpropagation
         through the solver, of any order, at the memory of all that it did. `adjoint`: the continuous adjoint, solved
-        back in time (Chen et al. 2018), at the memory of one step.
+        back in time (Chen et al. 2018), at the memory of one step;
+        `thalweg.Adjoint(rtol=…)` says how that solve takes its steps.
+    callback : callable, optional
+        callback(step), called with a `TriedStep` of every step that is tried, kept or not: its `t`, `h`, `y`, `y_new`
+        and `accepted`. The solve fails with `Status.STOPPED` where it returns true.
     backend : {"auto", "eager"}
         What runs the loop.
     on_failure : {"raise", "return"}
@@ -128,23 +149,20 @@ def solve_ivp(
     by_row = _one_of("batching", batching, ("joint", "per_sample")) == "per_sample"
     _one_of("on_failure", on_failure, ("raise", "return"))
     _one_of("backend", backend, ("auto", "eager"))
-    maker: GradientMethod = GRADIENTS[_one_of("gradient", gradient, tuple(GRADIENTS))]
+    maker = _gradient(gradient)
     if not callable(fun):
         raise ValueError(f"fun must be callable as fun(t, y, *args), got {type(fun).__name__}")
     args = args if isinstance(args, tuple) else (args,)  # as SciPy does
 
     layout, packed = layout_of(y0, by_row=by_row)
-    wide = wide_dtype(packed.device)
     rows = packed.shape[0] if by_row else None
     t0, t1 = (_time(name, t, rows, packed) for name, t in zip(("t0", "t1"), _pair(t_span), strict=True))
     times = None if t_eval is None else _output_times(t_eval, t0, t1, rows, packed)
-    row_method = get_method(method)
-    tolerance = _tolerance(rtol, atol, packed)
     units: Batching = PerSample(packed.shape[0], packed.device) if by_row else Joint()
-    control, first = _control(row_method, controller, step_size, first_step)
-    _positive("max_step", max_step)
-    if not (isinstance(max_steps, int) and max_steps > 0):
-        raise ValueError(f"max_steps must be a positive integer, got {max_steps!r}")
+    choice = _Choice(
+        method, rtol, atol, norm, step_size, first_step, max_step, min_step, max_steps, controller, step_ts, jump_ts,
+        callback,
+    )  # fmt: skip
 
     timed = any(t is not None and t.requires_grad for t in (t0, t1, times))
     wanted = torch.is_grad_enabled() and (
@@ -152,36 +170,132 @@ def solve_ivp(
         or packed.requires_grad
         or any(isinstance(leaf, Tensor) and leaf.requires_grad for leaf in pytree.tree_leaves(args))
     )
-    if dense_output and wanted and gradient != "direct":
+    if dense_output and wanted and maker is not GRADIENTS["direct"]:
         raise ValueError(
             "dense_output carries gradients with gradient='direct' alone; choose that, "
             "ask for times by t_eval, or solve under torch.no_grad()"
         )
     stats = Stats(backend="eager")
-    stepper = stepper_for(row_method.data, packed, by_row=by_row, tolerance=tolerance)
-    if stepper.implicit and gradient == "adjoint":
-        raise ValueError(
-            f"gradient='adjoint' goes back in time with explicit methods alone, and method {method!r} is implicit; "
-            "choose gradient='checkpointed'"
-        )
+    field = Field(fun, args, layout, packed, jac)
     problem = Problem(
-        field=Field(fun, args, layout, packed, _jacobian(jac, method, stepper.implicit)),
-        stepper=stepper,
-        controller=control,
-        batching=units,
-        tolerance=tolerance,
+        **choice.parts(field, layout, packed, units),
         y0=packed.detach(),
         t0=units.number(t0.detach()),
         t1=units.number(t1.detach()),
         t_eval=None if times is None else times.detach(),
-        first_step=None if first is None else units.number(torch.tensor(first, dtype=wide, device=packed.device)),
-        max_step=float(max_step),
-        max_steps=max_steps,
         dense=dense_output,
     )
+    _check_jacobian(jac, method, problem.stepper.implicit)
+    backward = None
+    if isinstance(maker, Adjoint):
+        backward = replace(problem, **choice.back(maker).parts(field, layout, packed, units, back=True))
     graph_times = GraphTimes(t0, t1, times) if timed else None
-    ys, result = maker.run(integrate, Request(problem, packed, graph_times, stats))
+    ys, result = maker.run(integrate, Request(problem, packed, graph_times, stats, backward))
     return _solution(problem, result, ys, t0, t1, times, stats, layout.unpack, packed, on_failure)
+
+
+@dataclass(frozen=True)
+class _Choice:
+    """How steps are taken, as `solve_ivp` is told; what the adjoint may choose anew for its own solve."""
+
+    method: str
+    rtol: float | Tensor
+    atol: float | Tensor
+    norm: Callable[..., float | Tensor] | None
+    step_size: float | None
+    first_step: float | None
+    max_step: float
+    min_step: float
+    max_steps: int
+    controller: Controller | str | None
+    step_ts: Tensor | Sequence[float]
+    jump_ts: Tensor | Sequence[float]
+    callback: Callable[[TriedStep], bool | None] | None
+
+    def back(self, adjoint: Adjoint) -> _Choice:
+        """The choice of a solve back in time."""
+        given = adjoint.given()
+        if given.keys() & {"step_size", "first_step", "controller"}:  # they exclude each other
+            given = {"step_size": None, "first_step": None, "controller": None, **given}
+        norm = self.norm
+        both = None if norm is None else lambda y, a: max(float(norm(y)), float(norm(a)))
+        return replace(self, **{"norm": both, "callback": None, **given})
+
+    def parts(self, field: Field, layout: Layout, y0: Tensor, units: Batching, *, back: bool = False) -> dict[str, Any]:
+        """What the loop needs to know, checked; `back` where the state is a pair of y and its adjoint."""
+        method = get_method(self.method)
+        tolerance = _tolerance(self.rtol, self.atol, y0)
+        control, first = _control(method, self.controller, self.step_size, self.first_step)
+        _positive("max_step", self.max_step)
+        if not (isinstance(self.max_steps, int) and self.max_steps > 0):
+            raise ValueError(f"max_steps must be a positive integer, got {self.max_steps!r}")
+        if isinstance(self.min_step, bool) or not 0 <= self.min_step <= self.max_step:
+            raise ValueError(f"min_step must lie between 0 and max_step, {self.max_step}, got {self.min_step!r}")
+        step_ts, jump_ts = _stop_times("step_ts", self.step_ts), _stop_times("jump_ts", self.jump_ts)
+        if units.by_row and (jump_ts or self.norm is not None):
+            name = "jump_ts" if jump_ts else "norm"
+            raise ValueError(f"{name} is one for all rows of y0 and needs batching='joint'")
+        wide = wide_dtype(y0.device)
+        stepper = stepper_for(method.data, y0, by_row=units.by_row, tolerance=tolerance)
+        if back and stepper.implicit:
+            raise ValueError(
+                f"gradient='adjoint' goes back in time with explicit methods alone, and method {method.name!r} is "
+                "implicit; choose gradient='checkpointed', or an explicit method for the way back: "
+                "thalweg.Adjoint(method='tsit5')"
+            )
+        return {
+            "field": field.with_jumps(jump_ts),
+            "stepper": stepper,
+            "controller": control,
+            "batching": units if self.norm is None else Joint(_norm(self.norm, layout, back)),
+            "tolerance": tolerance,
+            "first_step": None if first is None else units.number(torch.tensor(first, dtype=wide, device=y0.device)),
+            "max_step": float(self.max_step),
+            "min_step": float(self.min_step),
+            "max_steps": self.max_steps,
+            "stops": Stops(step_ts, jump_ts, y0.device) if step_ts or jump_ts else None,
+            "callback": None if self.callback is None else _callback(self.callback, layout, back),
+        }
+
+
+def _norm(norm: Callable[..., float | Tensor], layout: Layout, back: bool) -> Callable[[Tensor], float | Tensor]:
+    """The user's norm of a packed error."""
+    if back:
+        return lambda error: norm(*(layout.unpack(half) for half in error.unbind(0)))
+    return lambda error: norm(layout.unpack(error))
+
+
+def _callback(
+    callback: Callable[[TriedStep], bool | None], layout: Layout, back: bool
+) -> Callable[[Step, Number, Number, Tensor, Flag], bool | None]:
+    """The user's callback as the loop calls it."""
+
+    def state(y: Tensor) -> Any:
+        y = y.detach()
+        return layout.unpack(y.unbind(1 if layout.by_row else 0)[0] if back else y)
+
+    return lambda step, t, h, y, accept: callback(TriedStep(t, h, state(y), state(step.y), accept))
+
+
+def _stop_times(name: str, times: Tensor | Sequence[float]) -> list[float]:
+    """Times that no step crosses."""
+    try:
+        values = torch.as_tensor(times, dtype=torch.float64, device="cpu").detach()
+    except (TypeError, ValueError, RuntimeError):
+        raise ValueError(f"{name} must be real numbers, got {times!r}") from None
+    if values.ndim != 1 or not bool(torch.isfinite(values).all()):
+        raise ValueError(f"{name} must be finite times of shape (K,), got {times!r}")
+    return values.tolist()
+
+
+def _gradient(gradient: str | GradientMethod) -> GradientMethod:
+    """The gradient method of that name, or the object itself."""
+    if isinstance(gradient, str):
+        return GRADIENTS[_one_of("gradient", gradient, tuple(GRADIENTS))]
+    if not callable(getattr(gradient, "run", None)):
+        names = ", ".join(map(repr, GRADIENTS))
+        raise ValueError(f"gradient must be one of {names} or an object such as thalweg.Adjoint(), got {gradient!r}")
+    return gradient
 
 
 def _solution(
@@ -222,15 +336,14 @@ def _one_of(name: str, value: str, choices: Sequence[str]) -> str:
     return value
 
 
-def _jacobian(jac: Any, method: str, implicit: bool) -> Any:
-    """Jac where it is one; whether it fits the state is seen where it is used."""
+def _check_jacobian(jac: Any, method: str, implicit: bool) -> None:
+    """Refuse what is no Jacobian; whether it fits the state is seen where it is used."""
     if jac is None:
-        return None
+        return
     if not (callable(jac) or isinstance(jac, Tensor)):
         raise ValueError(f"jac must be callable as jac(t, y, *args), or a tensor, got {type(jac).__name__}")
     if not implicit:
         warnings.warn(f"method {method!r} is explicit and makes no use of jac", stacklevel=3)
-    return jac
 
 
 def _positive(name: str, value: float) -> float:
@@ -300,29 +413,37 @@ def _range(t: Tensor) -> str:
     return f"{low:g}" if low == high else f"{low:g}..{high:g}"
 
 
-def _tolerance(rtol: float, atol: float | Tensor, y0: Tensor) -> Tolerance:
+def _tolerance(rtol: float | Tensor, atol: float | Tensor, y0: Tensor) -> Tolerance:
     """The tolerance, no tighter than the dtype can hold."""
-    rtol = _positive("rtol", rtol)
-    eps = torch.finfo(y0.dtype).eps
-    if rtol < 10 * eps:
+    least = 10 * torch.finfo(y0.dtype).eps
+    relative = _allowed("rtol", rtol, y0) if isinstance(rtol, Tensor) else _positive("rtol", rtol)
+    lowest = relative if isinstance(relative, float) else min(relative.flatten().tolist(), default=1.0)
+    if lowest <= 0:
+        raise ValueError("rtol must be positive in every entry")
+    if lowest < least:
         warnings.warn(
-            f"rtol={rtol:g} is below what {y0.dtype} holds; using {10 * eps:.1e} (a tighter tolerance needs float64)",
-            stacklevel=3,
+            f"rtol={lowest:g} is below what {y0.dtype} holds; using {least:.1e} (a tighter tolerance needs float64)",
+            stacklevel=4,
         )
-        rtol = 10 * eps
-    if isinstance(atol, Tensor):
-        atol = atol.detach().to(device=y0.device, dtype=y0.real.dtype if y0.is_complex() else y0.dtype)
-        if not bool((atol >= 0).all()):
-            raise ValueError("atol must not be negative")
-        try:
-            atol = atol.expand(y0.shape)
-        except RuntimeError:
-            raise ValueError(
-                f"atol must broadcast against y0, of shape {tuple(y0.shape)}, got shape {tuple(atol.shape)}"
-            ) from None
-    elif isinstance(atol, bool) or not isinstance(atol, int | float) or not atol >= 0:
-        raise ValueError(f"atol must be a number that is not negative, or a tensor of such, got {atol!r}")
-    return Tolerance(rtol, atol)
+        relative = max(relative, least) if isinstance(relative, float) else relative.clamp(min=least)
+    return Tolerance(relative, _allowed("atol", atol, y0))
+
+
+def _allowed(name: str, value: float | Tensor, y0: Tensor) -> float | Tensor:
+    """One of the tolerances: a number, or a tensor shaped like y0."""
+    if not isinstance(value, Tensor):
+        if isinstance(value, bool) or not isinstance(value, int | float) or not value >= 0:
+            raise ValueError(f"{name} must be a number that is not negative, or a tensor of such, got {value!r}")
+        return float(value)
+    value = value.detach().to(device=y0.device, dtype=y0.real.dtype if y0.is_complex() else y0.dtype)
+    if not bool((value >= 0).all()):
+        raise ValueError(f"{name} must not be negative")
+    try:
+        return value.expand(y0.shape)
+    except RuntimeError:
+        raise ValueError(
+            f"{name} must broadcast against y0, of shape {tuple(y0.shape)}, got shape {tuple(value.shape)}"
+        ) from None
 
 
 def _control(

@@ -46,6 +46,9 @@ class Field:
         The packed initial state, for its dtype, device and number of dimensions.
     jac : callable or Tensor, optional
         The user's Jacobian, jac(t, y, *args), or the one that it is everywhere.
+    jumps : sequence of float
+        Times at which the function jumps: a step that ends or begins at one sees the value on its own side. In joint
+        alone.
     """
 
     def __init__(
@@ -55,8 +58,10 @@ class Field:
         layout: Layout,
         like: Tensor,
         jac: Callable[..., Any] | Tensor | None = None,
+        jumps: Sequence[float] = (),
     ) -> None:
         self.fun = fun
+        self.jumps = jumps
         self.args = args
         self.jac = jac
         self.layout = layout
@@ -67,13 +72,28 @@ class Field:
 
     def with_args(self, args: tuple[Any, ...]) -> Field:
         """The same field with other arguments."""
-        return Field(self.fun, args, self.layout, self._like, self.jac)
+        return Field(self.fun, args, self.layout, self._like, self.jac, self.jumps)
+
+    def with_jumps(self, jumps: Sequence[float]) -> Field:
+        """The same field with other jumps."""
+        return Field(self.fun, self.args, self.layout, self._like, self.jac, jumps)
 
     def times(self, t: Number, h: Number, c: Tensor) -> Sequence[Tensor]:
         """The times t + c h: 0-d tensors in joint, (batch, 1, ..., 1) per sample; c has shape (S,)."""
         if not self.layout.by_row:
-            return (c * h + t).to(self.time_dtype).unbind()
+            times = (c * h + t).to(self.time_dtype)
+            return (self._inside(times, float(t), float(h)) if self.jumps else times).unbind()
         return (c.unsqueeze(-1) * h + t).to(self.time_dtype).view(self._time_shape).unbind()
+
+    def _inside(self, times: Tensor, t: float, h: float) -> Tensor:
+        """The times of a step from t, those at a jump moved to the step's side of it by the least that there is."""
+        inside = times.detach().clone()
+        for end, direction in ((t, h), (t + h, -h)):
+            if direction and any(abs(end - jump) <= 1e-9 * abs(h) + 1e-15 * abs(end) for jump in self.jumps):
+                beyond = inside.new_tensor(math.copysign(math.inf, direction))
+                nearest = torch.nextafter(inside.new_tensor(end), beyond)
+                inside = torch.maximum(inside, nearest) if direction > 0 else torch.minimum(inside, nearest)
+        return times + (inside - times.detach())
 
     def __call__(self, t: Tensor, y: Tensor) -> Tensor:
         """dy/dt, checked."""

@@ -15,7 +15,7 @@ from torch import Tensor
 class Tolerance:
     """The error allowed in each entry: `atol + rtol * |y|`."""
 
-    rtol: float
+    rtol: float | Tensor
     atol: float | Tensor
 
     def scale(self, *states: Tensor) -> Tensor:

@@ -45,7 +45,7 @@ class Layout:
         sizes = [shape[1:].numel() if self.by_row else shape.numel() for shape in self.shapes]
         parts = packed.split(sizes, dim=-1)
         return pytree.tree_unflatten(
-            [part.reshape(*lead, *shape) for part, shape in zip(parts, self.shapes, strict=True)], self.spec
+            [part.reshape((*lead, *shape)) for part, shape in zip(parts, self.shapes, strict=True)], self.spec
         )
 
 

@@ -27,6 +27,7 @@ class Status(IntEnum):
     STEP_UNDERFLOW = 2
     NONFINITE = 3
     NOT_CONVERGED = 4
+    STOPPED = 5
 
     @property
     def message(self) -> str:
@@ -45,6 +46,7 @@ _MESSAGES = {
     "check the field at the time of failure, bound its output (tanh, weight decay), or shorten t_span",
     Status.NOT_CONVERGED: "the equations of an implicit step could not be solved: check that the field is smooth, "
     "give a smaller step_size or first_step, or choose a method that does not iterate, such as 'tsit5'",
+    Status.STOPPED: "the callback stopped the solve",
 }
 
 

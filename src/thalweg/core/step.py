@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from torch import Tensor
 
@@ -49,6 +49,27 @@ class Step:
     converged: Flag = True
 
 
+@dataclass(frozen=True, slots=True)
+class TriedStep:
+    """A step that was tried, as a callback of `solve_ivp` sees it; nothing of it is part of a graph.
+
+    Attributes
+    ----------
+    t, h : float or Tensor (B,)
+        The time at which it began, and its size, negative back in time.
+    y, y_new : Tensor or pytree of Tensor
+        The states at its beginning and at its end.
+    accepted : bool or Tensor (B,)
+        Whether it was kept.
+    """
+
+    t: Number
+    h: Number
+    y: Any
+    y_new: Any
+    accepted: Flag
+
+
 class Stepper(Protocol):
     """How a family of methods takes one step; made anew for each solve.
 
@@ -78,7 +99,7 @@ class Stepper(Protocol):
         """The carry of the first step, from the slope at the start."""
 
     def step(self, field: FieldLike, t: Number, h: Number, y: Tensor, carry: Tensor | None) -> Step:
-        """Try a step of size h from (t, y)."""
+        """Try a step of size h from (t, y); no carry means that nothing is known of what came before."""
 
     def extend(self, field: FieldLike, t: Number, h: Number, y: Tensor, step: Step) -> Step:
         """The step with all that `interpolate` needs, and with the evaluations that this took.

@@ -36,12 +36,15 @@ class Request:
         t0, t1 and t_eval as part of the graph; None when none of them needs a gradient.
     stats : Stats
         Where the backward pass counts its evaluations.
+    backward : Problem or None
+        How a solve back in time takes its steps; as the solve itself where it is None.
     """
 
     problem: Problem
     y0: Tensor
     times: GraphTimes | None
     stats: Stats
+    backward: Problem | None = None
 
     @property
     def field(self) -> Field:

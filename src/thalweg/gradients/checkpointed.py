@@ -106,7 +106,9 @@ class _PullBack:
                 a = torch.zeros_like(level.y)
             a_here, a_carry_here = self._pull(level, a, a_carry, index, outputs)
             a = units.select(level.valid, a_here, a)
-            if a_carry_here is not None:
+            if a_carry_here is None:  # the step had none: the field jumps where it begins
+                a_carry = None
+            else:
                 a_carry = units.select(
                     level.valid, a_carry_here, torch.zeros_like(a_carry_here) if a_carry is None else a_carry
                 )
@@ -177,7 +179,7 @@ class _PullBack:
         first = self.node.tape.at(0)  # begins at (t0, y0), and is finite also where a row's own beginning is not
         y, t = _leaf(first.y), _leaf_number(first.t, first.y) if self.timed else first.t
         with torch.enable_grad():
-            (time,) = self.field.times(t, 0.0, torch.zeros(1, dtype=wide_dtype(y.device), device=y.device))
+            (time,) = self.field.times(t, first.h, torch.zeros(1, dtype=wide_dtype(y.device), device=y.device))
             slope = self.field(time, y)
         self.evaluations += 1
         g_y, *g_t = self._gradients([slope], [y, t] if isinstance(t, Tensor) and self.timed else [y], [a_carry])

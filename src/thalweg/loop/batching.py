@@ -6,6 +6,7 @@ Python floats, at the price of one read from the device a step; per sample they 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -44,8 +45,15 @@ class Batching(Protocol):
 
 @dataclass(frozen=True)
 class Joint:
-    """One step size for all: right for every field."""
+    """One step size for all: right for every field.
 
+    Parameters
+    ----------
+    norm : callable, optional
+        How large an error relative to what is allowed is, in place of the root mean square.
+    """
+
+    norm: Callable[[Tensor], float | Tensor] | None = None
     by_row = False
 
     def number(self, x: Tensor) -> float:
@@ -57,8 +65,9 @@ class Joint:
         return n
 
     def reduce(self, error: Tensor, tolerance: Tolerance, *states: Tensor) -> float:
-        """Root mean square over all entries."""
-        return rms(error.div_(tolerance.scale(*states)))
+        """Root mean square over all entries, or the norm of its own."""
+        error = error.div_(tolerance.scale(*states))
+        return rms(error) if self.norm is None else float(self.norm(error))
 
     def select(self, accept: Flag, new: Tensor, old: Tensor) -> Tensor:
         """One or the other."""

@@ -6,6 +6,7 @@ y: (*shape) in joint, (B, *D) per sample. t, h and every number of a unit: a flo
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -34,6 +35,7 @@ from ..output.dense import DenseRecorder
 from ..output.saving import EndSaver, JointSaver, RowSaver, Saver
 from ..stepsize.controllers import Controller
 from ..stepsize.first_step import first_step
+from ..stepsize.stops import Stops
 from .batching import Batching
 
 _SLACK = 1e-6  # a step that ends this near t1, relative to its size, ends there
@@ -57,6 +59,10 @@ class Problem:
     ----------
     first_step : float, Tensor (B,) or None
         The size of the first step, without sign; None: chosen from the field.
+    stops : Stops or None
+        The times that no step crosses.
+    callback : callable or None
+        callback(step, t, h, y, accept) of each step that was tried; true to stop.
     graph_times : GraphTimes or None
         The times again, as part of the graph that is being recorded. The sizes of all steps but the last are
         constants of that graph; the last one ends at t1.
@@ -73,7 +79,10 @@ class Problem:
     t_eval: Tensor | None = None
     first_step: Number | None = None
     max_step: float = math.inf
+    min_step: float = 0.0
     max_steps: int = 10_000
+    stops: Stops | None = None
+    callback: Callable[[Step, Number, Number, Tensor, Flag], bool | None] | None = None
     dense: bool = False
     graph_times: GraphTimes | None = None
 
@@ -120,7 +129,7 @@ class Result:
 
 def integrate(problem: Problem, recorder: Recorder | None = None) -> Result:
     """Carry y0 from t0 to t1."""
-    stepper, controller, units = problem.stepper, problem.controller, problem.batching
+    stepper, controller, units, stops = problem.stepper, problem.controller, problem.batching, problem.stops
     t, t1, y = problem.t0, problem.t1, problem.y0
     direction = sign(t1 - t)
     saver = _saver(problem, direction)
@@ -148,22 +157,26 @@ def integrate(problem: Problem, recorder: Recorder | None = None) -> Result:
         if not going:
             break
         # a unit that has ended takes steps of size 0: nothing remains, or h is 0 where it failed
-        remaining = t1 - t
-        last = absolute(h) * (1 + _SLACK) >= absolute(remaining)
-        h = where(last, remaining, h)
+        goal = t1 if stops is None else stops.next(t, t1)
+        remaining, proposed = goal - t, h
+        lands = absolute(h) * (1 + _SLACK) >= absolute(remaining)
+        last = lands if stops is None else lands & (goal == t1)
+        h = where(lands, remaining, h)
         t_graph, h_graph = _in_graph(problem, t, h, last)
         step = stepper.step(problem.field, t_graph, h_graph, y, carry)
 
         error = _error(problem, step, y) if controller.adaptive else None
         decision = controller.adapt(error, h, state, stepper.error_order)
         accept = decision.accept & running
+        if problem.min_step > 0 and error is not None:
+            accept = accept | (running & isfinite(error) & (absolute(h) <= problem.min_step * (1 + _SLACK)))
         unsolved = step.converged is not True
         if unsolved:
             accept = accept & step.converged
         if isinstance(error, Tensor) and torch.is_grad_enabled() and not bool(torch.isfinite(error).all()):
             # in the graph even a step that is thrown away must be finite, as 0 * inf is NaN: let those rows stand still
             step = stepper.step(problem.field, t_graph, where(accept, h_graph, 0.0), y, carry)
-        t_next = where(accept, where(last, t1, t + h), t)
+        t_next = where(accept, where(lands, goal, t + h), t)
         due = saver.due(t_next, accept)
 
         n_steps = n_steps + running
@@ -174,8 +187,13 @@ def integrate(problem: Problem, recorder: Recorder | None = None) -> Result:
         stuck: Flag = False
         if error is not None:
             stuck = running & (absolute(h_next) <= maximum(absolute(t) * _SPACING, floor))
+            if problem.min_step > 0:
+                stuck = stuck | (running & (absolute(h) <= problem.min_step))
         elif unsolved:
             stuck = running & negate(step.converged)  # no other size is allowed
+        if stops is not None:  # a step cut short by a stop says little of the next one's size
+            h_next = where(accept & lands & (absolute(h_next) < absolute(proposed)), proposed, h_next)
+        h_next = _bounded(problem, h_next, direction)
         running = running & negate(accept & last)
         going, most, failing = units.read(running, due, stuck)
         if failing:
@@ -196,12 +214,13 @@ def integrate(problem: Problem, recorder: Recorder | None = None) -> Result:
             recorder.record(step, t, h, y, carry, accept, last, n_accepted)
         if dense is not None:
             dense.record(step, t_graph, h_graph, y, accept)
+        if problem.callback is not None and problem.callback(step, t, h, y, accept):
+            status = where(running, Status.STOPPED.value, status)
+            running, going = running & False, False
         y = units.select(accept, step.y, y)
-        carry = None if step.carry is None or carry is None else units.select(accept, step.carry, carry)
+        carry = _next_carry(problem, step, carry, t_next, accept)
         n_accepted = n_accepted + accept
         t, h, state = t_next, h_next, decision.state
-        if problem.max_step < math.inf:
-            h = where(absolute(h) > problem.max_step, direction * problem.max_step, h)
 
     status = where(running, Status.MAX_STEPS.value, status)
     status = where((status == Status.SUCCESS) & negate(units.finite(y.detach())), Status.NONFINITE.value, status)
@@ -258,7 +277,7 @@ def _start(problem: Problem, direction: Number) -> tuple[Number, Tensor | None, 
     t_graph, _ = _in_graph(problem, problem.t0, 0.0, False)
     if choose or stepper.needs_slope:
         zero = torch.zeros(1, dtype=wide_dtype(y.device), device=y.device)
-        (t,) = problem.field.times(t_graph, 0.0, zero)
+        (t,) = problem.field.times(t_graph, direction, zero)
         slope = problem.field(t, y)
         if not torch.is_grad_enabled():
             slope = slope.clone()  # the field may hand out one tensor of its own again and again
@@ -275,8 +294,28 @@ def _start(problem: Problem, direction: Number) -> tuple[Number, Tensor | None, 
         lambda x: units.reduce(x, problem.tolerance, y),
         stepper.error_order,
     )
-    size = where(absolute(size) > problem.max_step, direction * problem.max_step, size)
+    size = _bounded(problem, size, direction)
     return size, stepper.init(slope), evaluations + 1
+
+
+def _bounded(problem: Problem, h: Number, direction: Number) -> Number:
+    """A size within min_step and max_step."""
+    if problem.max_step < math.inf:
+        h = where(absolute(h) > problem.max_step, direction * problem.max_step, h)
+    if problem.min_step > 0:
+        h = where(absolute(h) < problem.min_step, direction * problem.min_step, h)
+    return h
+
+
+def _next_carry(problem: Problem, step: Step, carry: Tensor | None, t: Number, accept: Flag) -> Tensor | None:
+    """What the next step, from t, has of this one: nothing where the field jumps in between."""
+    if step.carry is None:
+        return None
+    if problem.stops is not None and accept is True and problem.stops.jumps_at(t):
+        return None
+    if carry is None:
+        return step.carry if accept is True else None
+    return problem.batching.select(accept, step.carry, carry)
 
 
 def _stand_in(problem: Problem, begun: Tensor, carry: Tensor | None) -> tuple[Tensor, Tensor | None]:

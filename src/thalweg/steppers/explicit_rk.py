@@ -40,9 +40,9 @@ class ExplicitRK(StageInterpolation):
     def __init__(self, tableau: Tableau, like: Tensor, *, by_row: bool) -> None:
         super().__init__(tableau.interpolant, like, by_row=by_row)
         self.tableau = tableau
-        self._first = 1 if tableau.fsal else 0  # the first stage that a step evaluates itself
         wide = wide_dtype(like.device)
-        self._c = torch.tensor(tableau.c[self._first :], dtype=wide, device=like.device)
+        self._c = torch.tensor(tableau.c, dtype=wide, device=like.device)
+        self._c_carried = self._c[1:]  # of the stages that a step evaluates which carries its first
         self._dense_c = torch.tensor(tableau.dense_c, dtype=wide, device=like.device)
         self._rows = _Rows(tableau, like)
         self._buffer: _Buffer | None = None
@@ -67,8 +67,8 @@ class ExplicitRK(StageInterpolation):
         return slope if self.tableau.fsal else None
 
     def step(self, field: FieldLike, t: Number, h: Number, y: Tensor, carry: Tensor | None) -> Step:
-        """Try a step of size h from (t, y)."""
-        times = field.times(t, h, self._c)
+        """Try a step of size h from (t, y); without a carry it evaluates the slope there itself."""
+        times = field.times(t, h, self._c if carry is None else self._c_carried)
         if torch.is_grad_enabled():
             return self._step_recorded(field, times, h, y, carry)
         return self._step_buffered(field, times, h, y, carry)
@@ -101,7 +101,7 @@ class ExplicitRK(StageInterpolation):
         tableau = self.tableau
         stages: list[Tensor] = [] if carry is None else [carry]
         state = y
-        for i, t in enumerate(times, start=self._first):
+        for i, t in enumerate(times, start=len(stages)):
             state = y if i == 0 else self._combine(y, h, tableau.a[i], stages)
             stages.append(field(t, state))
         y_new = state if tableau.fsal else self._combine(y, h, tableau.b, stages)
@@ -142,14 +142,14 @@ class ExplicitRK(StageInterpolation):
         if carry is not None:
             buffer.stages[0].copy_(carry)
         state, flat = y, y.flatten()
-        for i, t in enumerate(times, start=self._first):
+        for i, t in enumerate(times, start=0 if carry is None else 1):
             state = y if i == 0 else buffer.combine(i, flat, y, scale)
             buffer.stages[i].copy_(field(t, state))
         rows = self._rows
-        y_new = state if self._first else buffer.combine(rows.end, flat, y, scale)
+        y_new = state if self.tableau.fsal else buffer.combine(rows.end, flat, y, scale)
         error, coarse = (None if i is None else buffer.error(i, scale) for i in (rows.error, rows.coarse))
         # a copy: the field may hand out one tensor of its own again and again
-        carry = buffer.own[-1].clone() if self._first else None
+        carry = buffer.own[-1].clone() if self.tableau.fsal else None
         return Step(y_new, error, buffer.own, carry, len(times), error_coarse=coarse)
 
     def _scale(self, h: Number, y: Tensor) -> Tensor | None:

@@ -1,0 +1,231 @@
+"""What a person may say of the steps: their norm, where they end, their bounds, and who watches them."""
+
+import math
+from itertools import pairwise
+
+import pytest
+import torch
+
+from thalweg import Adjoint, SolveError, Status, solve_ivp
+
+GRADIENTS = ["direct", "checkpointed", "adjoint"]
+
+
+def oscillate(t, y):
+    return torch.stack([y[1], -y[0]])
+
+
+def start(**kwargs):
+    return torch.tensor([1.0, 0.0], dtype=torch.float64, **kwargs)
+
+
+def tried(fun, span, y0, **kwargs):
+    """All steps that were tried."""
+    steps = []
+    sol = solve_ivp(fun, span, y0, callback=steps.append, **kwargs)
+    return sol, steps
+
+
+class Jump:
+    """dy/dt = -y before the jump, which is at 0.5, and y after it; remembers the times that it saw."""
+
+    def __init__(self):
+        self.times = []
+
+    def __call__(self, t, y):
+        self.times.append(t.item())
+        return torch.where(t < 0.5, -y, y)
+
+
+class TestNorm:
+    def test_a_norm_that_is_ten_times_as_large_is_a_tolerance_of_a_tenth(self):
+        plain = solve_ivp(oscillate, (0, 5), start(), rtol=1e-7, atol=1e-9)
+        largest = solve_ivp(
+            oscillate, (0, 5), start(), rtol=1e-6, atol=1e-8, norm=lambda e: 10 * e.pow(2).mean().sqrt()
+        )
+        assert largest.stats.n_steps == plain.stats.n_steps
+        torch.testing.assert_close(largest.ys, plain.ys)
+
+    def test_it_is_given_the_structure_of_the_state(self):
+        def norm(error):
+            assert set(error) == {"q", "p"}
+            assert error["p"].shape == (2,)
+            return error["q"].abs()  # p may err as it likes
+
+        y0 = {"q": torch.tensor(1.0), "p": torch.ones(2)}
+        fun = lambda t, y: {"q": -y["q"], "p": -50 * torch.cos(50 * t) * y["p"]}  # noqa: E731
+        assert solve_ivp(fun, (0, 1), y0, norm=norm).stats.nfev < solve_ivp(fun, (0, 1), y0).stats.nfev / 5
+
+    def test_rows_have_a_norm_each(self):
+        with pytest.raises(ValueError, match="norm is one for all rows"):
+            solve_ivp(oscillate, (0, 1), torch.ones(2, 2), batching="per_sample", norm=torch.linalg.norm)
+
+    def test_the_adjoint_is_judged_by_the_norm_of_its_own(self):
+        def norm(y, a):
+            assert y.shape == a.shape == (2,)
+            return max(y.abs().max(), a.abs().max()) * 1e-3
+
+        y0, counts = start(requires_grad=True), []
+        for gradient in (Adjoint(), Adjoint(norm=norm)):
+            sol = solve_ivp(oscillate, (0, 5), y0, rtol=1e-8, atol=1e-8, gradient=gradient)
+            sol.ys[-1].sum().backward()
+            counts.append(sol.stats.nfev_backward)
+        assert counts[1] < counts[0]
+
+
+class TestTolerances:
+    def test_rtol_may_differ_by_entry(self):
+        fun = lambda t, y: torch.stack([50 * torch.cos(50 * t), -y[1]])  # noqa: E731
+        strict = torch.tensor([1e-9, 1e-9], dtype=torch.float64)
+        one = solve_ivp(fun, (0, 3), start() + 1, rtol=1e-9, atol=1e-9)
+        many = solve_ivp(fun, (0, 3), start() + 1, rtol=strict, atol=1e-9)
+        assert torch.equal(one.ys, many.ys)
+        loose = torch.tensor([1.0, 1e-9], dtype=torch.float64)
+        assert solve_ivp(fun, (0, 3), start() + 1, rtol=loose, atol=1e-9).stats.nfev < one.stats.nfev / 2
+
+    @pytest.mark.parametrize("rtol", [0.0, -1.0, torch.tensor([1e-3, 0.0]), "tight"])
+    def test_what_is_no_tolerance_is_refused(self, rtol):
+        with pytest.raises(ValueError, match="rtol must"):
+            solve_ivp(oscillate, (0, 1), start(), rtol=rtol)
+
+
+class TestStops:
+    @pytest.mark.parametrize("span", [(0.0, 1.0), (1.0, 0.0)])
+    @pytest.mark.parametrize("batching", ["joint", "per_sample"])
+    def test_no_step_crosses_one(self, span, batching):
+        stops = [0.7, 0.1, 0.3, 2.0, -1.0]
+        y0 = torch.ones(2, 1, dtype=torch.float64)
+        _, steps = tried(lambda t, y: -y, span, y0, step_ts=stops, batching=batching, rtol=1e-4)
+        for step in steps:
+            low, high = sorted((torch.as_tensor(step.t), torch.as_tensor(step.t + step.h)), key=lambda t: t.sum())
+            for stop in stops:
+                assert not ((low + 1e-12 < stop) & (stop < high - 1e-12)).any()
+
+    def test_the_step_after_a_stop_is_not_smaller_for_it(self):
+        free = solve_ivp(oscillate, (0, 10), start())
+        stopped = solve_ivp(oscillate, (0, 10), start(), step_ts=[5.0 - 1e-6])
+        assert stopped.stats.n_steps <= free.stats.n_steps + 2
+
+    def test_a_grid(self):
+        grid = torch.tensor([0.0, 0.1, 0.5, 1.0], dtype=torch.float64)
+        sol, steps = tried(lambda t, y: y, (0, 1), torch.ones(1), method="euler", step_ts=grid, step_size=1.0)
+        assert [step.t for step in steps] == pytest.approx([0.0, 0.1, 0.5])
+        assert sol.ys[-1].item() == pytest.approx(1.1 * 1.4 * 1.5)
+
+    @pytest.mark.parametrize("span", [(0.0, 1.0), (1.0, 0.0)])
+    @pytest.mark.parametrize("method", ["tsit5", "bosh3", "fehlberg2"])
+    def test_a_jump_is_seen_from_either_side(self, span, method):
+        y0, field = torch.tensor([1.0], dtype=torch.float64), Jump()
+        sol = solve_ivp(field, span, y0, method, jump_ts=[0.5], rtol=1e-8, atol=1e-10)
+        assert 0.5 not in field.times
+        torch.testing.assert_close(sol.ys[-1], torch.ones(1, dtype=torch.float64), rtol=1e-6, atol=1e-6)
+        assert int(sol.stats.n_rejected) <= 1
+
+    def test_each_evaluation_is_counted(self):
+        field = Jump()
+        assert solve_ivp(field, (0, 1), torch.ones(1), jump_ts=[0.5]).stats.nfev == len(field.times)
+
+    @pytest.mark.parametrize("gradient", GRADIENTS)
+    @pytest.mark.parametrize("room", [2**28, 0])
+    def test_gradients_go_through_a_jump(self, gradient, room, monkeypatch):
+        monkeypatch.setattr("thalweg.gradients.recording.AMPLE", room)
+        rate = torch.tensor(1.5, dtype=torch.float64, requires_grad=True)
+        y0 = torch.tensor([2.0], dtype=torch.float64, requires_grad=True)
+        fun = lambda t, y, k: torch.where(t < 0.5, -k * y, k * k * y)  # noqa: E731
+        sol = solve_ivp(
+            fun, (0, 1), y0, args=(rate,), jump_ts=[0.5], rtol=1e-9, atol=1e-10, gradient=gradient, t_eval=[0.2, 0.9, 1]
+        )
+        sol.ys[-1].sum().backward()
+        growth = math.exp(0.5 * (1.5**2 - 1.5))
+        assert y0.grad.item() == pytest.approx(growth, rel=1e-6)
+        assert rate.grad.item() == pytest.approx(2 * growth * (1.5 - 0.5), rel=1e-6)
+
+    def test_jumps_are_of_the_whole_batch(self):
+        with pytest.raises(ValueError, match="jump_ts is one for all rows"):
+            solve_ivp(oscillate, (0, 1), torch.ones(2, 2), batching="per_sample", jump_ts=[0.5])
+
+    @pytest.mark.parametrize("stops", ["soon", [math.nan], [[0.5]]])
+    def test_what_is_no_time_is_refused(self, stops):
+        with pytest.raises(ValueError, match="step_ts must be"):
+            solve_ivp(oscillate, (0, 1), start(), step_ts=stops)
+
+
+class TestBounds:
+    @pytest.mark.parametrize("batching", ["joint", "per_sample"])
+    def test_no_step_but_the_last_is_smaller_than_min_step(self, batching):
+        y0 = torch.ones(2, 1, dtype=torch.float64)
+        sol, steps = tried(lambda t, y: -y, (0, 2.05), y0, rtol=1e-12, atol=1e-12, min_step=0.1, batching=batching)
+        assert bool(torch.as_tensor(sol.success).all())
+        assert len(steps) == 21
+        assert all(bool(torch.as_tensor(step.accepted).all()) for step in steps)
+
+    @pytest.mark.parametrize("batching", ["joint", "per_sample"])
+    def test_a_field_that_is_not_finite_still_fails(self, batching):
+        fun = lambda t, y: torch.where(t > 0.5, torch.nan, -y)  # noqa: E731
+        with pytest.raises(SolveError, match="NaN"):
+            solve_ivp(fun, (0, 1), torch.ones(2, 1), min_step=0.01, batching=batching)
+
+    def test_it_must_not_exceed_max_step(self):
+        with pytest.raises(ValueError, match="min_step must lie between"):
+            solve_ivp(oscillate, (0, 1), start(), min_step=0.2, max_step=0.1)
+
+
+class TestCallback:
+    @pytest.mark.parametrize("gradient", GRADIENTS)
+    def test_it_sees_each_step_once(self, gradient):
+        y0 = start(requires_grad=True)
+        sol, steps = tried(oscillate, (0, 20), y0, gradient=gradient, first_step=5.0)
+        assert len(steps) == sol.stats.n_steps
+        assert sum(step.accepted for step in steps) == sol.stats.n_accepted < sol.stats.n_steps
+        assert not any(step.y.requires_grad or step.y_new.requires_grad for step in steps)
+        kept = [step for step in steps if step.accepted]
+        for before, after in pairwise(kept):
+            assert after.t == before.t + before.h
+            assert torch.equal(after.y, before.y_new)
+        sol.ys[-1].sum().backward()
+        assert len(steps) == sol.stats.n_steps
+
+    @pytest.mark.parametrize("batching", ["joint", "per_sample"])
+    def test_it_may_stop_the_solve(self, batching):
+        y0 = torch.ones(2, 2)
+        stop = lambda step: bool((torch.as_tensor(step.t) > 0.2).any())  # noqa: E731
+        kwargs = {"callback": stop, "batching": batching, "max_step": 0.1}
+        sol = solve_ivp(lambda t, y: -y, (0, 1), y0, t_eval=[0.1, 1.0], on_failure="return", **kwargs)
+        assert (torch.as_tensor(sol.status) == Status.STOPPED).all()
+        assert sol.ys[0].isfinite().all()
+        assert sol.ys[1].isnan().all()
+        with pytest.raises(SolveError, match="the callback stopped the solve"):
+            solve_ivp(lambda t, y: -y, (0, 1), y0, **kwargs)
+
+    def test_the_adjoint_has_one_of_its_own(self):
+        back = []
+        y0 = {"q": torch.ones(2, requires_grad=True)}
+        sol = solve_ivp(lambda t, y: {"q": -y["q"]}, (0, 1), y0, gradient=Adjoint(callback=back.append))
+        assert not back
+        sol.ys["q"][-1].sum().backward()
+        assert next(step.t for step in back) == 1.0
+        assert all(step.h < 0 and step.y["q"].shape == (2,) for step in back)
+
+
+class TestAdjoint:
+    @pytest.mark.parametrize("batching", ["joint", "per_sample"])
+    def test_the_solve_back_has_its_own_tolerance_and_method(self, batching):
+        y0, costs = torch.ones(3, 2, dtype=torch.float64, requires_grad=True), []
+        for gradient in (Adjoint(), Adjoint(rtol=1e-10, atol=1e-10), Adjoint(method="bosh3")):
+            sol = solve_ivp(lambda t, y: -y, (0, 2), y0, gradient=gradient, batching=batching, rtol=1e-5)
+            (grad,) = torch.autograd.grad(sol.ys[-1].sum(), y0)
+            torch.testing.assert_close(grad, torch.full_like(grad, math.exp(-2)), rtol=1e-3, atol=1e-3)
+            costs.append(sol.stats.nfev_backward)
+        assert costs[0] < costs[1]
+        assert costs[0] != costs[2]
+
+    def test_equal_steps_forward_may_be_adaptive_back(self):
+        y0 = start(requires_grad=True)
+        for forward, back in (({"step_size": 0.1}, Adjoint(controller="i")), ({}, Adjoint(step_size=0.1))):
+            sol = solve_ivp(oscillate, (0, 1), y0, gradient=back, **forward)
+            (grad,) = torch.autograd.grad(sol.ys[-1, 0], y0)
+            torch.testing.assert_close(grad, start().new_tensor([math.cos(1), math.sin(1)]), rtol=1e-4, atol=1e-4)
+
+    def test_what_is_no_gradient_method_is_refused(self):
+        with pytest.raises(ValueError, match="gradient must be one of"):
+            solve_ivp(oscillate, (0, 1), start(), gradient=3)

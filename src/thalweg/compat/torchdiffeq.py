@@ -1,0 +1,452 @@
+"""torchdiffeq's functions, each a call of `solve_ivp`.
+
+Names, signatures, options, norms and callbacks are torchdiffeq's, so that ``from torchdiffeq import odeint`` becomes
+``from thalweg.compat.torchdiffeq import odeint``. What differs is said in docs/guide/coming-from-torchdiffeq.md.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import warnings
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from ..core.step import TriedStep
+from ..gradients import Adjoint
+from ..ivp import solve_ivp
+from ..methods import methods
+from ..stepsize.controllers import PID
+
+__all__ = ["odeint", "odeint_adjoint", "odeint_dense"]
+
+State: TypeAlias = Any
+"""A tensor or a tuple of tensors."""
+
+
+@dataclass(frozen=True)
+class _Method:
+    """What one of torchdiffeq's methods is here.
+
+    Attributes
+    ----------
+    name : str
+        The name that `solve_ivp` knows.
+    kind : str
+        Which options and callbacks it has.
+    nearest : str
+        What to choose, of torchdiffeq's names, where there is none of that name.
+    """
+
+    name: str
+    kind: Literal["adaptive", "fixed", "scipy"] = "fixed"
+    nearest: str = "rk4"
+
+
+_METHODS = {
+    "dopri8": _Method("dopri8", "adaptive", "dopri5"),
+    "dopri5": _Method("dopri5", "adaptive"),
+    "tsit5": _Method("tsit5", "adaptive"),
+    "bosh3": _Method("bosh3", "adaptive"),
+    "fehlberg2": _Method("fehlberg2", "adaptive"),
+    "adaptive_heun": _Method("heun2", "adaptive"),
+    "euler": _Method("euler"),
+    "midpoint": _Method("midpoint"),
+    "heun2": _Method("heun2"),
+    "heun3": _Method("heun3"),
+    "rk4": _Method("rk38"),
+    "explicit_adams": _Method("adams_bashforth4"),
+    "implicit_adams": _Method("adams_moulton4"),
+    "implicit_euler": _Method("implicit_euler", nearest="euler"),
+    "implicit_midpoint": _Method("implicit_midpoint", nearest="midpoint"),
+    "trapezoid": _Method("trapezoid", nearest="heun2"),
+    "radauIIA3": _Method("radau3", nearest="heun3"),
+    "gl4": _Method("gl4"),
+    "radauIIA5": _Method("radau5"),
+    "gl6": _Method("gl6"),
+    "sdirk2": _Method("sdirk2", nearest="heun2"),
+    "trbdf2": _Method("trbdf2", nearest="heun2"),
+    "fixed_adams": _Method("adams_moulton4"),
+    "scipy_solver": _Method("", "scipy", "dopri5"),
+}
+
+_SCIPY = {
+    "RK45": "dopri5",
+    "RK23": "bosh3",
+    "DOP853": "dopri8",
+    "Radau": "rodas5p",
+    "BDF": "rodas5p",
+    "LSODA": "rodas5p",
+}
+"""Of the same order, or as fit for stiff problems."""
+
+_OPTIONS = {
+    "adaptive": {
+        "first_step", "min_step", "max_step", "step_t", "jump_t", "safety", "ifactor", "dfactor", "max_num_steps",
+        "dtype", "norm",
+    },
+    "fixed": {"step_size", "grid_constructor", "interp", "perturb", "norm", "max_iters", "max_order"},
+    "scipy": {"solver", "min_step", "max_step", "norm", "grid_points", "eps"},
+}  # fmt: skip
+"""The options of each kind of method; those that choose nothing here are accepted."""
+
+_CALLBACKS = {
+    "adaptive": {"callback_step", "callback_accept_step", "callback_reject_step"},
+    "fixed": {"callback_step"},
+    "scipy": set[str](),
+}
+
+
+def odeint(
+    func: Callable[..., Any],
+    y0: State,
+    t: Tensor,
+    *,
+    rtol: Any = 1e-7,
+    atol: Any = 1e-9,
+    method: str | None = None,
+    options: dict[str, Any] | None = None,
+) -> State:
+    """The states at the times t, the first of which is that of y0, with gradients through the solver.
+
+    Parameters
+    ----------
+    func : callable
+        func(t, y) -> dy/dt.
+    y0 : Tensor or tuple of Tensor
+        The state at t[0].
+    t : Tensor (T,)
+        The times of the outputs, which ascend or descend.
+    rtol, atol : float or Tensor, or a tuple of one for each of y0's
+        The tolerances.
+    method : str, optional
+        One of torchdiffeq's names; "dopri5" by default.
+    options : dict, optional
+        torchdiffeq's options of that method.
+
+    Returns
+    -------
+    Tensor (T, *y0.shape), or a tuple of such
+
+    Raises
+    ------
+    ValueError
+        When an argument is not what is described here.
+    SolveError
+        When the solve does not reach the last time.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from thalweg.compat.torchdiffeq import odeint
+    >>> odeint(lambda t, y: -y, torch.tensor([1.0]), torch.tensor([0.0, 1.0, 2.0])).flatten()
+    tensor([1.0000, 0.3679, 0.1353])
+    """
+    setting = _Setting(func, y0, _checked_times(t), rtol, atol, method, options)
+    return _solve(func, setting, setting.steps(), "direct")
+
+
+def odeint_adjoint(
+    func: Callable[..., Any],
+    y0: State,
+    t: Tensor,
+    *,
+    rtol: Any = 1e-7,
+    atol: Any = 1e-9,
+    method: str | None = None,
+    options: dict[str, Any] | None = None,
+    adjoint_rtol: Any = None,
+    adjoint_atol: Any = None,
+    adjoint_method: str | None = None,
+    adjoint_options: dict[str, Any] | None = None,
+    adjoint_params: Iterable[Tensor] | None = None,
+) -> State:
+    """As `odeint`, with the gradients of the adjoint method, at the memory of one step.
+
+    Parameters
+    ----------
+    func, y0, t, rtol, atol, method, options
+        As for `odeint`.
+    adjoint_rtol, adjoint_atol, adjoint_method, adjoint_options : optional
+        The same for the solve back in time; as for the solve itself where they are left out.
+    adjoint_params : iterable of Tensor, optional
+        Tensors that need a gradient; the parameters of func, which must be a module, where they are left out.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from thalweg.compat.torchdiffeq import odeint_adjoint
+    >>> y0 = torch.ones(1, dtype=torch.float64, requires_grad=True)
+    >>> ys = odeint_adjoint(lambda t, y: -y, y0, torch.tensor([0.0, 1.0]), adjoint_params=())
+    >>> ys[-1].sum().backward()
+    >>> round(y0.grad.item(), 6)
+    0.367879
+    """
+    if adjoint_params is None and not isinstance(func, nn.Module):
+        raise ValueError(
+            "func must be a torch.nn.Module, or adjoint_params must say which tensors need a gradient: "
+            "adjoint_params=() where none does"
+        )
+    if adjoint_method not in (None, method) and options is not None and adjoint_options is None:
+        raise ValueError("options are those of method, and adjoint_method is another: give adjoint_options too")
+    params = tuple(p for p in _parameters(func, adjoint_params) if p.requires_grad)
+    if adjoint_options is None:
+        adjoint_options = {name: value for name, value in (options or {}).items() if name != "norm"}
+    times = _checked_times(t)
+    setting = _Setting(func, y0, times, rtol, atol, method, options)
+    steps = setting.steps()
+    back = _Setting(
+        func,
+        y0,
+        times.flip(0),
+        rtol if adjoint_rtol is None else adjoint_rtol,
+        atol if adjoint_atol is None else adjoint_atol,
+        method if adjoint_method is None else adjoint_method,
+        adjoint_options,
+        back=True,
+    )
+    ys = _solve(functools.partial(_holding, func, params), setting, steps, back.adjoint(params))
+    return pytree.tree_map(lambda y: _ZeroWhereUnused.apply(y, *params), ys) if params else ys
+
+
+def odeint_dense(
+    func: Callable[..., Any],
+    y0: Tensor,
+    t0: float | Tensor,
+    t1: float | Tensor,
+    *,
+    rtol: Any = 1e-7,
+    atol: Any = 1e-9,
+    method: str | None = None,
+    options: dict[str, Any] | None = None,
+) -> Callable[[float | Tensor], State]:
+    """The solution between t0 and t1 as a function of time.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from thalweg.compat.torchdiffeq import odeint_dense
+    >>> y = odeint_dense(lambda t, y: -y, torch.tensor([1.0]), torch.tensor(0.0), torch.tensor(2.0))
+    >>> y(torch.tensor([0.5, 1.0])).flatten()
+    tensor([0.6065, 0.3679])
+    """
+    t = _checked_times(torch.stack([torch.as_tensor(t0), torch.as_tensor(t1)]))
+    setting = _Setting(func, y0, t, rtol, atol, method, options)
+    return solve_ivp(_field(func, y0), (t[0], t[1]), y0, dense_output=True, gradient="direct", **setting.steps())
+
+
+def _solve(func: Callable[..., Any], setting: _Setting, steps: dict[str, Any], gradient: Any) -> State:
+    """The states at all times of a setting."""
+    t, y0 = setting.t, setting.y0
+    if len(t) == 1:
+        return pytree.tree_map(lambda y: y.unsqueeze(0), y0)
+    return solve_ivp(_field(func, y0), (t[0], t[-1]), y0, t_eval=t, gradient=gradient, **steps).ys
+
+
+class _Setting:
+    """torchdiffeq's arguments of one solve, checked, and what they are for `solve_ivp`.
+
+    Parameters
+    ----------
+    back : bool
+        Whether it is the adjoint's solve, from the last time to the first.
+    """
+
+    def __init__(
+        self,
+        func: Callable[..., Any],
+        y0: State,
+        t: Tensor,
+        rtol: Any,
+        atol: Any,
+        method: str | None,
+        options: dict[str, Any] | None,
+        back: bool = False,
+    ) -> None:
+        self.func, self.y0, self.t, self.rtol, self.atol, self.back = func, y0, t, rtol, atol, back
+        if not (isinstance(y0, Tensor) or (isinstance(y0, tuple) and all(isinstance(y, Tensor) for y in y0))):
+            raise ValueError(f"y0 must be a tensor or a tuple of tensors, got {type(y0).__name__}")
+        name = "dopri5" if method is None else method
+        if name not in _METHODS:
+            raise ValueError(f"method must be one of {', '.join(_METHODS)}, got {name!r}")
+        self.method_name, self.kind = name, _METHODS[name].kind
+        self.options = dict(options or {})
+        unknown = {key: value for key, value in self.options.items() if key not in _OPTIONS[self.kind]}
+        if unknown:
+            warnings.warn(f"{name}: Unexpected arguments {unknown}", stacklevel=4)
+        self.method = self._method()
+
+    def _method(self) -> str:
+        """The name that `solve_ivp` knows."""
+        method = _METHODS[self.method_name]
+        name = method.name
+        if self.kind == "scipy":
+            solver = self.options.get("solver", "LSODA")
+            if solver not in _SCIPY:
+                raise ValueError(f"solver must be one of {', '.join(_SCIPY)}, got {solver!r}")
+            name = _SCIPY[solver]
+        if name not in {known.name for known in methods()}:
+            raise ValueError(
+                f"method {self.method_name!r} has no counterpart in thalweg; the nearest is {method.nearest!r}"
+            )
+        return name
+
+    def adjoint(self, params: Sequence[Tensor]) -> Adjoint | str:
+        """The gradient method of a solve whose way back this is."""
+        if next(method for method in methods() if method.name == self.method).kind != "explicit":
+            return "checkpointed"  # the adjoint goes back with explicit methods alone
+        return Adjoint(**self.steps(params))
+
+    def steps(self, params: Sequence[Tensor] = ()) -> dict[str, Any]:
+        """How steps are taken, in the words of `solve_ivp` and of its adjoint."""
+        steps = {
+            "method": self.method,
+            "rtol": _tolerance(self.rtol, self.y0, 10 * torch.finfo(_leaves(self.y0)[0].dtype).eps),
+            "atol": _tolerance(self.atol, self.y0, 0.0),
+            "max_steps": self.options.get("max_num_steps", 2**31 - 1),
+            "callback": self._callback(),
+        }
+        if self.kind == "fixed":
+            return steps | self._grid()
+        steps |= {name: self.options[name] for name in ("first_step", "min_step", "max_step") if name in self.options}
+        steps = {name: float(x) if name.endswith("_step") and x is not None else x for name, x in steps.items()}
+        steps["controller"] = PID(
+            safety=float(self.options.get("safety", 0.9)),
+            factor_min=float(self.options.get("dfactor", 0.2)),
+            factor_max=float(self.options.get("ifactor", 10.0)),
+        )
+        for ours, theirs in (("step_ts", "step_t"), ("jump_ts", "jump_t")):
+            if self.options.get(theirs) is not None:
+                steps[ours] = self.options[theirs]
+        if self.kind == "adaptive":
+            steps["norm"] = self._norm(params)
+        return steps
+
+    def _norm(self, params: Sequence[Tensor]) -> Callable[..., Any] | None:
+        """The norm of an error; that of the adjoint's, if it is the user's own, is given what torchdiffeq's is."""
+        norm = self.options.get("norm")
+        if not self.back:
+            return _mixed_norm if norm is None and isinstance(self.y0, tuple) else norm
+        if norm is None or norm == "seminorm":  # the integrals over parameters are in no norm here
+            return None
+        zero = _leaves(self.y0)[0].new_zeros(())
+        integrals = [torch.zeros_like(p) for p in params]
+        return lambda y, a: norm((zero, *_leaves(y), *_leaves(a), *integrals))
+
+    def _grid(self) -> dict[str, Any]:
+        """Steps on a grid: of one size, or of the user's own, or from output to output."""
+        size, constructor = self.options.get("step_size"), self.options.get("grid_constructor")
+        if size is not None and constructor is not None:
+            raise ValueError("step_size and grid_constructor exclude each other")
+        if self.options.get("interp", "linear") not in ("linear", "cubic"):
+            raise ValueError(f"interp must be 'linear' or 'cubic', got {self.options['interp']!r}")
+        perturb = bool(self.options.get("perturb", False))
+        if size is not None and not perturb:
+            return {"step_size": float(size)}
+        t = self.t.detach()
+        spans = [t[i : i + 2] for i in range(len(t) - 1)] if self.back else [t]
+        grids = [self._grid_of(span, size, constructor) for span in spans or [t]]
+        grid = torch.cat(grids).to("cpu", torch.float64).unique()
+        return {"jump_ts" if perturb else "step_ts": grid, "step_size": float(abs(t[-1] - t[0])) or 1.0}
+
+    def _grid_of(self, t: Tensor, size: Any, constructor: Callable[..., Tensor] | None) -> Tensor:
+        """The grid from the first to the last of t."""
+        if constructor is not None:
+            return constructor(self.func, self.y0, t)
+        if size is None:
+            return t
+        length = t[-1] - t[0]
+        inner = torch.arange(math.ceil(abs(float(length)) / float(size)), device=t.device)
+        return torch.cat([t[0] + inner * torch.sign(length) * float(size), t[-1:]])
+
+    def _callback(self) -> Callable[[TriedStep], None] | None:
+        """The callbacks that func has, as one."""
+        suffix = "_adjoint" if self.back else ""
+        names = _CALLBACKS["adaptive"]
+        found = {name: call for name in sorted(names) if (call := getattr(self.func, name + suffix, None)) is not None}
+        invalid = found.keys() - _CALLBACKS[self.kind]
+        if invalid:
+            warnings.warn(f"Solver '{self.method_name}' does not support callbacks {invalid}", stacklevel=5)
+        calls = {name: call for name, call in found.items() if name not in invalid}
+        return functools.partial(_call, calls, self.t.device) if calls else None
+
+
+def _call(calls: dict[str, Callable[..., Any]], device: torch.device, step: TriedStep) -> None:
+    """Call the callbacks of a step, which know its time, its state and its size, a positive one."""
+    t, h = (torch.as_tensor(x, dtype=torch.float64, device=device) for x in (step.t, step.h))
+    for name in ("callback_step", "callback_accept_step" if step.accepted else "callback_reject_step"):
+        if name in calls:
+            calls[name](t, step.y, h.abs())
+
+
+def _field(func: Callable[..., Any], y0: State) -> Callable[..., Any]:
+    """The function as `solve_ivp` takes it: a tuple of slopes for a tuple of states."""
+    return functools.partial(_as_tuple, func) if isinstance(y0, tuple) else func
+
+
+def _as_tuple(func: Callable[..., Any], t: Tensor, y: State) -> tuple[Tensor, ...]:
+    return tuple(slope.reshape(part.shape) for slope, part in zip(func(t, y), y, strict=True))
+
+
+def _holding(func: Callable[..., Any], params: Sequence[Tensor], t: Tensor, y: State) -> Any:
+    """The function, holding on to its parameters, where they are found by what looks for a gradient's way."""
+    return func(t, y)
+
+
+def _parameters(func: Callable[..., Any], given: Iterable[Tensor] | None) -> Sequence[Tensor]:
+    """The tensors that the user wants gradients of."""
+    if given is not None:
+        return tuple(given)
+    assert isinstance(func, nn.Module)
+    return tuple(func.parameters())
+
+
+def _checked_times(t: Any) -> Tensor:
+    """T, if it is what torchdiffeq asks for."""
+    if not isinstance(t, Tensor):
+        raise ValueError(f"t must be a tensor, got {type(t).__name__}")
+    if not t.is_floating_point():
+        raise TypeError(f"t must be a floating point Tensor but is a {t.type()}")
+    if t.ndim != 1 or len(t) == 0:
+        raise ValueError(f"t must be one dimensional and not empty, got shape {tuple(t.shape)}")
+    ahead = t.detach().diff() > 0
+    if bool((t.detach().diff() == 0).any()) or not (bool(ahead.all()) or not bool(ahead.any())):
+        raise ValueError("t must be strictly increasing or decreasing")
+    return t
+
+
+def _tolerance(value: Any, y0: State, least: float) -> float | Tensor:
+    """A tolerance as `solve_ivp` takes it, no smaller than `least`."""
+    if isinstance(value, tuple | list):
+        parts = [torch.as_tensor(x).expand(y.shape).reshape(-1) for x, y in zip(value, _leaves(y0), strict=True)]
+        value = torch.cat([part.double() for part in parts])
+    if isinstance(value, Tensor) and value.numel() > 1:
+        return value.detach().clamp(min=least)
+    return max(float(value), least)
+
+
+def _leaves(y: State) -> tuple[Tensor, ...]:
+    return y if isinstance(y, tuple) else (y,)
+
+
+def _mixed_norm(errors: Sequence[Tensor]) -> float:
+    """The largest of the root mean squares of a tuple's tensors."""
+    return max((float(error.abs().pow(2).mean().sqrt()) for error in errors if error.numel()), default=0.0)
+
+
+class _ZeroWhereUnused(torch.autograd.Function):
+    """Gives parameters that a field does not use a gradient of zero, as torchdiffeq does, and not None."""
+
+    @staticmethod
+    def forward(ctx: Any, y: Tensor, *params: Tensor) -> Tensor:
+        ctx.params = params
+        return y.view_as(y)
+
+    @staticmethod
+    def backward(ctx: Any, cotangent: Tensor) -> tuple[Tensor, ...]:
+        return (cotangent, *(torch.zeros_like(p) for p in ctx.params))

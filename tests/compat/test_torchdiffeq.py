@@ -1,0 +1,353 @@
+"""torchdiffeq's functions: against known solutions, and against torchdiffeq itself where it is installed."""
+
+import math
+import warnings
+
+import pytest
+import torch
+
+from thalweg import SolveError
+from thalweg.compat.torchdiffeq import odeint, odeint_adjoint, odeint_dense
+from thalweg.methods import methods
+
+ADAPTIVE = ["dopri5", "tsit5", "bosh3", "fehlberg2", "adaptive_heun"]
+FIXED = ["euler", "midpoint", "heun2", "heun3", "rk4"]
+
+
+class Spiral(torch.nn.Module):
+    """A damped rotation."""
+
+    def __init__(self):
+        super().__init__()
+        self.matrix = torch.nn.Parameter(torch.tensor([[-0.1, 1.0], [-1.0, -0.1]], dtype=torch.float64))
+        self.unused = torch.nn.Parameter(torch.ones(3))
+
+    def forward(self, t, y):
+        return y @ self.matrix.T
+
+    def exact(self, y0, t):
+        return torch.stack([torch.linalg.matrix_exp(self.matrix * (s - t[0])) @ y0 for s in t])
+
+
+def start(**kwargs):
+    return torch.tensor([1.0, 0.5], dtype=torch.float64, **kwargs)
+
+
+def times(*values, **kwargs):
+    return torch.tensor(values or (0.0, 0.5, 1.0, 2.0), dtype=torch.float64, **kwargs)
+
+
+class TestOdeint:
+    @pytest.mark.parametrize("reverse", [False, True])
+    @pytest.mark.parametrize("method", [None, *ADAPTIVE])
+    def test_adaptive_methods_keep_the_tolerance(self, method, reverse):
+        field, t = Spiral(), times().flip(0) if reverse else times()
+        ys = odeint(field, start(), t, method=method, rtol=1e-6, atol=1e-6)
+        slack = 1e-2 if method == "fehlberg2" else 1e-4  # its estimate is of an error of order one
+        torch.testing.assert_close(ys, field.exact(start(), t), rtol=slack, atol=slack)
+
+    @pytest.mark.parametrize(
+        ("method", "order"), [("euler", 1), ("midpoint", 2), ("heun2", 2), ("heun3", 3), ("rk4", 4)]
+    )
+    def test_fixed_methods_step_by_step_size(self, method, order):
+        field = Spiral()
+        errors = [
+            (
+                odeint(field, start(), times(0, 1), method=method, options={"step_size": h})
+                - field.exact(start(), times(0, 1))
+            )
+            .abs()
+            .max()
+            .item()
+            for h in (0.1, 0.05)
+        ]
+        assert math.log2(errors[0] / errors[1]) == pytest.approx(order, abs=0.2)
+
+    def test_without_an_option_a_fixed_method_steps_from_output_to_output(self):
+        ys = odeint(lambda t, y: y, torch.ones(1), torch.tensor([0.0, 0.5, 2.0]), method="euler")
+        assert ys.flatten().tolist() == pytest.approx([1.0, 1.5, 1.5 * 2.5])
+
+    def test_a_tuple_comes_back_as_a_tuple(self):
+        y0 = (torch.tensor(1.0), torch.ones(2, 3))
+        ys = odeint(lambda t, y: [-y[0], y[1]], y0, torch.tensor([0.0, 1.0, 2.0]))
+        assert isinstance(ys, tuple)
+        assert [y.shape for y in ys] == [(3,), (3, 2, 3)]
+        assert ys[0][-1].item() == pytest.approx(math.exp(-2), rel=1e-5)
+
+    def test_one_time_is_y0(self):
+        assert torch.equal(odeint(Spiral(), start(), times(3.0)), start()[None])
+        assert torch.equal(odeint_adjoint(Spiral(), start(), times(3.0), method="rk4"), start()[None])
+
+    def test_tolerances_may_be_tensors_and_tuples(self):
+        fine = odeint(lambda t, y: -y, torch.ones(2), times(0, 1), rtol=torch.tensor([1e-3, 1e-6]), atol=1e-6)
+        assert fine[-1, 1].item() == pytest.approx(math.exp(-1), rel=1e-5)
+        y0 = (torch.ones(2), torch.ones(()))
+        ys = odeint(lambda t, y: (-y[0], -y[1]), y0, times(0, 1), rtol=(1e-3, 1e-6), atol=(1e-4, 1e-6))
+        assert ys[1][-1].item() == pytest.approx(math.exp(-1), rel=1e-5)
+
+    def test_no_warning_that_float32_holds_less_than_the_default(self):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            assert odeint(lambda t, y: -y, torch.ones(1), torch.tensor([0.0, 1.0])).dtype == torch.float32
+
+    @pytest.mark.parametrize("method", ["dopri5", "rk4"])
+    def test_gradients_of_any_order_to_state_and_times(self, method):
+        y0, t = start(requires_grad=True), times(0.0, 0.7, 1.0, requires_grad=True)
+        assert torch.autograd.gradcheck(lambda y, t: odeint(Spiral(), y, t, rtol=1e-9), (y0, t))
+        cube = lambda y: odeint(lambda t, y: -(y**2), y, times(), method=method)[-1].sum()  # noqa: E731
+        assert torch.autograd.gradgradcheck(cube, (y0,))
+
+    def test_dense(self):
+        field = Spiral()
+        sol = odeint_dense(field, start(), times(0.0)[0], times(3.0)[0])
+        t = torch.linspace(0, 3, 7, dtype=torch.float64)
+        torch.testing.assert_close(sol(t), field.exact(start(), t), rtol=1e-5, atol=1e-5)
+
+
+class TestAdjoint:
+    @pytest.mark.parametrize("method", ["dopri5", "tsit5", "bosh3"])
+    def test_its_gradients_are_those_of_odeint(self, method):
+        gradients = []
+        for solve in (odeint, odeint_adjoint):
+            field, y0, t = Spiral(), start(requires_grad=True), times(requires_grad=True)
+            solve(field, y0, t, method=method, rtol=1e-8, atol=1e-8).pow(2).sum().backward()
+            gradients.append((field.matrix.grad, y0.grad, t.grad[1:]))
+        torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-4)
+
+    def test_a_parameter_that_is_not_used_has_a_gradient_of_zero(self):
+        field = Spiral()
+        odeint_adjoint(field, start(), times()).sum().backward()
+        assert torch.equal(field.unused.grad, torch.zeros(3))
+
+    def test_a_function_must_say_what_needs_a_gradient(self):
+        with pytest.raises(ValueError, match=r"adjoint_params=\(\)"):
+            odeint_adjoint(lambda t, y: -y, start(), times())
+        rate = torch.tensor(0.5, dtype=torch.float64, requires_grad=True)
+        odeint_adjoint(lambda t, y: -rate * y, start(), times(), adjoint_params=[rate])[-1].sum().backward()
+        assert rate.grad.item() == pytest.approx(-1.5 * 2 * math.exp(-1), rel=1e-5)
+
+    def test_options_of_another_method_must_be_given(self):
+        with pytest.raises(ValueError, match="give adjoint_options too"):
+            odeint_adjoint(Spiral(), start(), times(), options={"first_step": 0.1}, adjoint_method="rk4")
+
+    def test_the_way_back_may_have_its_own_method_tolerances_and_norm(self):
+        seen = []
+
+        def norm(state):
+            t, y, a, *params = state
+            seen.append((t.shape, y.shape, a.shape, [p.shape for p in params]))
+            return max(y.abs().max(), a.abs().max())
+
+        field = Spiral()
+        odeint_adjoint(field, start(), times(), adjoint_method="bosh3", adjoint_options={"norm": norm}).sum().backward()
+        assert seen
+        assert all(shapes == ((), (2,), (2,), [(2, 2), (3,)]) for shapes in seen)
+
+    @pytest.mark.parametrize("norm", ["seminorm", None])
+    def test_seminorm(self, norm):
+        field, options = Spiral(), {} if norm is None else {"norm": norm}
+        odeint_adjoint(field, start(), times(), adjoint_options=options).sum().backward()
+        assert field.matrix.grad.isfinite().all()
+
+
+class TestOptions:
+    def test_the_default_norm_of_a_tuple_is_the_largest_of_its_tensors(self):
+        count = 0
+
+        def fun(t, y):
+            nonlocal count
+            count += 1
+            return (-50 * torch.sin(50 * t), *(torch.zeros_like(x) for x in y[1:]))
+
+        counts = []
+        for extra in (0, 100):
+            count = 0
+            odeint(fun, (torch.ones(()), torch.ones(extra)), times(0, 1), rtol=1e-5, atol=1e-5)
+            counts.append(count)
+        assert counts[0] == counts[1]  # a mean over all entries would take fewer
+
+    @pytest.mark.parametrize("adjoint", [False, True])
+    def test_jump_t_spares_the_search_for_a_jump(self, adjoint):
+        seen = []
+
+        def fun(t, y):
+            seen.append(t.item())
+            return -0.5 * y if t < 0.5 else y**2
+
+        y0, counts = start(requires_grad=True), []
+        for options in ({}, {"jump_t": torch.tensor([0.5])}):
+            seen.clear()
+            solve = odeint_adjoint if adjoint else odeint
+            kwargs = {"adjoint_params": ()} if adjoint else {}
+            ys = solve(fun, y0, times(0, 1), rtol=1e-6, atol=1e-6, method="dopri5", options=options, **kwargs)
+            ys.sum().backward()
+            counts.append(len(seen))
+        assert counts[1] < counts[0]
+        assert 0.5 not in seen
+
+    def test_step_t_is_stepped_onto(self):
+        seen = []
+        odeint(lambda t, y: (seen.append(t.item()), -y)[1], start(), times(0, 1), options={"step_t": times(0.3)})
+        assert 0.3 in seen
+
+    @pytest.mark.parametrize("adjoint", [False, True])
+    @pytest.mark.parametrize("method", FIXED)
+    def test_perturb_keeps_off_the_grid(self, method, adjoint):
+        seen = []
+
+        def fun(t, y):
+            seen.append(t.item())
+            return -y
+
+        y0, options = start(requires_grad=True), {"step_size": 0.5, "perturb": True}
+        kwargs = {"adjoint_params": ()} if adjoint else {}
+        ys = (odeint_adjoint if adjoint else odeint)(fun, y0, times(0, 1), method=method, options=options, **kwargs)
+        ys.sum().backward()
+        assert not {0.0, 0.5, 1.0} & set(seen)
+        assert {round(t, 6) for t in seen} >= {0.0, 0.5}
+
+    @pytest.mark.parametrize("adjoint", [False, True])
+    def test_grid_constructor(self, adjoint):
+        asked = []
+
+        def grid(func, y0, t):
+            asked.append(t.tolist())
+            return torch.linspace(t[0].item(), t[-1].item(), 11)
+
+        y0 = torch.tensor(1.0, requires_grad=True)
+        kwargs = {"adjoint_params": ()} if adjoint else {}
+        solve = odeint_adjoint if adjoint else odeint
+        options = {"grid_constructor": grid}
+        y = solve(lambda t, y: y, y0, torch.tensor([0.0, 1.0]), method="euler", options=options, **kwargs)[-1]
+        y.backward()
+        assert y.item() == pytest.approx(1.1**10, rel=1e-5)
+        assert y0.grad.item() == pytest.approx(1.1**10, rel=1e-5)
+        assert asked == ([[0.0, 1.0], [1.0, 0.0]] if adjoint else [[0.0, 1.0]])
+
+    def test_step_size_and_grid_constructor_exclude_each_other(self):
+        options = {"step_size": 0.1, "grid_constructor": lambda f, y, t: t}
+        with pytest.raises(ValueError, match="exclude each other"):
+            odeint(Spiral(), start(), times(), method="rk4", options=options)
+
+    def test_max_num_steps(self):
+        with pytest.raises(SolveError, match="step limit"):
+            odeint(Spiral(), start(), times(), options={"max_num_steps": 2})
+
+    def test_min_step(self):
+        counts = []
+        for least in (0.0, 0.5):
+            field = Spiral()
+            calls = []
+            field.register_forward_hook(lambda *_, calls=calls: calls.append(1))
+            odeint(field, start(), times(0, 4), rtol=1e-12, atol=1e-12, options={"min_step": least})
+            counts.append(len(calls))
+        assert counts[1] < 60 < counts[0]
+
+    @pytest.mark.parametrize("method", ["dopri5", "rk4"])
+    def test_an_unknown_option_is_a_warning(self, method):
+        with pytest.warns(UserWarning, match=r"Unexpected arguments \{'colour': 'red'\}"):
+            odeint(Spiral(), start(), times(), method=method, options={"colour": "red"})
+
+    def test_scipy_solver(self):
+        ys = odeint(Spiral(), start(), times(), method="scipy_solver", options={"solver": "RK45"})
+        torch.testing.assert_close(ys, Spiral().exact(start(), times()), rtol=1e-5, atol=1e-5)
+        with pytest.raises(ValueError, match="solver must be one of RK45"):
+            odeint(Spiral(), start(), times(), method="scipy_solver", options={"solver": "RK99"})
+
+
+class TestCallbacks:
+    NAMES = ("callback_step", "callback_accept_step", "callback_reject_step")
+
+    def watched(self, names, suffix=""):
+        field = Spiral()
+        calls = {name: [] for name in names}
+        for name in names:
+            setattr(field, name + suffix, lambda t0, y0, dt, name=name: calls[name].append((t0, y0, dt)))
+        return field, calls
+
+    @pytest.mark.parametrize("reverse", [False, True])
+    def test_adaptive_methods_have_three(self, reverse):
+        field, calls = self.watched(self.NAMES)
+        t = times(0, 5).flip(0) if reverse else times(0, 5)
+        odeint(field, start(), t, options={"first_step": 5.0})
+        tried, kept, thrown = (calls[name] for name in self.NAMES)
+        assert len(tried) == len(kept) + len(thrown)
+        assert thrown
+        assert tried[0][0] == t[0]
+        assert tried[0][0].shape == tried[0][2].shape == ()
+        assert all(dt > 0 and y0.shape == (2,) for _, y0, dt in tried)
+
+    @pytest.mark.parametrize("method", FIXED)
+    def test_fixed_methods_have_one_in_either_direction(self, method):
+        field, forward = self.watched(self.NAMES[:1])
+        calls = []
+        field.callback_step_adjoint = lambda t0, y0, dt: calls.append(t0)
+        options = {"step_size": 0.1}
+        odeint_adjoint(field, start(), times(0, 1), method=method, options=options).sum().backward()
+        assert len(forward["callback_step"]) == len(calls) == 10
+        assert calls[0] == 1.0
+
+    def test_a_tuple_is_given_as_a_tuple(self):
+        class Field:
+            def __call__(self, t, y):
+                return -y[0], -y[1]
+
+            def callback_step(self, t0, y0, dt):
+                self.seen = y0
+
+        field = Field()
+        odeint(field, (torch.ones(()), torch.ones(2)), times(0, 1))
+        assert [y.shape for y in field.seen] == [(), (2,)]
+
+    @pytest.mark.parametrize(("method", "name"), [("rk4", NAMES[1]), ("euler", NAMES[2]), ("scipy_solver", NAMES[0])])
+    def test_one_that_is_never_called_is_a_warning(self, method, name):
+        field, _ = self.watched([name])
+        options = {"solver": "RK45"} if method == "scipy_solver" else {}
+        with pytest.warns(UserWarning, match=f"'{method}' does not support callbacks .*{name}"):
+            odeint(field, start(), times(), method=method, options=options)
+
+
+class TestRefusals:
+    def test_a_method_that_is_not_there_names_the_nearest(self):
+        with pytest.raises(ValueError, match=r"'explicit_adams' has no counterpart .* nearest is 'rk4'"):
+            odeint(Spiral(), start(), times(), method="explicit_adams")
+
+    def test_the_nearest_ones_are_there(self):
+        from thalweg.compat.torchdiffeq import _METHODS
+
+        known = {method.name for method in methods()}
+        assert {_METHODS[method.nearest].name for method in _METHODS.values()} <= known
+
+    def test_a_method_of_neither_library(self):
+        with pytest.raises(ValueError, match="method must be one of dopri8, dopri5"):
+            odeint(Spiral(), start(), times(), method="rk45")
+
+    def test_times(self):
+        with pytest.raises(ValueError, match="strictly increasing or decreasing"):
+            odeint(Spiral(), start(), times(0, 1, 0.5))
+        with pytest.raises(ValueError, match="strictly increasing or decreasing"):
+            odeint(Spiral(), start(), times(0, 0))
+        with pytest.raises(TypeError, match="floating point"):
+            odeint(Spiral(), start(), torch.tensor([0, 1]))
+        with pytest.raises(ValueError, match="one dimensional"):
+            odeint(Spiral(), start(), torch.zeros(2, 2))
+        with pytest.raises(ValueError, match="t must be a tensor"):
+            odeint(Spiral(), start(), [0.0, 1.0])
+
+    def test_states(self):
+        with pytest.raises(ValueError, match="tuple of tensors"):
+            odeint(Spiral(), [1.0, 2.0], times())
+
+
+@pytest.mark.parametrize("method", ADAPTIVE + FIXED)
+def test_it_agrees_with_torchdiffeq(method):
+    torchdiffeq = pytest.importorskip("torchdiffeq")
+    options = {"step_size": 0.125} if method in FIXED else {}
+    t = times(0.0, 0.5, 1.0)
+    results = []
+    for solve in (torchdiffeq.odeint_adjoint, odeint_adjoint):
+        field, y0 = Spiral(), start(requires_grad=True)
+        ys = solve(field, y0, t, method=method, rtol=1e-7, atol=1e-9, options=options)
+        ys.pow(2).sum().backward()
+        results.append((ys, y0.grad, field.matrix.grad))
+    torch.testing.assert_close(*results, rtol=1e-5, atol=1e-6)

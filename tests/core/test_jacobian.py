@@ -164,6 +164,14 @@ class TestFieldsOfManyKinds:
         torch.testing.assert_close(found.jacobian, torch.diag_embed(0.49 * 3 * y**2), rtol=1e-6, atol=1e-6)
         torch.testing.assert_close(found.time_derivative, 1.4 * y**3, rtol=1e-6, atol=1e-6)
 
+    def test_any_in_inference_mode(self, y):
+        """Where nothing is differentiated: by differences."""
+        with torch.inference_mode():
+            found = linearized(nonlinear, y, args=(RATES,))
+        matrix, change = exact(torch.tensor(0.7, dtype=F64), y, RATES)
+        torch.testing.assert_close(found.jacobian, matrix, rtol=1e-6, atol=1e-6)
+        torch.testing.assert_close(found.time_derivative, change, rtol=1e-6, atol=1e-6)
+
     def test_one_that_does_not_depend_on_y(self, y):
         found = linearized(lambda t, y: torch.cos(t) * torch.ones_like(y), y)
         assert torch.equal(found.jacobian, torch.zeros(3, 2, 2, dtype=F64))

@@ -8,9 +8,12 @@ from scipy.integrate import solve_ivp as scipy_solve_ivp
 
 from problems import F64, STIFF, rober
 from thalweg import SolveError, Status, solve_ivp
+from thalweg.core.field import Field as CoreField
+from thalweg.core.state import layout_of
 from thalweg.gradients import recording
 from thalweg.methods import methods
-from thalweg.methods.rosenbrock import Rosenbrock
+from thalweg.methods.rosenbrock import RODAS5P, Rosenbrock
+from thalweg.steppers.rosenbrock import RosenbrockStepper
 
 METHODS = [m.name for m in methods() if isinstance(m.data, Rosenbrock)]
 BATCHINGS = ["joint", "per_sample"]
@@ -398,3 +401,51 @@ def test_the_step_limit_and_underflow_are_what_they_are_elsewhere():
         solve_ivp(lambda t, y: -y, (0, 1), torch.ones(1, dtype=F64), "rodas5p", rtol=1e-10, atol=1e-12, max_steps=2)
     sol = solve_ivp(lambda t, y: y * y, (0, 2), torch.ones(1, dtype=F64), "rodas5p", on_failure="return")
     assert sol.status in (Status.STEP_UNDERFLOW, Status.NONFINITE)
+
+
+@pytest.mark.parametrize("gradient", ["direct", "checkpointed"])
+@pytest.mark.parametrize("method", METHODS)
+def test_gradients_do_not_feel_rows_that_fail(method, gradient):
+    """To an argument that all rows share: one row turns NaN, one meets a pole, and one is never finite."""
+    starts = torch.tensor([[0.5, 0.0], [1.0, 1.0], [1.0, 2.0], [math.nan, 0.0], [-1.0, 0.0]], dtype=F64)
+
+    def field(t, y, k):
+        z, kind = y.unbind(-1)
+        well = -k * z + torch.sin(t[:, 0])
+        slope = torch.where(kind == 1, torch.where(t[:, 0] > 0.5, torch.nan, well), well)
+        slope = torch.where(kind == 2, k * torch.where(kind == 2, z, 0.0) ** 2, slope)
+        return torch.stack([slope, torch.zeros_like(z)], -1)
+
+    def found(rows):
+        k = torch.tensor(3.0, dtype=F64, requires_grad=True)
+        sol = solve_ivp(
+            field,
+            (0.0, 1.0),
+            starts[rows],
+            method,
+            args=(k,),
+            rtol=1e-4,
+            batching="per_sample",
+            gradient=gradient,
+            on_failure="return",
+        )
+        return torch.autograd.grad(sol.ys[-1, sol.success].square().sum(), [k])[0], sol.success.tolist()
+
+    among, success = found([0, 1, 2, 3, 4])
+    assert success == [True, False, False, False, True]
+    alone, _ = found([0, 4])
+    torch.testing.assert_close(among, alone, rtol=1e-10, atol=0)
+
+
+@pytest.mark.parametrize("again", [(0.0, 1.0), (0.5, 0.0)], ids=["state", "time"])
+def test_what_is_kept_of_a_step_serves_that_point_alone(again):
+    """Another state at the same time, or the same one at another time, has a Jacobian of its own."""
+    t, moved = again
+    y = torch.ones(2, dtype=F64)
+    layout, _ = layout_of(y, by_row=False)
+    field = CoreField(lambda t, y: -torch.exp(t) * y**3, (), layout, y)
+    used, new = (RosenbrockStepper(RODAS5P, y, by_row=False) for _ in range(2))
+    with torch.no_grad():
+        used.step(field, 0.0, 0.1, y, None)
+        y = y if moved == 0.0 else y + moved
+        assert torch.equal(used.step(field, t, 0.1, y, None).y, new.step(field, t, 0.1, y, None).y)

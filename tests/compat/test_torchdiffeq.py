@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from thalweg import SolveError
-from thalweg.compat.torchdiffeq import odeint, odeint_adjoint, odeint_dense
+from thalweg.compat.torchdiffeq import odeint, odeint_adjoint, odeint_dense, odeint_event
 from thalweg.methods import methods
 
 ADAPTIVE = ["dopri5", "tsit5", "bosh3", "fehlberg2", "adaptive_heun"]
@@ -305,6 +305,72 @@ class TestCallbacks:
         options = {"solver": "RK45"} if method == "scipy_solver" else {}
         with pytest.warns(UserWarning, match=f"'{method}' does not support callbacks .*{name}"):
             odeint(field, start(), times(), method=method, options=options)
+
+
+def fall(t, y):
+    """A ball: height, and speed."""
+    return y[1], torch.full_like(y[1], -9.8)
+
+
+class TestEvents:
+    @pytest.mark.parametrize("interface", [odeint, odeint_adjoint])
+    def test_a_ball_meets_the_ground(self, interface):
+        height = torch.tensor([10.0], dtype=torch.float64, requires_grad=True)
+        speed = torch.tensor([1.0], dtype=torch.float64, requires_grad=True)
+        ground = torch.tensor(2.0, dtype=torch.float64, requires_grad=True)
+        kwargs = {"adjoint_params": ()} if interface is odeint_adjoint else {}
+        t, (heights, speeds) = odeint_event(
+            fall,
+            (height, speed),
+            times(0.5)[0],
+            event_fn=lambda t, y: y[0] - ground,
+            odeint_interface=interface,
+            **kwargs,
+        )
+        impact = math.sqrt(1 + 2 * 9.8 * 8)
+        assert t.item() == pytest.approx(0.5 + (1 + impact) / 9.8, rel=1e-6)
+        assert heights[:, 0].tolist() == pytest.approx([10.0, 2.0], abs=1e-6)
+        assert speeds[-1].item() == pytest.approx(-impact, rel=1e-6)
+        by_time = torch.autograd.grad(t, (height, speed, ground), retain_graph=True)
+        expected = [1 / impact, (1 + 1 / impact) / 9.8, -1 / impact]
+        assert [g.item() for g in by_time] == pytest.approx(expected, rel=1e-5)
+        by_speed = torch.autograd.grad(speeds[-1].sum(), (height, speed))
+        assert [g.item() for g in by_speed] == pytest.approx([-9.8 / impact, -1 / impact], rel=1e-5)
+
+    @pytest.mark.parametrize(("method", "options"), [("dopri5", {}), ("bosh3", {}), ("rk4", {"step_size": 0.01})])
+    def test_back_in_time(self, method, options):
+        t, ys = odeint_event(
+            lambda t, y: y,
+            torch.ones(1, dtype=torch.float64),
+            times(2.0)[0],
+            event_fn=lambda t, y: y - 0.5,
+            reverse_time=True,
+            method=method,
+            options=options,
+        )
+        assert t.item() == pytest.approx(2 - math.log(2), rel=1e-5)
+        assert ys[-1].item() == pytest.approx(0.5, rel=1e-6)
+
+    def test_the_first_of_several_ends_the_solve(self):
+        event = lambda t, y: torch.cat([y - 0.2, 1.0 - t.reshape(1), y - 0.1])  # noqa: E731
+        t, _ = odeint_event(lambda t, y: -y, torch.ones(1, dtype=torch.float64), times(0.0)[0], event_fn=event)
+        assert t.item() == pytest.approx(1.0, rel=1e-6)
+
+    def test_one_that_is_there_at_once(self):
+        t, ys = odeint_event(lambda t, y: -y, torch.ones(1), torch.tensor(3.0), event_fn=lambda t, y: y - 1)
+        assert t == 3.0
+        assert ys.flatten().tolist() == [1.0, 1.0]
+
+    def test_one_that_never_comes(self):
+        options = {"max_num_steps": 50}
+        with pytest.raises(SolveError, match="no event came: the step limit"):
+            odeint_event(Spiral(), start(), times(0.0)[0], event_fn=lambda t, y: y.sum() + 9, options=options)
+
+    def test_what_it_needs(self):
+        with pytest.raises(ValueError, match="needs step_size"):
+            odeint(Spiral(), start(), times(0, 1), event_fn=lambda t, y: y, method="rk4")
+        with pytest.raises(ValueError, match="the start and a time that says the direction"):
+            odeint(Spiral(), start(), times(0, 1, 2), event_fn=lambda t, y: y)
 
 
 class TestRefusals:

@@ -17,13 +17,15 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from ..core.arithmetic import Number
+from ..core.status import SolveError
 from ..core.step import TriedStep
 from ..gradients import Adjoint
 from ..ivp import solve_ivp
 from ..methods import methods
 from ..stepsize.controllers import PID
 
-__all__ = ["odeint", "odeint_adjoint", "odeint_dense"]
+__all__ = ["odeint", "odeint_adjoint", "odeint_dense", "odeint_event"]
 
 State: TypeAlias = Any
 """A tensor or a tuple of tensors."""
@@ -75,6 +77,9 @@ _METHODS = {
     "scipy_solver": _Method("", "scipy", "dopri5"),
 }
 
+_FAR = 1e9
+"""How far a solve goes in search of an event."""
+
 _SCIPY = {
     "RK45": "dopri5",
     "RK23": "bosh3",
@@ -111,7 +116,8 @@ def odeint(
     atol: Any = 1e-9,
     method: str | None = None,
     options: dict[str, Any] | None = None,
-) -> State:
+    event_fn: Callable[..., Tensor] | None = None,
+) -> Any:
     """The states at the times t, the first of which is that of y0, with gradients through the solver.
 
     Parameters
@@ -128,10 +134,14 @@ def odeint(
         One of torchdiffeq's names; "dopri5" by default.
     options : dict, optional
         torchdiffeq's options of that method.
+    event_fn : callable, optional
+        event_fn(t, y) -> Tensor: solve until one of its entries is zero, from t[0] in the direction of t[1], however
+        far that is.
 
     Returns
     -------
     Tensor (T, *y0.shape), or a tuple of such
+        With event_fn, the time of the event comes first, and the states are those at t[0] and then.
 
     Raises
     ------
@@ -148,6 +158,9 @@ def odeint(
     tensor([1.0000, 0.3679, 0.1353])
     """
     setting = _Setting(func, y0, _checked_times(t), rtol, atol, method, options)
+    if event_fn is not None:
+        solve = functools.partial(odeint, func, y0, rtol=rtol, atol=atol, method=method, options=options)
+        return _until_event(solve, setting, event_fn)
     return _solve(func, setting, setting.steps(), "direct")
 
 
@@ -160,17 +173,18 @@ def odeint_adjoint(
     atol: Any = 1e-9,
     method: str | None = None,
     options: dict[str, Any] | None = None,
+    event_fn: Callable[..., Tensor] | None = None,
     adjoint_rtol: Any = None,
     adjoint_atol: Any = None,
     adjoint_method: str | None = None,
     adjoint_options: dict[str, Any] | None = None,
     adjoint_params: Iterable[Tensor] | None = None,
-) -> State:
+) -> Any:
     """As `odeint`, with the gradients of the adjoint method, at the memory of one step.
 
     Parameters
     ----------
-    func, y0, t, rtol, atol, method, options
+    func, y0, t, rtol, atol, method, options, event_fn
         As for `odeint`.
     adjoint_rtol, adjoint_atol, adjoint_method, adjoint_options : optional
         The same for the solve back in time; as for the solve itself where they are left out.
@@ -199,6 +213,13 @@ def odeint_adjoint(
         adjoint_options = {name: value for name, value in (options or {}).items() if name != "norm"}
     times = _checked_times(t)
     setting = _Setting(func, y0, times, rtol, atol, method, options)
+    if event_fn is not None:
+        solve = functools.partial(
+            odeint_adjoint, func, y0, rtol=rtol, atol=atol, method=method, options=options, adjoint_rtol=adjoint_rtol,
+            adjoint_atol=adjoint_atol, adjoint_method=adjoint_method, adjoint_options=adjoint_options,
+            adjoint_params=params,
+        )  # fmt: skip
+        return _until_event(solve, setting, event_fn)
     steps = setting.steps()
     back = _Setting(
         func,
@@ -238,6 +259,132 @@ def odeint_dense(
     t = _checked_times(torch.stack([torch.as_tensor(t0), torch.as_tensor(t1)]))
     setting = _Setting(func, y0, t, rtol, atol, method, options)
     return solve_ivp(_field(func, y0), (t[0], t[1]), y0, dense_output=True, gradient="direct", **setting.steps())
+
+
+def odeint_event(
+    func: Callable[..., Any],
+    y0: State,
+    t0: Tensor,
+    *,
+    event_fn: Callable[..., Tensor],
+    reverse_time: bool = False,
+    odeint_interface: Callable[..., Any] = odeint,
+    **kwargs: Any,
+) -> tuple[Tensor, State]:
+    """The time at which an entry of event_fn(t, y) is zero, and the states at t0 and then, with gradients to both.
+
+    Parameters
+    ----------
+    func, y0
+        As for `odeint`.
+    t0 : Tensor ()
+        The time of y0.
+    event_fn : callable
+        event_fn(t, y) -> Tensor.
+    reverse_time : bool
+        Whether to go back in time.
+    odeint_interface : callable
+        `odeint` or `odeint_adjoint`.
+    **kwargs
+        Its further arguments.
+
+    Examples
+    --------
+    When has what decays from 1 come down to 1/2? After ln 2.
+
+    >>> import torch
+    >>> from thalweg.compat.torchdiffeq import odeint_event
+    >>> y0 = torch.tensor(1.0, dtype=torch.float64, requires_grad=True)
+    >>> t, ys = odeint_event(lambda t, y: -y, y0, torch.tensor(0.0), event_fn=lambda t, y: y - 0.5)
+    >>> t.backward()
+    >>> round(t.item(), 4), round(ys[-1].item(), 4), round(y0.grad.item(), 4)
+    (0.6931, 0.5, 1.0)
+    """
+    start = t0.reshape(-1)
+    t = torch.cat([start, start.detach() + (-1.0 if reverse_time else 1.0)])
+    return odeint_interface(func, y0, t, event_fn=event_fn, **kwargs)
+
+
+def _until_event(
+    solve: Callable[[Tensor], State], setting: _Setting, event_fn: Callable[..., Tensor]
+) -> tuple[Tensor, State]:
+    """The time of the event, and the states at the start and then, by `solve` to it.
+
+    The time is a root of c(t, y(t)) = 0. Its gradient is that of one more step of Newton's method, and the state
+    moves along with it.
+    """
+    t0 = setting.t[:1]
+    if len(setting.t) != 2:
+        raise ValueError(f"with event_fn, t holds the start and a time that says the direction, got {len(setting.t)}")
+    found = _event_time(setting, event_fn)
+    time = t0.detach().new_tensor(found)
+    if time == t0[0]:
+        return t0[0], pytree.tree_map(lambda y: torch.stack([y, y]), setting.y0)
+    ys = solve(torch.cat([t0, time.reshape(1)]))
+    end = pytree.tree_map(lambda y: y[-1], ys)
+    crossing, slope, rate = _crossing(setting, event_fn, time, end)
+    c = event_fn(time, end).reshape(-1)[crossing]
+    time = time - ((c - c.detach()) / rate).to(time.dtype)
+    moved = pytree.tree_map(lambda y, f: y + f * (time - time.detach()).to(y.real.dtype), end, slope)
+    return time, pytree.tree_map(lambda y, last: torch.cat([y[:1], last.unsqueeze(0)]), ys, moved)
+
+
+def _event_time(setting: _Setting, event_fn: Callable[..., Tensor]) -> float:
+    """When the first entry of event_fn changes its sign, found in the step in which it does."""
+    if setting.kind == "fixed" and setting.options.get("step_size") is None:
+        raise ValueError("with event_fn, a method of fixed steps needs step_size in options")
+    start, direction = float(setting.t[0]), math.copysign(1.0, float(setting.t[1] - setting.t[0]))
+
+    def signs(t: Number, y: State) -> Tensor:
+        return torch.sign(event_fn(setting.t.detach().new_tensor(float(t)), y)).reshape(-1)
+
+    with torch.no_grad():
+        before = signs(start, setting.y0)
+        if bool((before == 0).any()):
+            return start
+        steps = setting.steps()
+        watch = steps.pop("callback")
+        ends: list[tuple[float, float]] = []
+
+        def callback(step: TriedStep) -> bool:
+            if watch is not None:
+                watch(step)
+            crossed = bool(step.accepted) and not torch.equal(signs(step.t + step.h, step.y_new), before)
+            if crossed:
+                ends.append((float(step.t), float(step.t + step.h)))
+            return crossed
+
+        span = (start, start + direction * _FAR)
+        field = _field(setting.func, setting.y0)
+        sol = solve_ivp(field, span, setting.y0, dense_output=True, callback=callback, on_failure="return", **steps)
+        if not ends:
+            raise SolveError(f"no event came: {sol.message}", sol)
+        (low, high), atol = ends[0], setting.atol
+        tolerance = max(float(atol) if isinstance(atol, float) else 1e-9, 1e-15 * abs(high))
+        while abs(high - low) > tolerance:
+            middle = (low + high) / 2
+            if middle in (low, high):
+                break
+            low, high = (middle, high) if torch.equal(signs(middle, sol(middle)), before) else (low, middle)
+        return (low + high) / 2
+
+
+def _crossing(setting: _Setting, event_fn: Callable[..., Tensor], t: Tensor, y: State) -> tuple[int, State, Tensor]:
+    """Which entry of event_fn is zero at (t, y), the slope there, and how fast that entry changes along it."""
+    t = t.detach().clone().requires_grad_()
+    y = pytree.tree_map(lambda part: part.detach().clone().requires_grad_(), y)
+    leaves = _leaves(y)
+    with torch.no_grad():
+        slope = _field(setting.func, setting.y0)(t.to(leaves[0].real.dtype), y)
+    with torch.enable_grad():
+        values = event_fn(t, y).reshape(-1)
+        crossing = int(values.detach().abs().argmin())
+        g_t, *g_y = torch.autograd.grad(values[crossing], (t, *leaves), allow_unused=True)
+    rate = torch.zeros_like(values[crossing].detach()) if g_t is None else g_t.to(values.dtype)
+    for g, f in zip(g_y, _leaves(slope), strict=True):
+        if g is not None:
+            rate = rate + (g.conj() * f).real.sum().to(values.dtype)
+    return crossing, slope, rate
 
 
 def _solve(func: Callable[..., Any], setting: _Setting, steps: dict[str, Any], gradient: Any) -> State:

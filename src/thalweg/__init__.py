@@ -18,6 +18,7 @@ _HOMES = {
     "Status": "thalweg.core.status",
     "DenseOutput": "thalweg.output.dense",
     "Adjoint": "thalweg.gradients.adjoint",
+    "Event": "thalweg.output.events",
     "PID": "thalweg.stepsize.controllers",
     "Fixed": "thalweg.stepsize.controllers",
     "NeuralODE": "thalweg.nn",
@@ -29,6 +30,7 @@ __all__ = [
     "PID",
     "Adjoint",
     "DenseOutput",
+    "Event",
     "Fixed",
     "NeuralODE",
     "NeuralODEClassifier",
@@ -49,6 +51,7 @@ if TYPE_CHECKING:
     from .learn.estimators import NeuralODEClassifier, NeuralODERegressor
     from .nn import NeuralODE
     from .output.dense import DenseOutput
+    from .output.events import Event
     from .stepsize.controllers import PID, Fixed
 
 

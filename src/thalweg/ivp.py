@@ -20,9 +20,11 @@ from .core.state import Layout, layout_of
 from .core.status import SolveError, Status
 from .core.step import Step, TriedStep
 from .gradients import GRADIENTS, Adjoint, GradientMethod, Request
+from .gradients.segments import solve_with_events
 from .loop.batching import Batching, Joint, PerSample
 from .loop.integrate import GraphTimes, Problem, Result, integrate
 from .methods import Method, get_method
+from .output.events import Event, Found, as_events
 from .steppers.choose import stepper_for
 from .stepsize.controllers import CONTROLLERS, Controller, Fixed
 from .stepsize.stops import Stops
@@ -40,6 +42,7 @@ def solve_ivp(
     args: tuple[Any, ...] | Any = (),
     jac: Callable[..., Tensor] | Tensor | None = None,
     dense_output: bool = False,
+    events: Event | Callable[..., Any] | Sequence[Event | Callable[..., Any]] | None = None,
     rtol: float | Tensor = 1e-3,
     atol: float | Tensor = 1e-6,
     norm: Callable[[Any], float | Tensor] | None = None,
@@ -85,6 +88,9 @@ def solve_ivp(
         it.
     dense_output : bool
         Whether the solution can be called as a function of time.
+    events : callable, Event, or sequence of these
+        Functions `event(t, y, *args)` whose zeros are found, recorded in `t_events` and `y_events`, and may end the
+        solve (`terminal`) or change its state (`apply`); see `thalweg.Event`.
     rtol, atol : float or Tensor
         The error allowed in each step is `atol + rtol * abs(y)`, in root mean square; a tensor must broadcast against
         y0, and where y0 is a pytree against its leaves one after the other, flattened.
@@ -103,7 +109,8 @@ def solve_ivp(
         that ends there evaluates it just before, the next one just after. jump_ts needs joint batching. To step on a
         grid, give its times as step_ts, and a step_size that is no smaller than any of its intervals.
     max_steps : int
-        The number of steps, rejected ones too, after which a solve fails.
+        The number of steps, rejected ones too, after which a solve fails; with events that change the state, after
+        which it does not begin again.
     controller : {"i", "pi", "pid"} or Controller, optional
         How the step size follows the error; "i" by default.
     batching : {"joint", "per_sample"}
@@ -189,9 +196,14 @@ def solve_ivp(
     backward = None
     if isinstance(maker, Adjoint):
         backward = replace(problem, **choice.back(maker).parts(field, layout, packed, units, back=True))
-    graph_times = GraphTimes(t0, t1, times) if timed else None
-    ys, result = maker.run(integrate, Request(problem, packed, graph_times, stats, backward))
-    return _solution(problem, result, ys, t0, t1, times, stats, layout.unpack, packed, on_failure)
+    graph_times = GraphTimes(t0, t1, times)
+    if watched := as_events(events):
+        evented = solve_with_events(integrate, maker, Request(problem, packed, graph_times, stats, backward), watched)
+        parts = (evented.ys, t0, evented.t_end, times, stats, layout.unpack, packed, on_failure)
+        return _solution(problem, evented.result, *parts, evented.found)
+    ys, result = maker.run(integrate, Request(problem, packed, graph_times if timed else None, stats, backward))
+    found = None if events is None else ()
+    return _solution(problem, result, ys, t0, t1, times, stats, layout.unpack, packed, on_failure, found)
 
 
 @dataclass(frozen=True)
@@ -309,6 +321,7 @@ def _solution(
     unpack: Callable[[Tensor], Any],
     y0: Tensor,
     on_failure: str,
+    found: Sequence[Found] | None = None,
 ) -> Solution:
     """What came of the loop, in the words of the front door."""
     stats.nfev, stats.n_steps, stats.n_accepted = result.nfev, result.n_steps, result.n_accepted
@@ -322,6 +335,9 @@ def _solution(
         stats=stats,
         sol=None if dense is None else dense.finish(problem.stepper, y0, problem.t0, result.t, unpack),
     )
+    if found is not None:
+        shown = [part.shown() for part in found]
+        sol.t_events, sol.y_events = [t for t, _ in shown], [unpack(y) for _, y in shown]
     failed = not bool(sol.success.all()) if isinstance(sol.success, Tensor) else not sol.success
     if failed and on_failure == "raise":
         reached = result.t if not isinstance(result.t, Tensor) else None
@@ -383,7 +399,7 @@ def _time(name: str, t: Time, rows: int | None, like: Tensor) -> Tensor:
 def _output_times(t_eval: Any, t0: Tensor, t1: Tensor, rows: int | None, like: Tensor) -> Tensor:
     """t_eval as the loop keeps it: (T,), or (T, batch), in the direction of time."""
     try:
-        times = torch.as_tensor(t_eval).to(device=like.device, dtype=wide_dtype(like.device))
+        times = torch.as_tensor(t_eval, dtype=wide_dtype(like.device), device=like.device)
     except (TypeError, ValueError, RuntimeError):
         raise ValueError(f"t_eval must be real numbers, got {t_eval!r}") from None
     if rows is not None and times.ndim == 1:

@@ -82,6 +82,10 @@ class Solution:
         How it ended; per sample, an int64 tensor of shape (batch,) of `Status` values.
     stats : Stats
         What it cost.
+    t_events, y_events : list of Tensor, or None
+        With `events`, the times and the states of each event, in its order: (K,) and (K, *y0.shape) in joint,
+        (K, batch) and (K, batch, …) per sample, where K is the most that any row had, and NaN stands after a row's
+        last.
     sol : callable or None
         With `dense_output=True`, the solution as a function of time (see `thalweg.DenseOutput`), which calling the
         solution itself calls.
@@ -99,6 +103,8 @@ class Solution:
     status: Status | Tensor
     stats: Stats
     sol: Callable[[float | Tensor], Any] | None = None
+    t_events: list[Tensor] | None = None
+    y_events: list[Any] | None = None
 
     def __call__(self, t: float | Tensor) -> Any:
         """The state at the time or times t, where the solve was asked for `dense_output=True`.
@@ -114,10 +120,10 @@ class Solution:
 
     @property
     def success(self) -> bool | Tensor:
-        """Whether t1 was reached; per sample, of shape (batch,)."""
+        """Whether t1 or a terminal event was reached; per sample, of shape (batch,)."""
         if isinstance(self.status, Tensor):
-            return self.status == Status.SUCCESS.value
-        return self.status is Status.SUCCESS
+            return (self.status == Status.SUCCESS.value) | (self.status == Status.EVENT.value)
+        return self.status.success
 
     @property
     def message(self) -> str:
@@ -126,14 +132,15 @@ class Solution:
             return self.status.message
         failed = list(self._failures())
         if not failed:
-            return Status.SUCCESS.message
+            ended = bool((self.status == Status.EVENT.value).any())
+            return (Status.EVENT if ended else Status.SUCCESS).message
         return "; ".join(f"{_name_rows(rows, len(self.status))}: {status.message}" for status, rows in failed)
 
     def _failures(self) -> Iterator[tuple[Status, list[int]]]:
         """Each way of failing that occurred, and its rows."""
         assert isinstance(self.status, Tensor)
         for status in Status:
-            if status is not Status.SUCCESS:
+            if not status.success:
                 rows = torch.nonzero(self.status == status.value).flatten().tolist()
                 if rows:
                     yield status, rows

@@ -28,6 +28,12 @@ class Status(IntEnum):
     NONFINITE = 3
     NOT_CONVERGED = 4
     STOPPED = 5
+    EVENT = 6
+
+    @property
+    def success(self) -> bool:
+        """Whether the solve came as far as was asked: to t1, or to a terminal event."""
+        return self in (Status.SUCCESS, Status.EVENT)
 
     @property
     def message(self) -> str:
@@ -47,6 +53,7 @@ _MESSAGES = {
     Status.NOT_CONVERGED: "the equations of an implicit step could not be solved: check that the field is smooth, "
     "give a smaller step_size or first_step, or choose a method that does not iterate, such as 'tsit5'",
     Status.STOPPED: "the callback stopped the solve",
+    Status.EVENT: "a terminal event ended the solve",
 }
 
 

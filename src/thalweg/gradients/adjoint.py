@@ -297,6 +297,7 @@ class _Backward:
             t_eval=None,
             tolerance=self._tolerance(z),
             dense=False,
+            watch=None,
             first_step=self.backward.first_step if first is None else first,
         )
         self.field.first = None

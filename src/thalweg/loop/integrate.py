@@ -32,6 +32,7 @@ from ..core.norms import Tolerance
 from ..core.status import Status
 from ..core.step import Step, Stepper
 from ..output.dense import DenseRecorder
+from ..output.events import Stop
 from ..output.saving import EndSaver, JointSaver, RowSaver, Saver
 from ..stepsize.controllers import Controller
 from ..stepsize.first_step import first_step
@@ -66,6 +67,8 @@ class Problem:
     graph_times : GraphTimes or None
         The times again, as part of the graph that is being recorded. The sizes of all steps but the last are
         constants of that graph; the last one ends at t1.
+    watch : Watch or None
+        Sees each step that is accepted, and may end units with it.
     """
 
     field: FieldLike
@@ -85,10 +88,22 @@ class Problem:
     callback: Callable[[Step, Number, Number, Tensor, Flag], bool | None] | None = None
     dense: bool = False
     graph_times: GraphTimes | None = None
+    watch: Watch | None = None
 
     def with_graph(self, y0: Tensor, times: GraphTimes | None) -> Problem:
         """The same problem with the tensors that a graph starts from."""
         return replace(self, y0=y0, graph_times=times)
+
+
+class Watch(Protocol):
+    """What may end a unit before t1; `inside` where it needs the states inside a step."""
+
+    inside: bool
+
+    def see(
+        self, stepper: Stepper, step: Step, t: Number, h: Number, y: Tensor, t_next: Number, accept: Flag
+    ) -> Stop | None:
+        """See a step of size h from (t, y) to t_next; says which units end with it, and when and where."""
 
 
 class Recorder(Protocol):
@@ -110,8 +125,12 @@ class Result:
     status : int or Tensor (B,)
     saver : Saver
         Which step holds which output.
+    t : float or Tensor (B,)
+        Where it ended.
     h : float or Tensor (B,)
         The size that the next step would have had, signed.
+    y : Tensor
+        The state where it ended.
     """
 
     ys: Tensor
@@ -123,6 +142,7 @@ class Result:
     dense: DenseRecorder | None
     t: Number
     h: Number
+    y: Tensor
     njev: Count = 0
     nlu: Count = 0
 
@@ -177,6 +197,17 @@ def integrate(problem: Problem, recorder: Recorder | None = None) -> Result:
             # in the graph even a step that is thrown away must be finite, as 0 * inf is NaN: let those rows stand still
             step = stepper.step(problem.field, t_graph, where(accept, h_graph, 0.0), y, carry)
         t_next = where(accept, where(lands, goal, t + h), t)
+        y_next, ended = step.y, last
+        extended, inside = step, dense is not None
+        if problem.watch is not None and accept is not False:
+            inside = inside or problem.watch.inside
+            if problem.watch.inside:
+                extended = stepper.extend(problem.field, t_graph, h_graph, y, step)
+            stop = problem.watch.see(stepper, extended, t, h, y, t_next, accept)
+            if stop is not None:  # there is where it ends: nothing remains
+                ended = ended | stop.units
+                t_next, t1 = where(stop.units, stop.t, t_next), where(stop.units, stop.t, t1)
+                y_next = units.select(stop.units, stop.y, step.y)
         due = saver.due(t_next, accept)
 
         n_steps = n_steps + running
@@ -194,7 +225,7 @@ def integrate(problem: Problem, recorder: Recorder | None = None) -> Result:
         if stops is not None:  # a step cut short by a stop says little of the next one's size
             h_next = where(accept & lands & (absolute(h_next) < absolute(proposed)), proposed, h_next)
         h_next = _bounded(problem, h_next, direction)
-        running = running & negate(accept & last)
+        running = running & negate(accept & ended)
         going, most, failing = units.read(running, due, stuck)
         if failing:
             failed = stuck & negate(accept)
@@ -203,11 +234,11 @@ def integrate(problem: Problem, recorder: Recorder | None = None) -> Result:
             h_next = where(failed, 0.0, h_next)
             going, _, _ = units.read(running)
 
-        if most or dense is not None:
+        if extended is step and (most or dense is not None):
             extended = stepper.extend(problem.field, t_graph, h_graph, y, step)
-            if extended is not step:
-                asked = accept if dense is not None else due > 0
-                nfev, step = nfev + asked * (extended.nfev - step.nfev), extended
+        if extended is not step:
+            asked = accept if inside else due > 0
+            nfev, step = nfev + asked * (extended.nfev - step.nfev), extended
         if most:
             saver.save(stepper, step, t_graph, h_graph, y, n_accepted, most)
         if recorder is not None and accept is not False:
@@ -217,7 +248,7 @@ def integrate(problem: Problem, recorder: Recorder | None = None) -> Result:
         if problem.callback is not None and problem.callback(step, t, h, y, accept):
             status = where(running, Status.STOPPED.value, status)
             running, going = running & False, False
-        y = units.select(accept, step.y, y)
+        y = units.select(accept, y_next, y)
         carry = _next_carry(problem, step, carry, t_next, accept)
         n_accepted = n_accepted + accept
         t, h, state = t_next, h_next, decision.state
@@ -225,7 +256,7 @@ def integrate(problem: Problem, recorder: Recorder | None = None) -> Result:
     status = where(running, Status.MAX_STEPS.value, status)
     status = where((status == Status.SUCCESS) & negate(units.finite(y.detach())), Status.NONFINITE.value, status)
     ys = saver.finish(y, status == Status.SUCCESS)
-    return Result(ys, status, n_steps, n_accepted, nfev, saver, dense, t, h, njev, nlu)
+    return Result(ys, status, n_steps, n_accepted, nfev, saver, dense, t, h, y, njev, nlu)
 
 
 def _error(problem: Problem, step: Step, y: Tensor) -> Number:

@@ -30,6 +30,13 @@ class DenseRecorder:
         self._y.append(y)
         self._stages.append(torch.stack(list(step.stages)))
 
+    def extend(self, later: DenseRecorder) -> None:
+        """Go on with the steps of another, which begin where these end."""
+        self._t += later._t
+        self._h += later._h
+        self._y += later._y
+        self._stages += later._stages
+
     def finish(
         self, stepper: Stepper, y0: Tensor, t0: Number, t_end: Number, unpack: Callable[[Tensor], Any]
     ) -> DenseOutput:

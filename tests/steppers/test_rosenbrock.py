@@ -315,7 +315,7 @@ class TestJac:
 
     @pytest.mark.parametrize("gradient", ["direct", "checkpointed"])
     def test_gradients_pass_through_it_or_past_it(self, gradient):
-        """Also to a tensor that it alone captured from the field's parts; one that is cut off is not used."""
+        """One that is cut off from the field's parameters is not used."""
         k = torch.tensor([3.0], dtype=F64, requires_grad=True)
         y0 = torch.full((2, 1), 0.5, dtype=F64)
 
@@ -330,6 +330,26 @@ class TestJac:
         past = end(lambda t, y: torch.diag_embed((-3 * k * y**2).flatten()).detach())
         torch.testing.assert_close(through, made, rtol=1e-12, atol=0)
         torch.testing.assert_close(past, made, rtol=1e-12, atol=0)
+
+    def test_gradients_to_what_it_alone_uses(self):
+        """Two-stage methods are off by what J is off, and `checkpointed` knows it as `direct` does."""
+        scale = torch.tensor(0.8, dtype=F64, requires_grad=True)
+        y0 = torch.full((2, 1), 0.5, dtype=F64)
+
+        def to_scale(gradient):
+            sol = solve_ivp(
+                lambda t, y: -(y**3),
+                (0, 1),
+                y0,
+                "rosenbrock23",
+                jac=lambda t, y: torch.diag_embed((-3 * scale * y**2).flatten()),
+                step_size=0.25,
+                gradient=gradient,
+            )
+            return torch.autograd.grad(sol.ys[-1].sum(), [scale])[0]
+
+        assert to_scale("direct") != 0
+        torch.testing.assert_close(to_scale("checkpointed"), to_scale("direct"), rtol=1e-12, atol=0)
 
     def test_a_matrix_serves_everywhere(self):
         matrix = torch.tensor([[-1.0, 0.5], [0.0, -100.0]], dtype=F64)
@@ -374,6 +394,20 @@ def test_single_precision(method, batching):
     sol = solve_ivp(lambda t, y: -1e4 * (y - 1), (0, 1), torch.zeros(2, 1), method, batching=batching, rtol=1e-4)
     assert sol.ys.dtype == torch.float32
     torch.testing.assert_close(sol.ys[-1], torch.ones(2, 1), rtol=1e-3, atol=0)
+
+
+@pytest.mark.parametrize("batching", BATCHINGS)
+@pytest.mark.parametrize("method", METHODS)
+def test_the_solution_is_the_same_whether_gradients_might_be_wanted(method, batching):
+    """Bit by bit, where there is nothing that a gradient could go to."""
+    y0 = torch.rand(3, 2, dtype=F64)
+
+    def end():
+        return solve_ivp(lambda t, y: torch.sin(5 * y + t), (0, 1), y0, method, step_size=0.2, batching=batching).ys[-1]
+
+    with torch.no_grad():
+        expected = end()
+    assert torch.equal(end(), expected)
 
 
 @pytest.mark.parametrize("batching", BATCHINGS)

@@ -333,7 +333,8 @@ def _event_time(setting: _Setting, event_fn: Callable[..., Tensor]) -> float:
     """When the first entry of event_fn changes its sign, found in the step in which it does."""
     if setting.kind == "fixed" and setting.options.get("step_size") is None:
         raise ValueError("with event_fn, a method of fixed steps needs step_size in options")
-    start, direction = float(setting.t[0]), math.copysign(1.0, float(setting.t[1] - setting.t[0]))
+    start, towards = setting.t.tolist()
+    direction = math.copysign(1.0, towards - start)
 
     def signs(t: Number, y: State) -> Tensor:
         return torch.sign(event_fn(setting.t.detach().new_tensor(float(t)), y)).reshape(-1)

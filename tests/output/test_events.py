@@ -348,6 +348,26 @@ def test_a_dosing_schedule_is_its_closed_form(batching, gradient):
     assert_gradients([sol.ys, times], [exact, at + 0 * rate + 0 * dose], [rate, at, dose])
 
 
+def test_flights_much_shorter_than_a_step_are_each_seen():
+    """A function that begins at zero has the sign of its rate, so that its way back to zero is no crossing missed."""
+    args = tensor(2.0), tensor(0.5)
+    sol = solve_ivp(fall, (0.0, 2.95), tensor([1.0, 0.0]), args=args, events=BOUNCE, first_step=1.0, **TIGHT)
+    torch.testing.assert_close(sol.t_events[0], bounces(tensor(1.0), *args, 6)[0], rtol=0, atol=1e-9)
+
+
+def test_a_change_that_leaves_the_zero_is_no_crossing():
+    """The state falls from 1 to 0 at each event, and grows again."""
+    sol = solve_ivp(
+        lambda t, y: torch.ones_like(y),
+        (0.0, 3.5),
+        tensor([0.0]),
+        events=Event(lambda t, y: y[0] - 1, apply=lambda t, y: 0 * y),
+        **TIGHT,
+    )
+    torch.testing.assert_close(sol.t_events[0], tensor([1.0, 2.0, 3.0]))
+    torch.testing.assert_close(sol.ys[-1], tensor([0.5]))
+
+
 # ---------------------------------------------------------------------------------------------- gradients
 
 

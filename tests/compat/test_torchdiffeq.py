@@ -2,6 +2,7 @@
 
 import math
 import warnings
+from itertools import pairwise
 
 import pytest
 import torch
@@ -228,6 +229,18 @@ class TestOptions:
         options = {"step_size": 0.1, "grid_constructor": lambda f, y, t: t}
         with pytest.raises(ValueError, match="exclude each other"):
             odeint(Spiral(), start(), times(), method="rk4", options=options)
+
+    @pytest.mark.parametrize(("name", "few", "many"), [("ifactor", 10.0, 1.5), ("safety", 0.9, 0.5)])
+    def test_how_sizes_may_change(self, name, few, many):
+        counts = []
+        for value in (few, many):
+            field, calls = Spiral(), []
+            field.callback_step = lambda t0, y0, dt, calls=calls: calls.append(dt.item())
+            odeint(field, start(), times(0, 20), rtol=1e-4, atol=1e-4, options={name: value, "first_step": 1e-3})
+            counts.append(len(calls))
+            if name == "ifactor":
+                assert max(b / a for a, b in pairwise(calls)) <= value * (1 + 1e-9)
+        assert counts[0] < counts[1]
 
     def test_max_num_steps(self):
         with pytest.raises(SolveError, match="step limit"):

@@ -24,6 +24,12 @@ TOLERANCES |= dict.fromkeys((7, 8, 9), (1e-6, 1e-10))  # what they are for
 UNSEEN = {"fehlberg2": 512}
 
 
+def tolerances(method):
+    """Those at which a method is tried; not the tightest where each step solves equations."""
+    wanted = TOLERANCES[method.order]
+    return wanted if method.kind == "explicit" else wanted[:-1]
+
+
 def decay(t, y):
     return -y
 
@@ -37,7 +43,7 @@ class TestAnswers:
         t_eval = torch.linspace(*problem.t_span, 21, dtype=F64)
         exact = problem.reference(t_eval)
         unseen = UNSEEN.get(method, 1)
-        for tolerance in (tol / unseen for tol in TOLERANCES[get_method(method).order]):
+        for tolerance in (tol / unseen for tol in tolerances(get_method(method))):
             y0 = problem.state().unsqueeze(0)
             sol = solve_ivp(
                 problem.fun,
@@ -62,7 +68,8 @@ class TestAnswers:
             scale = 1 + exact.abs()
             error = ((sol.ys[:, 0] - exact).abs() / scale).max().item()
             theirs = ((torch.from_numpy(peer.y.T) - exact).abs() / scale).max().item()
-            assert error < max(120 * unseen * tolerance, 20 * theirs)
+            most = 120 if get_method(method).kind == "explicit" else 300  # estimates made for stiff fields
+            assert error < max(most * unseen * tolerance, 20 * theirs)
 
     @pytest.mark.parametrize("tolerance", [1e-4, 1e-7, 1e-10])
     @pytest.mark.parametrize(("method", "peer"), [("dopri5", "RK45"), ("dopri8", "DOP853")])
@@ -88,12 +95,16 @@ class TestAnswers:
         def field(t, y):
             return torch.sin(y + t)
 
-        options = {"batching": batching, "step_size": 1e-3}
+        if get_method(method).kind == "explicit":
+            options = {"batching": batching, "step_size": 1e-3}
+        else:
+            options = {"batching": batching, "step_size": 1e-2, "rtol": 1e-10, "atol": 1e-10}
         there = solve_ivp(field, (0.0, 1.0), y0, method, **options).ys[-1]
         back = solve_ivp(field, (1.0, 0.0), there, method, **options).ys[-1]
-        torch.testing.assert_close(back, y0, rtol=2e-3, atol=2e-3)
-        if method not in ("euler",):
-            torch.testing.assert_close(back, y0, rtol=1e-6, atol=1e-6)
+        size = options["step_size"]
+        torch.testing.assert_close(back, y0, rtol=2 * size, atol=2 * size)
+        if get_method(method).order > 1:
+            torch.testing.assert_close(back, y0, rtol=size**2, atol=size**2)
 
     @settings(deadline=None, max_examples=40)
     @given(

@@ -127,7 +127,17 @@ def test_discrete_gradients_are_exact_at_any_step_size(method, batching):
 
     def loss(gradient):
         sol = solve_ivp(
-            field, (0.0, 1.0), y0, method, t_eval, args=(other,), step_size=0.3, batching=batching, gradient=gradient
+            field,
+            (0.0, 1.0),
+            y0,
+            method,
+            t_eval,
+            args=(other,),
+            step_size=0.3,
+            batching=batching,
+            gradient=gradient,
+            rtol=1e-12,
+            atol=1e-12,
         )
         return sol.ys.square().sum()
 

@@ -6,7 +6,7 @@ import difflib
 from dataclasses import dataclass
 from typing import Protocol
 
-from . import dop853, explicit, rosenbrock, verner
+from . import dirk, dop853, explicit, rosenbrock, verner
 
 
 class MethodData(Protocol):
@@ -99,6 +99,13 @@ _METHODS = {
         ),
         Method("vern8", verner.VERN8, "smooth fields at tolerances 1e-8 … 1e-12", "Verner 2010"),
         Method("vern9", verner.VERN9, "near the limit of float64: tolerances below 1e-10", "Verner 2010"),
+        Method("implicit_euler", dirk.IMPLICIT_EULER, "equal steps: stiff, damps what is fast", "Euler 1768", "dirk"),
+        Method("implicit_midpoint", dirk.IMPLICIT_MIDPOINT, "equal steps: keeps quadratic invariants", "Gauss", "dirk"),
+        Method("trapezoid", dirk.TRAPEZOID, "equal steps: stiff, oscillating", "Crank & Nicolson 1947", "dirk"),
+        Method("trbdf2", dirk.TRBDF2, "stiff fields at loose tolerances", "Bank 1985; Hosea & Shampine 1996", "dirk"),
+        Method("sdirk2", dirk.SDIRK2, "stiff fields at loose tolerances, no slope kept", "Alexander 1977", "dirk"),
+        Method("kvaerno3", dirk.KVAERNO3, "stiff fields at tolerances 1e-2 … 1e-5", "Kværnø 2004", "dirk"),
+        Method("kvaerno5", dirk.KVAERNO5, "stiff fields at tolerances 1e-4 … 1e-9", "Kværnø 2004", "dirk"),
         Method(
             "rosenbrock23",
             rosenbrock.ROSENBROCK23,

@@ -8,7 +8,8 @@ from ..core.norms import Tolerance
 from ..core.step import Stepper
 from ..methods.registry import MethodData
 from ..methods.rosenbrock import Rosenbrock
-from ..methods.tableau import Tableau
+from ..methods.tableau import DiagonalTableau, Tableau
+from .dirk import DIRK
 from .explicit_rk import ExplicitRK
 from .rosenbrock import RosenbrockStepper
 
@@ -29,6 +30,8 @@ def stepper_for(data: MethodData, like: Tensor, *, by_row: bool, tolerance: Tole
     """
     if isinstance(data, Tableau):
         return ExplicitRK(data, like, by_row=by_row)
+    if isinstance(data, DiagonalTableau):
+        return DIRK(data, like, by_row=by_row, tolerance=tolerance)
     if isinstance(data, Rosenbrock):
         return RosenbrockStepper(data, like, by_row=by_row)
     raise NotImplementedError(f"no stepper takes the steps of {type(data).__name__}")

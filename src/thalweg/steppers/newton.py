@@ -1,0 +1,165 @@
+"""The simplified Newton iteration for the stages of implicit methods, each row on its own.
+
+y, w: (*shape) in joint, (B, *D) per sample. In what follows joint is a batch of one row: R is 1 or B, N the length of
+what a Jacobian acts on; J, M: (R, N, N); what each row has one of: (R,).
+
+A stage is the slope k = f(t, phi + w) with w = gamma h k. With M = I - gamma h J, J from somewhere near, the iteration
+is
+
+    M d = gamma h f(t, phi + w) - w,    w <- w + d
+
+(Hairer & Wanner 1996, IV.8). Unknown is w, and not the state, which is larger and would lose its digits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from ..core.arithmetic import across
+from ..core.field import FieldLike
+from ..core.jacobian import Jacobians
+from ..core.norms import Tolerance, rms_of_rows
+
+_MOST = 10  # iterations of a stage, where a smaller step is a way out
+_PATIENT = 40  # where none is: the method has no error estimate
+_SHARE = 0.01  # of the error that is allowed, left to the iteration
+_SLOW = 0.1  # the rate of convergence above which J is made anew
+
+
+class Newton:
+    """Solves one stage after the other; keeps J and the factors of M while they serve.
+
+    A row's J is made anew when its iteration failed or was slow; its M when J or gamma h changed.
+
+    Attributes
+    ----------
+    fresh : Tensor (R,)
+        Whether J belongs to the step that is being tried.
+    nfev, njev, nlu : Tensor (R,)
+        What the step took so far, without the field's values that come with a Jacobian.
+    """
+
+    def __init__(self, like: Tensor, *, by_row: bool, tolerance: Tolerance, adaptive: bool) -> None:
+        self._most = _MOST if adaptive else _PATIENT
+        self.by_row = by_row
+        self._jacobians = Jacobians(like, by_row=by_row)
+        self._rows = like.shape[0] if by_row else 1
+        self._tolerance = tolerance
+        self._eps = torch.finfo(like.dtype).eps
+        rtol = float(torch.as_tensor(tolerance.rtol).min())
+        self._share = max(_SHARE, 10 * self._eps / rtol)  # no less than rounding lets be seen
+        self._eye = torch.eye(self._jacobians.size, dtype=like.dtype, device=like.device)
+        self._zero = torch.zeros(self._rows, dtype=torch.int64, device=like.device)
+        self.forget()
+
+    def forget(self) -> None:
+        """Begin anew."""
+        self._jacobian: Tensor | None = None
+        self._factors: tuple[Tensor, Tensor] | None = None
+        self._size = self._zero.to(self._eye.dtype)  # gamma h, of M
+        self._stale = torch.ones_like(self._zero, dtype=torch.bool)
+        self._ratio = torch.ones_like(self._size)  # of the error that is left to the last change
+
+    def begin(self, field: FieldLike, time: Tensor, y: Tensor, size: Tensor) -> None:
+        """Make ready for a step from (t, y); `size` (R,) is gamma h."""
+        self.nfev = self.njev = self.nlu = self._zero
+        self.fresh = torch.zeros_like(self._stale)
+        self._scale = self._tolerance.scale(y)
+        self._rate = torch.zeros_like(self._size)
+        changed = size != self._size
+        self._size = size
+        self.renew(field, time, y, self._stale, changed)
+
+    def renew(self, field: FieldLike, time: Tensor, y: Tensor, old: Tensor, changed: Tensor) -> None:
+        """Make J of the rows `old` anew, and M of these and of the rows `changed`."""
+        if bool(old.any()):
+            jacobian = self._jacobians.at(field, time, y).jacobian.view(self._rows, *self._eye.shape)
+            kept = self._jacobian
+            self._jacobian = jacobian if kept is None else torch.where(across(old, 3), jacobian, kept)
+            self.njev = self.njev + old
+            self.fresh = self.fresh | old
+            self._stale = self._stale & ~old
+        changed = changed | old
+        if bool(changed.any()):
+            assert self._jacobian is not None
+            self._factors = factorised(self._eye - across(self._size, 3) * self._jacobian)
+            self.nlu = self.nlu + changed
+
+    def solve(self, slope: Callable[[Tensor], Tensor], w: Tensor, active: Tensor) -> tuple[Tensor, Tensor]:
+        """W of a stage, from a first guess, and which of the active rows converged; slope(w) is f(t, phi + w)."""
+        ratio, before = self._ratio.clamp(min=self._eps) ** 0.8, None
+        going, solved = active, torch.zeros_like(active)
+        for left in reversed(range(self._most)):
+            if not bool(going.any()):
+                break
+            change = self.back(self.each(self._size, w) * slope(w) - w)
+            change = torch.where(self.each(going, w), change, 0.0)
+            w = w + change
+            self.nfev = self.nfev + going
+            norm = rms_of_rows((change / self._scale).reshape(self._rows, -1))
+            hopeless = ~torch.isfinite(norm)
+            if before is not None:
+                rate = norm / torch.where(going, before, 1.0)
+                self._rate = torch.where(going, torch.maximum(self._rate, rate), self._rate)
+                ratio = torch.where(going, rate / (1 - rate), ratio)
+                hopeless = hopeless | (rate >= 1) | (rate**left * norm > self._share * (1 - rate))
+            # a change as small as rounding says nothing of the rate
+            enough = ((ratio >= 0) & (ratio * norm <= self._share)) | (norm <= 0.1 * self._share)
+            solved = solved | (going & enough)
+            going = going & ~enough & ~hopeless
+            before = norm
+        self._ratio = torch.where(active, torch.where(solved, ratio.clamp(min=0.0, max=1.0), 1.0), self._ratio)
+        return w, solved
+
+    def end(self, solved: Tensor) -> None:
+        """Decide whether J serves for the next step."""
+        self._stale = ~solved | (self._rate > _SLOW)
+
+    def back(self, x: Tensor) -> Tensor:
+        """M⁻¹ x."""
+        assert self._factors is not None
+        return solved_with(*self._factors, x)
+
+    def exact(self, field: FieldLike, time: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """The factors of M with the Jacobian at (t, y) itself, as a gradient needs it."""
+        jacobian = self._jacobians.at(field, time, y).jacobian.view(self._rows, *self._eye.shape)
+        self.njev, self.nlu, self.nfev = self.njev + 1, self.nlu + 1, self.nfev + 1
+        return factorised(self._eye - across(self._size, 3) * jacobian)
+
+    def each(self, x: Tensor, y: Tensor) -> Tensor:
+        """What each row has one of, to combine with states like y."""
+        return across(x, y.ndim) if self.by_row else x.view(())
+
+
+class Correction(torch.autograd.Function):
+    """M⁻¹ x with a constant M: the last iteration, through which a gradient goes once."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, factors: Tensor, pivots: Tensor) -> Tensor:
+        """Solve."""
+        ctx.save_for_backward(factors, pivots)
+        return solved_with(factors, pivots, x)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, cotangent: Tensor) -> tuple[Tensor, None, None]:
+        """Solve with the transpose."""
+        factors, pivots = ctx.saved_tensors
+        return solved_with(factors, pivots, cotangent, adjoint=True), None, None
+
+
+def factorised(matrix: Tensor) -> tuple[Tensor, Tensor]:
+    """Its LU factors; those of a singular one solve to what is not finite."""
+    factors, pivots, _ = torch.linalg.lu_factor_ex(matrix)
+    return factors, pivots
+
+
+def solved_with(factors: Tensor, pivots: Tensor, x: Tensor, *, adjoint: bool = False) -> Tensor:
+    """The solution of the factorised system with right side x, shaped like it."""
+    right = x.reshape(*factors.shape[:-1], 1)
+    return torch.linalg.lu_solve(factors, pivots, right, adjoint=adjoint).view(x.shape)

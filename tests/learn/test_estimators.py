@@ -202,7 +202,7 @@ class TestFrames:
     ("change", "message"),
     [
         ({"width": 0}, "^width must be greater than or equal to 1, got 0"),
-        ({"method": "dopri6"}, "did you mean 'dopri5'"),
+        ({"method": "tsit6"}, "did you mean 'tsit5'"),
         ({"method": "rk4"}, "needs a step_size"),
         ({"rtol": 0}, "^rtol must be greater than 0, got 0"),
         ({"t_span": 1.0}, r"^t_span must be a pair of numbers \(t0, t1\), got 1.0"),

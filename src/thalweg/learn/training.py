@@ -234,6 +234,7 @@ def fit(
                 break
     except KeyboardInterrupt:
         history.interrupted = True
+        keeper.catch_up()
     except _Diverged as error:
         raise ValueError(
             f"training diverged in epoch {len(history.records) + 1}: {error}; lower learning_rate "
@@ -474,13 +475,19 @@ class _Keeper:
         else:
             self.stale += 1
 
+    def catch_up(self) -> None:
+        """Keep the weights of the last record, where Ctrl-C came between the two and nothing held out decides."""
+        records = self.history.records
+        if records and records[-1].val_score is None and self.history.best_epoch < records[-1].epoch:
+            self._keep(records[-1].epoch)
+
     def restore(self) -> None:
         """Give the model the weights that were kept."""
         self.model.load_state_dict(self.weights)
 
     def _keep(self, epoch: int) -> None:
-        self.history.best_epoch = epoch
         self.weights = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
+        self.history.best_epoch = epoch
 
 
 class _Tally:

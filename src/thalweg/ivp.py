@@ -291,6 +291,8 @@ def _callback(
 
 def _stop_times(name: str, times: Tensor | Sequence[float]) -> list[float]:
     """Times that no step crosses."""
+    if isinstance(times, tuple) and not times:
+        return []
     try:
         values = torch.as_tensor(times, dtype=torch.float64, device="cpu").detach()
     except (TypeError, ValueError, RuntimeError):
@@ -442,7 +444,10 @@ def _tolerance(rtol: float | Tensor, atol: float | Tensor, y0: Tensor) -> Tolera
             stacklevel=4,
         )
         relative = max(relative, least) if isinstance(relative, float) else relative.clamp(min=least)
-    return Tolerance(relative, _allowed("atol", atol, y0))
+    absolute = _allowed("atol", atol, y0)
+    if not isinstance(absolute, Tensor):
+        absolute = torch.tensor(absolute, dtype=torch.promote_types(y0.real.dtype, torch.float32), device=y0.device)
+    return Tolerance(relative, absolute)
 
 
 def _allowed(name: str, value: float | Tensor, y0: Tensor) -> float | Tensor:

@@ -169,3 +169,21 @@ def test_a_models_answer_does_not_depend_on_the_batch(time, method):
         for row in range(20):
             assert_close(model(x[row : row + 1]), together[row : row + 1])
             assert model.flow.stats.n_steps.item() == steps[row]
+
+
+@pytest.mark.parametrize("gradient", ["direct", "checkpointed", "adjoint"])
+def test_each_rows_gradient_is_its_own(gradient):
+    """Also where rows take very different numbers of steps, between outputs too."""
+
+    def gradients(rows):
+        y0 = torch.linspace(0.5, 2, 4, dtype=F64).unsqueeze(1)[rows].requires_grad_()
+        rate = torch.tensor([1.0, 5.0, 20.0, 60.0], dtype=F64).unsqueeze(1)[rows]
+        sol = solve_ivp(
+            lambda t, y, rate: torch.sin(rate * (y + t)), (0, 2), y0, "tsit5", (0.5, 1.0, 2.0), args=(rate,),
+            rtol=1e-6, atol=1e-6, batching="per_sample", gradient=gradient,
+        )  # fmt: skip
+        return torch.autograd.grad(sol.ys.square().sum(), y0)[0]
+
+    together = gradients([0, 1, 2, 3])
+    for row in range(4):
+        assert_close(together[row], gradients([row])[0])

@@ -81,7 +81,8 @@ class Field:
     def times(self, t: Number, h: Number, c: Tensor) -> Sequence[Tensor]:
         """The times t + c h: 0-d tensors in joint, (batch, 1, ..., 1) per sample; c has shape (S,)."""
         if not self.layout.by_row:
-            times = (c * h + t).to(self.time_dtype)
+            times = torch.add(t, c, alpha=h) if isinstance(h, float) else c * h + t
+            times = times.to(self.time_dtype)
             return (self._inside(times, float(t), float(h)) if self.jumps else times).unbind()
         return (c.unsqueeze(-1) * h + t).to(self.time_dtype).view(self._time_shape).unbind()
 

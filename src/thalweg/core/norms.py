@@ -13,17 +13,19 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Tolerance:
-    """The error allowed in each entry: `atol + rtol * |y|`."""
+    """The error allowed in each entry: `atol + rtol * |y|`; both shaped as y, or atol 0-d and rtol a number."""
 
     rtol: float | Tensor
-    atol: float | Tensor
+    atol: Tensor
 
     def scale(self, *states: Tensor) -> Tensor:
         """The allowed error, from the largest absolute value among the states, entry by entry."""
         size = states[0].abs()
         for y in states[1:]:
             torch.maximum(size, y.abs(), out=size)
-        return size.mul_(self.rtol).add_(self.atol)
+        if isinstance(self.rtol, Tensor):
+            return size.mul_(self.rtol).add_(self.atol)
+        return torch.add(self.atol, size, alpha=self.rtol, out=size)
 
 
 def rms(x: Tensor) -> float:

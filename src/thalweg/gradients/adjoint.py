@@ -226,6 +226,8 @@ class _Backward:
         assert node.result is not None
         self.ends_only = isinstance(node.result.saver, EndSaver)
         self.status = node.result.status
+        # the flow is as fast on the way back as it was at the end of the way there
+        self.first_step = node.result.h if self.backward.first_step is None else self.backward.first_step
         self.ys, self.cotangent = ys, cotangent
         self.by_row = self.problem.batching.by_row
         self.dim = 1 if self.by_row else 0
@@ -256,7 +258,7 @@ class _Backward:
         pulls = cotangent[1:] if self.ends_only else cotangent
         a = torch.zeros_like(problem.y0)
         t_grads: list[Tensor | None] = [None] * len(times)
-        step: Number | None = None
+        step = self.first_step
         for i in reversed(range(len(times))):
             at_start = times[i] == problem.t0
             pull = self._masked(at_start, pulls[i])
@@ -279,14 +281,12 @@ class _Backward:
         assert self.problem.t_eval is not None
         return self.problem.t_eval.unbind() if self.by_row else self.problem.t_eval.tolist()
 
-    def _segment(
-        self, t: Number, goal: Number, z: Tensor, a: Tensor, step: Number | None
-    ) -> tuple[Tensor, Number | None]:
-        """The adjoint at `goal`, from (z, a) at t, and the size of the next step."""
+    def _segment(self, t: Number, goal: Number, z: Tensor, a: Tensor, step: Number) -> tuple[Tensor, Number]:
+        """The adjoint at `goal`, from (z, a) at t, and the size of the next step; that of the first one is given."""
         moving = t != goal
         if not (bool(moving.any()) if isinstance(moving, Tensor) else moving):
             return a, step
-        first = None if step is None else where(absolute(step) > 0, absolute(step), absolute(goal - t))
+        first = where(absolute(step) > 0, absolute(step), absolute(goal - t))
         back = replace(
             self.backward,
             field=self.field,
@@ -298,7 +298,7 @@ class _Backward:
             tolerance=self._tolerance(z),
             dense=False,
             watch=None,
-            first_step=self.backward.first_step if first is None else first,
+            first_step=first,
         )
         self.field.first = None
         result = self.integrate(back, self.quadrature)
@@ -308,11 +308,13 @@ class _Backward:
 
     def _tolerance(self, z: Tensor) -> Tolerance:
         """That of the solve back, for both halves of its state."""
-        rtol, atol = (
-            x.unsqueeze(1) if isinstance(x, Tensor) and self.by_row and x.ndim == z.ndim else x
-            for x in (self.backward.tolerance.rtol, self.backward.tolerance.atol)
-        )
-        return Tolerance(rtol, atol)
+        tolerance = self.backward.tolerance
+
+        def both(x: Tensor) -> Tensor:
+            return x.unsqueeze(1) if self.by_row and x.ndim == z.ndim else x
+
+        rtol = both(tolerance.rtol) if isinstance(tolerance.rtol, Tensor) else tolerance.rtol
+        return Tolerance(rtol, both(tolerance.atol))
 
     def _check(self, result: Result) -> None:
         status = result.status

@@ -176,7 +176,7 @@ def integrate(problem: Problem, recorder: Recorder | None = None) -> Result:
     for _ in range(problem.max_steps):
         if not going:
             break
-        # a unit that has ended takes steps of size 0: nothing remains, or h is 0 where it failed
+        # a unit that has ended takes steps of size 0, as nothing remains, and keeps its h; h is 0 where it failed
         goal = t1 if stops is None else stops.next(t, t1)
         remaining, proposed = goal - t, h
         lands = absolute(h) * (1 + _SLACK) >= absolute(remaining)
@@ -224,7 +224,7 @@ def integrate(problem: Problem, recorder: Recorder | None = None) -> Result:
             stuck = running & negate(step.converged)  # no other size is allowed
         if stops is not None:  # a step cut short by a stop says little of the next one's size
             h_next = where(accept & lands & (absolute(h_next) < absolute(proposed)), proposed, h_next)
-        h_next = _bounded(problem, h_next, direction)
+        h_next = where(running, _bounded(problem, h_next, direction), proposed)
         running = running & negate(accept & ended)
         going, most, failing = units.read(running, due, stuck)
         if failing:
@@ -314,7 +314,7 @@ def _start(problem: Problem, direction: Number) -> tuple[Number, Tensor | None, 
             slope = slope.clone()  # the field may hand out one tensor of its own again and again
         evaluations += 1
     if problem.first_step is not None:
-        return direction * problem.first_step, stepper.init(slope), evaluations
+        return _bounded(problem, direction * problem.first_step, direction), stepper.init(slope), evaluations
     assert slope is not None
     size = first_step(
         problem.field,

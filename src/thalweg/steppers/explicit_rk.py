@@ -102,9 +102,12 @@ class ExplicitRK(StageInterpolation):
         stages: list[Tensor] = [] if carry is None else [carry]
         state = y
         for i, t in enumerate(times, start=len(stages)):
-            state = y if i == 0 else self._combine(y, h, tableau.a[i], stages)
+            if i == self._rows.last:
+                state = self._end(y, h, tableau.a[i], stages)
+            elif i:
+                state = self._combine(y, h, tableau.a[i], stages)
             stages.append(field(t, state))
-        y_new = state if tableau.fsal else self._combine(y, h, tableau.b, stages)
+        y_new = state if tableau.fsal else self._end(y, h, tableau.b, stages)
         with torch.no_grad():
             error, coarse = (
                 None if row is None else self._weighted(h, y, row, stages)
@@ -115,20 +118,25 @@ class ExplicitRK(StageInterpolation):
     def _combine(self, y: Tensor, h: Number, row: Sequence[float], stages: Sequence[Tensor]) -> Tensor:
         """Y + h sum_j row_j k_j."""
         if isinstance(h, Tensor):
-            return y + self._weighted(h, y, row, stages)
+            return self._end(y, h, row, stages)
         for weight, k in zip(row, stages, strict=True):
             if weight:
                 y = torch.add(y, k, alpha=h * weight)
         return y
 
+    def _end(self, y: Tensor, h: Number, row: Sequence[float], stages: Sequence[Tensor]) -> Tensor:
+        """The same, rounded but once to the size of y: what a step adds to the state is summed before it is added."""
+        return y + self._weighted(h, y, row, stages)
+
     def _weighted(self, h: Number, y: Tensor, row: Sequence[float], stages: Sequence[Tensor]) -> Tensor:
         """H sum_j row_j k_j."""
+        factor = 1.0 if isinstance(h, Tensor) else h
         total: Tensor | None = None
         for weight, k in zip(row, stages, strict=True):
             if weight:
-                total = k * weight if total is None else torch.add(total, k, alpha=weight)
+                total = k * (factor * weight) if total is None else torch.add(total, k, alpha=factor * weight)
         assert total is not None, "a row of a tableau is zero"
-        return total * self._expand(h, y)
+        return total * self._expand(h, y) if isinstance(h, Tensor) else total
 
     def _step_buffered(
         self, field: FieldLike, times: Sequence[Tensor], h: Number, y: Tensor, carry: Tensor | None
@@ -141,13 +149,15 @@ class ExplicitRK(StageInterpolation):
             torch.mul(self._rows.values, h, out=buffer.rows)
         if carry is not None:
             buffer.stages[0].copy_(carry)
-        state, flat = y, y.flatten()
+        state, flat, rows = y, y.flatten(), self._rows
         for i, t in enumerate(times, start=0 if carry is None else 1):
-            state = y if i == 0 else buffer.combine(i, flat, y, scale)
+            if i == rows.last:
+                state = buffer.end(i, y, scale)
+            elif i:
+                state = buffer.combine(i, flat, y, scale)
             buffer.stages[i].copy_(field(t, state))
-        rows = self._rows
-        y_new = state if self.tableau.fsal else buffer.combine(rows.end, flat, y, scale)
-        error, coarse = (None if i is None else buffer.error(i, scale) for i in (rows.error, rows.coarse))
+        y_new = state if self.tableau.fsal else buffer.end(rows.end, y, scale)
+        error, coarse = (None if i is None else buffer.error(i, y, scale) for i in (rows.error, rows.coarse))
         # a copy: the field may hand out one tensor of its own again and again
         carry = buffer.own[-1].clone() if self.tableau.fsal else None
         return Step(y_new, error, buffer.own, carry, len(times), error_coarse=coarse)
@@ -156,10 +166,8 @@ class ExplicitRK(StageInterpolation):
         """What multiplies a sum of stages in the buffer: h, but where the rows hold it already."""
         return self._expand(h, y) if isinstance(h, Tensor) else None
 
-    def _expand(self, h: Number, y: Tensor) -> Tensor:
+    def _expand(self, h: Tensor, y: Tensor) -> Tensor:
         """H as a tensor that multiplies a state."""
-        if not isinstance(h, Tensor):
-            return torch.tensor(h, dtype=y.dtype, device=y.device)
         h = h.to(y.dtype)
         return across(h, y.ndim) if self.by_row else h
 
@@ -172,14 +180,16 @@ class _Rows:
     values : Tensor (rows, S), S with the extra stages
     lengths : list of int
         How many stages each row combines.
-    end, error, coarse, dense : int or None
-        The rows of the step's end, of its errors, and the first one of the extra stages; those before are the stages'.
+    last, end, error, coarse, dense : int or None
+        The row of the last stage where that is evaluated at the step's end, the rows of the end, of its errors, and the
+        first one of the extra stages; those before are the stages'.
     """
 
     def __init__(self, tableau: Tableau, like: Tensor) -> None:
         self.stages = tableau.stages
         total = self.stages + len(tableau.dense_a)
         rows = [*tableau.a, tableau.b]
+        self.last = self.stages - 1 if tableau.fsal else None
         self.end = self.stages
         self.error = self.coarse = None
         if tableau.b_error is not None:
@@ -217,11 +227,14 @@ class _Buffer:
     def combine(self, i: int, flat: Tensor, y: Tensor, scale: Tensor | None) -> Tensor:
         """Y + [scale] sum_j row_ij k_j, in a tensor of its own: the user's field may keep it; `flat` is y in a row."""
         if scale is None:
-            return torch.addmv(flat, self._columns[i], self._row[i]).view(self.shape)
-        total = torch.mv(self._columns[i], self._row[i]).view(self.shape)
-        return torch.addcmul(y, scale, total)
+            return torch.addmv(flat, self._columns[i], self._row[i]).view_as(y)
+        return torch.addcmul(y, scale, torch.mv(self._columns[i], self._row[i]).view_as(y))
 
-    def error(self, i: int, scale: Tensor | None) -> Tensor:
-        """[scale] sum_j row_ij k_j."""
-        total = torch.mv(self._columns[i], self._row[i]).view(self.shape)
+    def end(self, i: int, y: Tensor, scale: Tensor | None) -> Tensor:
+        """The same, rounded but once to the size of y: what a step adds to the state is summed before it is added."""
+        return self.error(i, y, scale).add_(y)
+
+    def error(self, i: int, y: Tensor, scale: Tensor | None) -> Tensor:
+        """[scale] sum_j row_ij k_j, shaped as y."""
+        total = torch.mv(self._columns[i], self._row[i]).view_as(y)
         return total if scale is None else total.mul_(scale)

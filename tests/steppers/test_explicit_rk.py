@@ -25,7 +25,7 @@ def test_buffered_and_recorded_steps_agree(method, by_row, dtype):
     carry = steppers[0].init(field(field.times(t, 0.0, torch.zeros(1, dtype=torch.float64))[0], y))
     recorded = steppers[0].step(field, t, h, y, carry)
     with torch.no_grad():
-        steppers[1].step(field, t, h, torch.full_like(y, torch.nan), None if carry is None else carry * torch.nan)
+        steppers[1].step(field, t, h, torch.full_like(y, torch.nan), None if carry is None else (carry[0] * torch.nan,))
         buffered = steppers[1].step(field, t, h, y, carry)  # over a buffer full of NaN
         extended = steppers[1].extend(field, t, h, y, buffered)
     recorded = steppers[0].extend(field, t, h, y, recorded)

@@ -7,6 +7,7 @@ With `joint` batching a step size is one Python float, kept on the host; with `p
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any, TypeAlias
 
 import torch
@@ -75,6 +76,16 @@ def negate(flag: Flag) -> Flag:
 def most(count: Count) -> int:
     """The largest of the units' counts."""
     return int(count.max()) if isinstance(count, Tensor) else count
+
+
+def weighted_sum(weights: Sequence[float], tensors: Sequence[Tensor]) -> Tensor:
+    """Sum_j weights_j tensors_j, passing over weights of 0; one of them is another number."""
+    total: Tensor | None = None
+    for weight, x in zip(weights, tensors, strict=True):
+        if weight:
+            total = x * weight if total is None else torch.add(total, x, alpha=weight)
+    assert total is not None, "all weights are zero"
+    return total
 
 
 def wide_dtype(device: torch.device) -> torch.dtype:

@@ -7,12 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 from torch import Tensor
 
 from .arithmetic import Count, Flag, Number
 from .field import FieldLike
+
+Carry: TypeAlias = tuple[Tensor, ...]
+"""What one step hands to the next, (*any) in joint and (B, *any) per sample: the slope where they meet, for most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +31,7 @@ class Step:
     stages : sequence of Tensor
         k_1 … k_S, and those that `Stepper.extend` adds. Without a graph they are views of a buffer and hold until the
         next step is tried.
-    carry : Tensor or None
+    carry : tuple of Tensor or None
         What the next step needs of this one: the slope at its end for a method with FSAL.
     nfev, njev, nlu : int or Tensor (B,)
         The field evaluations, Jacobians and factorisations that it took, of each unit.
@@ -41,7 +44,7 @@ class Step:
     y: Tensor
     error: Tensor | None
     stages: Sequence[Tensor]
-    carry: Tensor | None
+    carry: Carry | None
     nfev: Count
     njev: Count = 0
     nlu: Count = 0
@@ -95,10 +98,10 @@ class Stepper(Protocol):
     def needs_slope(self) -> bool:
         """Whether `init` needs the slope at the start."""
 
-    def init(self, slope: Tensor | None) -> Tensor | None:
-        """The carry of the first step, from the slope at the start."""
+    def init(self, slope: Tensor | None) -> Carry | None:
+        """The carry of the first step, as a function of the slope at the start alone."""
 
-    def step(self, field: FieldLike, t: Number, h: Number, y: Tensor, carry: Tensor | None) -> Step:
+    def step(self, field: FieldLike, t: Number, h: Number, y: Tensor, carry: Carry | None) -> Step:
         """Try a step of size h from (t, y); no carry means that nothing is known of what came before."""
 
     def extend(self, field: FieldLike, t: Number, h: Number, y: Tensor, step: Step) -> Step:

@@ -25,7 +25,7 @@ from ..core.arithmetic import Count, Flag, Number, absolute, across, where, wide
 from ..core.field import Field
 from ..core.norms import Tolerance
 from ..core.status import Status
-from ..core.step import Step
+from ..core.step import Carry, Step
 from ..loop.integrate import Problem, Result
 from ..methods.tableau import Tableau
 from ..output.saving import EndSaver
@@ -159,7 +159,7 @@ class _JointQuadrature:
         self.evaluations = 0
 
     def record(
-        self, step: Step, t: Number, h: Number, y: Tensor, carry: Tensor | None, accept: Flag, last: Flag, level: Count
+        self, step: Step, t: Number, h: Number, y: Tensor, carry: Carry | None, accept: Flag, last: Flag, level: Count
     ) -> None:
         """Add an accepted step."""
         field = self.field
@@ -193,7 +193,7 @@ class _RowQuadrature:
         self._c = torch.tensor(stepper.tableau.c, dtype=wide_dtype(stepper.device), device=stepper.device)
 
     def record(
-        self, step: Step, t: Number, h: Number, y: Tensor, carry: Tensor | None, accept: Flag, last: Flag, level: Count
+        self, step: Step, t: Number, h: Number, y: Tensor, carry: Carry | None, accept: Flag, last: Flag, level: Count
     ) -> None:
         """Add an accepted step; the rows that reject it, or have ended, add nothing."""
         if not self.targets:

@@ -13,7 +13,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import cast
+from itertools import zip_longest
+from typing import TypeAlias, cast
 
 import torch
 from torch import Tensor
@@ -25,6 +26,9 @@ from ..output.saving import EndSaver
 from .base import Accumulator, Integrate, Request, SolveNode, check_reach
 from .recording import RecordingStepper
 from .tape import JointTape, Level, OutputIndex, RowTape
+
+_Cotangents: TypeAlias = tuple[Tensor | None, ...]
+"""One for each part of a carry; None where nothing is asked of it."""
 
 
 class Checkpointed:
@@ -96,7 +100,7 @@ class _PullBack:
         units, tape = problem.batching, node.tape
         outputs = OutputIndex(node.saver, problem.stepper, problem.t_eval)
         a, a_initial = self._ends()
-        a_carry: Tensor | None = None
+        a_carry: _Cotangents = ()
         for n in reversed(range(tape.close())):
             level = tape.at(n)
             index = outputs.at(n)
@@ -106,12 +110,11 @@ class _PullBack:
                 a = torch.zeros_like(level.y)
             a_here, a_carry_here = self._pull(level, a, a_carry, index, outputs)
             a = units.select(level.valid, a_here, a)
-            if a_carry_here is None:  # the step had none: the field jumps where it begins
-                a_carry = None
-            else:
-                a_carry = units.select(
-                    level.valid, a_carry_here, torch.zeros_like(a_carry_here) if a_carry is None else a_carry
-                )
+            # where the step had none, as the field jumps where it begins, all that came later ends here
+            a_carry = tuple(
+                None if new is None else units.select(level.valid, new, torch.zeros_like(new) if old is None else old)
+                for new, old in zip_longest(a_carry_here, a_carry[: len(a_carry_here)])
+            )
         a = self._pull_start(a, a_carry)
         node.request.stats.nfev_backward += self.evaluations
         y0 = a_initial if a is None else a if a_initial is None else a + a_initial
@@ -137,13 +140,13 @@ class _PullBack:
         self,
         level: Level,
         a: Tensor,
-        a_carry: Tensor | None,
+        a_carry: _Cotangents,
         index: tuple[slice | Tensor, ...] | None,
         outputs: OutputIndex,
-    ) -> tuple[Tensor, Tensor | None]:
+    ) -> tuple[Tensor, _Cotangents]:
         """The cotangents of a step's beginning, (y, carry), from those of its end and of its outputs."""
         stepper, select = self.problem.stepper, self.problem.batching.select
-        y, carry = _leaf(level.y), None if level.carry is None else _leaf(level.carry)
+        y, carry = _leaf(level.y), None if level.carry is None else tuple(map(_leaf, level.carry))
         t, h = (_leaf_number(level.t, y), _leaf_number(level.h, y)) if self.timed else (level.t, level.h)
         with torch.enable_grad():
             step = stepper.step(self.field, t, h, y, carry)
@@ -151,9 +154,10 @@ class _PullBack:
                 step = stepper.extend(self.field, t, h, y, step)
             self.evaluations += most(step.nfev)
             ends, cotangents = [step.y], [select(level.valid, a, torch.zeros_like(a))]
-            if a_carry is not None and step.carry is not None:
-                ends.append(step.carry)
-                cotangents.append(select(level.valid, a_carry, torch.zeros_like(a_carry)))
+            for end, pulled in zip(step.carry or (), a_carry, strict=False):
+                if pulled is not None:
+                    ends.append(end)
+                    cotangents.append(select(level.valid, pulled, torch.zeros_like(pulled)))
             t_eval = None
             if index is not None:
                 assert self.problem.t_eval is not None
@@ -161,7 +165,7 @@ class _PullBack:
                 t_eval = _leaf(t_eval) if self.timed else t_eval
                 ends.append(outputs.values(index, step, t, h, y, t_eval))
                 cotangents.append(self.cotangent[index])
-        starts = [x for x in (y, carry) if x is not None]
+        starts = [y, *(x for x in carry or () if x.requires_grad)]
         clock = [x for x in (t, h, t_eval) if isinstance(x, Tensor)] if self.timed else []
         gradients = self._gradients(ends, [*starts, *clock], cotangents)
         if self.timed:
@@ -170,19 +174,23 @@ class _PullBack:
             if index is not None and self.t_eval is not None and gradients[-1] is not None:
                 self.t_eval[index] += gradients[-1]
         g_y = gradients[0] if gradients[0] is not None else torch.zeros_like(y)
-        return g_y, gradients[1] if carry is not None else None
+        found = iter(gradients[1:])
+        return g_y, tuple(next(found) if x.requires_grad else None for x in carry or ())
 
-    def _pull_start(self, a: Tensor | None, a_carry: Tensor | None) -> Tensor | None:
+    def _pull_start(self, a: Tensor | None, a_carry: _Cotangents) -> Tensor | None:
         """The cotangent of y0, once that of the first step's carry is pulled through the field at (t0, y0)."""
-        if a_carry is None:
+        if all(pulled is None for pulled in a_carry):
             return a
         first = self.node.tape.at(0)  # begins at (t0, y0), and is finite also where a row's own beginning is not
         y, t = _leaf(first.y), _leaf_number(first.t, first.y) if self.timed else first.t
         with torch.enable_grad():
             (time,) = self.field.times(t, first.h, torch.zeros(1, dtype=wide_dtype(y.device), device=y.device))
-            slope = self.field(time, y)
+            carry = self.problem.stepper.init(self.field(time, y))
         self.evaluations += 1
-        g_y, *g_t = self._gradients([slope], [y, t] if isinstance(t, Tensor) and self.timed else [y], [a_carry])
+        assert carry is not None
+        ends, cotangents = zip(*((x, c) for x, c in zip(carry, a_carry, strict=True) if c is not None), strict=True)
+        starts = [y, t] if isinstance(t, Tensor) and self.timed else [y]
+        g_y, *g_t = self._gradients(list(ends), starts, list(cotangents))
         if g_t and g_t[0] is not None:
             self.t0.add(g_t)
         if g_y is None:
@@ -214,8 +222,8 @@ def _all_finite(tensors: Sequence[Tensor | None]) -> bool:
 
 
 def _leaf(x: Tensor) -> Tensor:
-    """The same values as the start of a graph."""
-    return x.detach().requires_grad_()
+    """The same values as the start of a graph; integers, which have no gradient, as they are."""
+    return x.detach().requires_grad_(x.is_floating_point() or x.is_complex())
 
 
 def _leaf_number(x: Number, like: Tensor) -> Tensor:

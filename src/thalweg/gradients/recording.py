@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..core.arithmetic import Count, Flag, Number
 from ..core.field import FieldLike
-from ..core.step import Step, Stepper
+from ..core.step import Carry, Step, Stepper
 from ..loop.integrate import Recorder
 
 AMPLE = 2**28
@@ -47,11 +47,11 @@ class RecordingStepper:
         """Whether every accepted step was recorded."""
         return self._room > 0
 
-    def step(self, field: FieldLike, t: Number, h: Number, y: Tensor, carry: Tensor | None) -> Step:
+    def step(self, field: FieldLike, t: Number, h: Number, y: Tensor, carry: Carry | None) -> Step:
         """Try a step."""
         if not self.complete:
             with torch.no_grad():
-                return self._stepper.step(field, t, _of_unit(h), y.detach(), None if carry is None else carry.detach())
+                return self._stepper.step(field, t, _of_unit(h), y.detach(), _detached(carry))
         if self._each:
             return self._stepper.step(field, t, h, y, carry)
         meter = _Meter(self._held)
@@ -68,11 +68,15 @@ class RecordingStepper:
             return self._stepper.extend(field, t, h, y, step)
 
     def record(
-        self, step: Step, t: Number, h: Number, y: Tensor, carry: Tensor | None, accept: Flag, last: Flag, level: Count
+        self, step: Step, t: Number, h: Number, y: Tensor, carry: Carry | None, accept: Flag, last: Flag, level: Count
     ) -> None:
         """Count the room that is left, and show the step to the tape without its graph."""
         self._room -= self._each
-        self._tape.record(step, t, h, y.detach(), None if carry is None else carry.detach(), accept, last, level)
+        self._tape.record(step, t, h, y.detach(), _detached(carry), accept, last, level)
+
+
+def _detached(carry: Carry | None) -> Carry | None:
+    return None if carry is None else tuple(x.detach() for x in carry)
 
 
 def _of_unit(h: Number) -> Number:

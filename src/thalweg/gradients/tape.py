@@ -6,13 +6,15 @@ that has so many, whenever it took it, so that a backward pass has as many level
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..core.arithmetic import Count, Flag, Number
-from ..core.step import Step, Stepper
+from ..core.step import Carry, Step, Stepper
 from ..output.saving import EndSaver, JointSaver, RowSaver, Saver
 
 
@@ -23,7 +25,7 @@ class Level:
     t: Number
     h: Number
     y: Tensor
-    carry: Tensor | None
+    carry: Carry | None
     last: Flag
     valid: Flag
 
@@ -35,7 +37,7 @@ class JointTape:
         self._levels: list[Level] = []
 
     def record(
-        self, step: Step, t: Number, h: Number, y: Tensor, carry: Tensor | None, accept: Flag, last: Flag, level: Count
+        self, step: Step, t: Number, h: Number, y: Tensor, carry: Carry | None, accept: Flag, last: Flag, level: Count
     ) -> None:
         """Keep where the step began."""
         self._levels.append(Level(t, h, y, carry, last, True))
@@ -58,7 +60,7 @@ class RowTape:
         self._total: int | None = None
 
     def record(
-        self, step: Step, t: Number, h: Number, y: Tensor, carry: Tensor | None, accept: Flag, last: Flag, level: Count
+        self, step: Step, t: Number, h: Number, y: Tensor, carry: Carry | None, accept: Flag, last: Flag, level: Count
     ) -> None:
         """Keep where the step of each accepting row began."""
         self._calls.append(Level(t, h, y, carry, last, accept))
@@ -87,11 +89,12 @@ class RowTape:
         self._call = torch.where(self._valid, call[:-1], call[0, donor])
         self._row = torch.where(self._valid, self._rows, donor)
 
-        def column(name: str) -> Tensor | None:
-            values = [getattr(call, name) for call in self._calls]
-            return None if values[0] is None else torch.stack([torch.as_tensor(value) for value in values])
+        def column(values: Iterable[Any]) -> Tensor:
+            return torch.stack([torch.as_tensor(value) for value in values])
 
-        self._columns = {name: column(name) for name in ("t", "h", "y", "carry", "last")}
+        self._columns = [column(getattr(call, name) for call in self._calls) for name in ("t", "h", "y", "last")]
+        carries = [call.carry for call in self._calls]
+        self._carries = None if carries[0] is None else [column(part) for part in zip(*carries, strict=True)]
         self._calls = []
         return total
 
@@ -100,11 +103,8 @@ class RowTape:
         if self._in_step:
             return self._calls[n]
         place = self._call[n], self._row[n]
-        t, h, y, carry, last = (None if column is None else column[place] for column in self._columns.values())
-        assert t is not None
-        assert h is not None
-        assert y is not None
-        assert last is not None
+        t, h, y, last = (column[place] for column in self._columns)
+        carry = None if self._carries is None else tuple(column[place] for column in self._carries)
         return Level(t, h, y, carry, last & self._valid[n], self._valid[n])
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from itertools import repeat
 from typing import Protocol
 
 import torch
@@ -30,7 +31,7 @@ from ..core.arithmetic import (
 from ..core.field import FieldLike
 from ..core.norms import Tolerance
 from ..core.status import Status
-from ..core.step import Step, Stepper
+from ..core.step import Carry, Step, Stepper
 from ..output.dense import DenseRecorder
 from ..output.events import Stop
 from ..output.saving import EndSaver, JointSaver, RowSaver, Saver
@@ -110,7 +111,7 @@ class Recorder(Protocol):
     """What a gradient method may ask of the loop: to be shown each step that some unit accepts."""
 
     def record(
-        self, step: Step, t: Number, h: Number, y: Tensor, carry: Tensor | None, accept: Flag, last: Flag, level: Count
+        self, step: Step, t: Number, h: Number, y: Tensor, carry: Carry | None, accept: Flag, last: Flag, level: Count
     ) -> None:
         """See a step of size h from (t, y); `last` where it ends at t1; `level` counts the steps accepted before."""
 
@@ -300,7 +301,7 @@ def _saver(problem: Problem, direction: Number) -> Saver:
     return JointSaver(times, problem.t0, direction, problem.y0)
 
 
-def _start(problem: Problem, direction: Number) -> tuple[Number, Tensor | None, int]:
+def _start(problem: Problem, direction: Number) -> tuple[Number, Carry | None, int]:
     """The signed size of the first step, the stepper's first carry, and the evaluations that they took."""
     units, stepper, y = problem.batching, problem.stepper, problem.y0
     choose = problem.first_step is None
@@ -338,7 +339,7 @@ def _bounded(problem: Problem, h: Number, direction: Number) -> Number:
     return h
 
 
-def _next_carry(problem: Problem, step: Step, carry: Tensor | None, t: Number, accept: Flag) -> Tensor | None:
+def _next_carry(problem: Problem, step: Step, carry: Carry | None, t: Number, accept: Flag) -> Carry | None:
     """What the next step, from t, has of this one: nothing where the field jumps in between."""
     if step.carry is None:
         return None
@@ -346,10 +347,10 @@ def _next_carry(problem: Problem, step: Step, carry: Tensor | None, t: Number, a
         return None
     if carry is None:
         return step.carry if accept is True else None
-    return problem.batching.select(accept, step.carry, carry)
+    return tuple(map(problem.batching.select, repeat(accept), step.carry, carry))
 
 
-def _stand_in(problem: Problem, begun: Tensor, carry: Tensor | None) -> tuple[Tensor, Tensor | None]:
+def _stand_in(problem: Problem, begun: Tensor, carry: Carry | None) -> tuple[Tensor, Carry | None]:
     """The state and the first carry, with a row that can begin in place of each that cannot.
 
     Those rows have failed, but in a graph their field would still turn the gradients that rows share into NaN: 0 * inf.

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..core.arithmetic import Count, Number, wide_dtype
+from ..core.arithmetic import Count, Number, weighted_sum, wide_dtype
 from ..core.field import FieldLike
 from ..core.norms import Tolerance
-from ..core.step import Step
+from ..core.step import Carry, Step
 from ..methods.tableau import DiagonalTableau
 from .interpolation import StageInterpolation
 from .newton import Correction, Newton
@@ -67,16 +67,16 @@ class DIRK(StageInterpolation):
         self._newton = Newton(like, by_row=by_row, tolerance=tolerance, adaptive=tableau.adaptive)
         self._filtered = tableau.adaptive and not _ends_in_a_stage(tableau)
 
-    def init(self, slope: Tensor | None) -> Tensor | None:
+    def init(self, slope: Tensor | None) -> Carry | None:
         """The carry of the first step, from the slope at the start."""
         self._newton.forget()
-        return slope if self.tableau.fsal else None
+        return (slope,) if self.tableau.fsal and slope is not None else None
 
     def extend(self, field: FieldLike, t: Number, h: Number, y: Tensor, step: Step) -> Step:
         """The step, which lacks nothing."""
         return step
 
-    def step(self, field: FieldLike, t: Number, h: Number, y: Tensor, carry: Tensor | None) -> Step:
+    def step(self, field: FieldLike, t: Number, h: Number, y: Tensor, carry: Carry | None) -> Step:
         """Try a step of size h from (t, y)."""
         tableau, newton, recorded = self.tableau, self._newton, torch.is_grad_enabled()
         start, *times = field.times(t, h, self._c)
@@ -89,17 +89,17 @@ class DIRK(StageInterpolation):
         if recorded:
             found = self._in_graph(field, times, size, y, carry, found)
         h_each = newton.each(size, y)
-        y_new = found.last if tableau.stiffly_accurate else y + h_each * _weighted(tableau.b, found.slopes)
+        y_new = found.last if tableau.stiffly_accurate else y + h_each * weighted_sum(tableau.b, found.slopes)
         error = None
         if tableau.b_error is not None:
             with torch.no_grad():
-                error = h_each * _weighted(tableau.b_error, found.slopes)
+                error = h_each * weighted_sum(tableau.b_error, found.slopes)
                 error = newton.back(error) if self._filtered else error
         return Step(
             y_new,
             error,
             found.slopes,
-            found.slopes[-1] if tableau.fsal else None,
+            (found.slopes[-1],) if tableau.fsal else None,
             self._count(newton.nfev),
             self._count(newton.njev),
             self._count(newton.nlu),
@@ -107,7 +107,7 @@ class DIRK(StageInterpolation):
         )
 
     def _solve(
-        self, field: FieldLike, start: Tensor, times: Sequence[Tensor], size: Tensor, y: Tensor, carry: Tensor | None
+        self, field: FieldLike, start: Tensor, times: Sequence[Tensor], size: Tensor, y: Tensor, carry: Carry | None
     ) -> _Stages:
         """All stages; those rows once more that failed with an old Jacobian."""
         newton = self._newton
@@ -126,11 +126,11 @@ class DIRK(StageInterpolation):
         times: Sequence[Tensor],
         size: Tensor,
         y: Tensor,
-        carry: Tensor | None,
+        carry: Carry | None,
         active: Tensor,
     ) -> _Stages:
         """The stages of the active rows."""
-        newton, slopes, increments, state = self._newton, [] if carry is None else [carry.detach()], [], y
+        newton, slopes, increments, state = self._newton, [] if carry is None else [carry[0].detach()], [], y
         scale = newton.each(self.tableau.gamma * size, y)
         for i in range(len(slopes), self.stages):
             phi = self._begun(i, size, y, slopes)
@@ -147,11 +147,11 @@ class DIRK(StageInterpolation):
         times: Sequence[Tensor],
         size: Tensor,
         y: Tensor,
-        carry: Tensor | None,
+        carry: Carry | None,
         found: _Stages,
     ) -> _Stages:
         """The same stages as functions of y, carry, h and of what the field depends on."""
-        newton, slopes, state = self._newton, [] if carry is None else [carry], y
+        newton, slopes, state = self._newton, [] if carry is None else list(carry), y
         scale = newton.each(self.tableau.gamma * size, y)
         for i, w in zip(range(len(slopes), self.stages), found.increments, strict=True):
             phi = self._begun(i, size, y, slopes)
@@ -164,7 +164,7 @@ class DIRK(StageInterpolation):
 
     def _begun(self, i: int, size: Tensor, y: Tensor, slopes: Sequence[Tensor]) -> Tensor:
         """What of the state of stage i the stages before have settled."""
-        return y + self._newton.each(size, y) * _weighted(self.tableau.a[i][:i], slopes) if i else y
+        return y + self._newton.each(size, y) * weighted_sum(self.tableau.a[i][:i], slopes) if i else y
 
     def _merged(self, rows: Tensor, new: _Stages, old: _Stages) -> _Stages:
         """The new stages in those rows, the old ones in the others."""
@@ -206,13 +206,3 @@ def _ends_in_a_stage(tableau: DiagonalTableau) -> bool:
 def _divided(w: Tensor, scale: Tensor) -> Tensor:
     """W / (gamma h), and 0 in a step of size 0, where w is."""
     return w / torch.where(scale == 0, 1.0, scale)
-
-
-def _weighted(row: Sequence[float], slopes: Sequence[Tensor]) -> Tensor:
-    """Sum_j row_j k_j."""
-    total: Tensor | None = None
-    for weight, k in zip(row, slopes, strict=True):
-        if weight:
-            total = k * weight if total is None else torch.add(total, k, alpha=weight)
-    assert total is not None, "a row of a tableau is zero"
-    return total

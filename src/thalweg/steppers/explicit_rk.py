@@ -15,9 +15,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from ..core.arithmetic import Number, across, wide_dtype
+from ..core.arithmetic import Number, across, weighted_sum, wide_dtype
 from ..core.field import FieldLike
-from ..core.step import Step
+from ..core.step import Carry, Step
 from ..methods.tableau import Tableau
 from .interpolation import StageInterpolation
 
@@ -62,11 +62,11 @@ class ExplicitRK(StageInterpolation):
         """Whether `init` needs the slope at the start."""
         return self.tableau.fsal
 
-    def init(self, slope: Tensor | None) -> Tensor | None:
+    def init(self, slope: Tensor | None) -> Carry | None:
         """The carry of the first step, from the slope at the start."""
-        return slope if self.tableau.fsal else None
+        return (slope,) if self.tableau.fsal and slope is not None else None
 
-    def step(self, field: FieldLike, t: Number, h: Number, y: Tensor, carry: Tensor | None) -> Step:
+    def step(self, field: FieldLike, t: Number, h: Number, y: Tensor, carry: Carry | None) -> Step:
         """Try a step of size h from (t, y); without a carry it evaluates the slope there itself."""
         times = field.times(t, h, self._c if carry is None else self._c_carried)
         if torch.is_grad_enabled():
@@ -96,10 +96,10 @@ class ExplicitRK(StageInterpolation):
         return self._combine(y, h, self.tableau.a[i], stages[:i]) if i else y
 
     def _step_recorded(
-        self, field: FieldLike, times: Sequence[Tensor], h: Number, y: Tensor, carry: Tensor | None
+        self, field: FieldLike, times: Sequence[Tensor], h: Number, y: Tensor, carry: Carry | None
     ) -> Step:
         tableau = self.tableau
-        stages: list[Tensor] = [] if carry is None else [carry]
+        stages: list[Tensor] = [] if carry is None else list(carry)
         state = y
         for i, t in enumerate(times, start=len(stages)):
             if i == self._rows.last:
@@ -113,7 +113,7 @@ class ExplicitRK(StageInterpolation):
                 None if row is None else self._weighted(h, y, row, stages)
                 for row in (tableau.b_error, tableau.b_coarse)
             )
-        return Step(y_new, error, stages, stages[-1] if tableau.fsal else None, len(times), error_coarse=coarse)
+        return Step(y_new, error, stages, (stages[-1],) if tableau.fsal else None, len(times), error_coarse=coarse)
 
     def _combine(self, y: Tensor, h: Number, row: Sequence[float], stages: Sequence[Tensor]) -> Tensor:
         """Y + h sum_j row_j k_j."""
@@ -130,16 +130,12 @@ class ExplicitRK(StageInterpolation):
 
     def _weighted(self, h: Number, y: Tensor, row: Sequence[float], stages: Sequence[Tensor]) -> Tensor:
         """H sum_j row_j k_j."""
-        factor = 1.0 if isinstance(h, Tensor) else h
-        total: Tensor | None = None
-        for weight, k in zip(row, stages, strict=True):
-            if weight:
-                total = k * (factor * weight) if total is None else torch.add(total, k, alpha=factor * weight)
-        assert total is not None, "a row of a tableau is zero"
-        return total * self._expand(h, y) if isinstance(h, Tensor) else total
+        if isinstance(h, Tensor):
+            return weighted_sum(row, stages) * self._expand(h, y)
+        return weighted_sum([h * weight for weight in row], stages)
 
     def _step_buffered(
-        self, field: FieldLike, times: Sequence[Tensor], h: Number, y: Tensor, carry: Tensor | None
+        self, field: FieldLike, times: Sequence[Tensor], h: Number, y: Tensor, carry: Carry | None
     ) -> Step:
         buffer = self._buffer
         if buffer is None or buffer.shape != y.shape:
@@ -148,7 +144,7 @@ class ExplicitRK(StageInterpolation):
         if scale is None:
             torch.mul(self._rows.values, h, out=buffer.rows)
         if carry is not None:
-            buffer.stages[0].copy_(carry)
+            buffer.stages[0].copy_(carry[0])
         state, flat, rows = y, y.flatten(), self._rows
         for i, t in enumerate(times, start=0 if carry is None else 1):
             if i == rows.last:
@@ -159,8 +155,8 @@ class ExplicitRK(StageInterpolation):
         y_new = state if self.tableau.fsal else buffer.end(rows.end, y, scale)
         error, coarse = (None if i is None else buffer.error(i, y, scale) for i in (rows.error, rows.coarse))
         # a copy: the field may hand out one tensor of its own again and again
-        carry = buffer.own[-1].clone() if self.tableau.fsal else None
-        return Step(y_new, error, buffer.own, carry, len(times), error_coarse=coarse)
+        end = (buffer.own[-1].clone(),) if self.tableau.fsal else None
+        return Step(y_new, error, buffer.own, end, len(times), error_coarse=coarse)
 
     def _scale(self, h: Number, y: Tensor) -> Tensor | None:
         """What multiplies a sum of stages in the buffer: h, but where the rows hold it already."""

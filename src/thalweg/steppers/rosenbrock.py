@@ -13,15 +13,13 @@ and y moves by h sum_i m_i w_i.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
-from ..core.arithmetic import Number, across, wide_dtype
+from ..core.arithmetic import Number, across, weighted_sum, wide_dtype
 from ..core.field import FieldLike
 from ..core.jacobian import Jacobians, Linearization
-from ..core.step import Step
+from ..core.step import Carry, Step
 from ..methods.rosenbrock import Rosenbrock
 from .interpolation import StageInterpolation
 
@@ -64,7 +62,7 @@ class RosenbrockStepper(StageInterpolation):
         """Nothing is carried."""
         self._kept = None
 
-    def step(self, field: FieldLike, t: Number, h: Number, y: Tensor, carry: Tensor | None) -> Step:
+    def step(self, field: FieldLike, t: Number, h: Number, y: Tensor, carry: Carry | None) -> Step:
         """Try a step of size h from (t, y)."""
         times = field.times(t, h, self._alpha)
         at_start, new = self._linearized(field, t, times[0], y)
@@ -75,16 +73,16 @@ class RosenbrockStepper(StageInterpolation):
         drift = None if at_start.time_derivative is None else size * at_start.time_derivative
         stages: list[Tensor] = []
         for i, time in enumerate(times):
-            slope = field(time, y + size * _weighted(self.method.a[i], stages)) if i else at_start.slope
-            right = slope + _weighted(self.method.c[i], stages) if i else slope
+            slope = field(time, y + size * weighted_sum(self.method.a[i], stages)) if i else at_start.slope
+            right = slope + weighted_sum(self.method.c[i], stages) if i else slope
             if drift is not None:
                 right = torch.add(right, drift, alpha=self._gamma_sums[i])
             rows = (right * self.method.gamma).reshape(*at_start.jacobian.shape[:-1], 1)
             # a singular matrix gives what is not finite, which is rejected as any such step
             stages.append(torch.linalg.lu_solve(factors, pivots, rows).view(y.shape))
-        y_new = y + size * _weighted(self.method.m, stages)
+        y_new = y + size * weighted_sum(self.method.m, stages)
         with torch.no_grad():
-            error = size * _weighted(self.method.m_error, stages)
+            error = size * weighted_sum(self.method.m_error, stages)
         return Step(y_new, error, stages, None, len(times) - (not new), int(new), 1)
 
     def extend(self, field: FieldLike, t: Number, h: Number, y: Tensor, step: Step) -> Step:
@@ -106,13 +104,3 @@ class RosenbrockStepper(StageInterpolation):
             return h
         h = h.to(like.dtype)
         return across(h, ndim) if self.by_row else h
-
-
-def _weighted(row: Sequence[float], stages: Sequence[Tensor]) -> Tensor:
-    """Sum_j row_j w_j."""
-    total: Tensor | None = None
-    for weight, stage in zip(row, stages, strict=True):
-        if weight:
-            total = stage * weight if total is None else torch.add(total, stage, alpha=weight)
-    assert total is not None, "a row of a method is zero"
-    return total

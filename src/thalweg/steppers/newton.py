@@ -1,20 +1,21 @@
 """The simplified Newton iteration for the stages of implicit methods, each row on its own.
 
-y, w: (*shape) in joint, (B, *D) per sample. In what follows joint is a batch of one row: R is 1 or B, N the length of
-what a Jacobian acts on; J, M: (R, N, N); what each row has one of: (R,).
+y: (*shape) in joint, (B, *D) per sample. In what follows joint is a batch of one row: R is 1 or B, N the length of what
+a Jacobian acts on; J: (R, N, N); what each row has one of: (R,).
 
-A stage is the slope k = f(t, phi + w) with w = gamma h k. With M = I - gamma h J, J from somewhere near, the iteration
-is
+To be solved is w = size slope(w), size being h times a constant. With M = I - size slope', of a Jacobian from somewhere
+near, the iteration is
 
-    M d = gamma h f(t, phi + w) - w,    w <- w + d
+    M d = size slope(w) - w,    w <- w + d
 
 (Hairer & Wanner 1996, IV.8). Unknown is w, and not the state, which is larger and would lose its digits.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -31,10 +32,15 @@ _SHARE = 0.01  # of the error that is allowed, left to the iteration
 _SLOW = 0.1  # the rate of convergence above which J is made anew
 
 
-class Newton:
-    """Solves one stage after the other; keeps J and the factors of M while they serve.
+Factors: TypeAlias = tuple[Tensor, Tensor]
+"""LU factors and pivots of a matrix of each row."""
 
-    A row's J is made anew when its iteration failed or was slow; its M when J or gamma h changed.
+
+class SimplifiedNewton(ABC):
+    """Solves equations; keeps J and the factors of M while they serve.
+
+    A row's J is made anew when its iteration was slow, or failed with one from elsewhere; its M when J or the size
+    changed.
 
     Attributes
     ----------
@@ -44,7 +50,10 @@ class Newton:
         What the step took so far, without the field's values that come with a Jacobian.
     """
 
-    def __init__(self, like: Tensor, *, by_row: bool, tolerance: Tolerance, adaptive: bool) -> None:
+    def __init__(
+        self, like: Tensor, *, by_row: bool, tolerance: Tolerance, adaptive: bool, evaluations: int = 1
+    ) -> None:
+        self._evaluations = evaluations  # of the field, an iteration
         self._most = _MOST if adaptive else _PATIENT
         self.by_row = by_row
         self._jacobians = Jacobians(like, by_row=by_row)
@@ -60,16 +69,17 @@ class Newton:
     def forget(self) -> None:
         """Begin anew."""
         self._jacobian: Tensor | None = None
-        self._factors: tuple[Tensor, Tensor] | None = None
-        self._size = self._zero.to(self._eye.dtype)  # gamma h, of M
+        self._factors: tuple[Factors, ...] = ()
+        self._size = self._zero.to(self._eye.dtype)  # of M
         self._stale = torch.ones_like(self._zero, dtype=torch.bool)
+        self._failed = torch.zeros_like(self._stale)
         self._ratio = torch.ones_like(self._size)  # of the error that is left to the last change
 
     def begin(self, field: FieldLike, time: Tensor, y: Tensor, size: Tensor) -> None:
-        """Make ready for a step from (t, y); `size` (R,) is gamma h."""
+        """Make ready for a step from (t, y), `size` (R,)."""
         self.nfev = self.njev = self.nlu = self._zero
-        self.fresh = torch.zeros_like(self._stale)
-        self._scale = self._tolerance.scale(y)
+        self.fresh = self._failed  # with a fresh J, and so tried again from there
+        self._scale = self._allowed(y)
         self._rate = torch.zeros_like(self._size)
         changed = size != self._size
         self._size = size
@@ -87,11 +97,11 @@ class Newton:
         changed = changed | old
         if bool(changed.any()):
             assert self._jacobian is not None
-            self._factors = factorised(self._eye - across(self._size, 3) * self._jacobian)
+            self._factors = self._decomposed(self._jacobian)
             self.nlu = self.nlu + changed
 
     def solve(self, slope: Callable[[Tensor], Tensor], w: Tensor, active: Tensor) -> tuple[Tensor, Tensor]:
-        """W of a stage, from a first guess, and which of the active rows converged; slope(w) is f(t, phi + w)."""
+        """W, from a first guess, and which of the active rows converged."""
         ratio, before = self._ratio.clamp(min=self._eps) ** 0.8, None
         going, solved = active, torch.zeros_like(active)
         for left in reversed(range(self._most)):
@@ -100,7 +110,7 @@ class Newton:
             change = self.back(self.each(self._size, w) * slope(w) - w)
             change = torch.where(self.each(going, w), change, 0.0)
             w = w + change
-            self.nfev = self.nfev + going
+            self.nfev = self.nfev + going * self._evaluations
             norm = rms_of_rows((change / self._scale).reshape(self._rows, -1))
             hopeless = ~torch.isfinite(norm)
             if before is not None:
@@ -118,22 +128,41 @@ class Newton:
 
     def end(self, solved: Tensor) -> None:
         """Decide whether J serves for the next step."""
-        self._stale = ~solved | (self._rate > _SLOW)
+        self._stale = solved & (self._rate > _SLOW)
+        self._failed = ~solved
 
+    @abstractmethod
     def back(self, x: Tensor) -> Tensor:
         """M⁻¹ x."""
-        assert self._factors is not None
-        return solved_with(*self._factors, x)
-
-    def exact(self, field: FieldLike, time: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """The factors of M with the Jacobian at (t, y) itself, as a gradient needs it."""
-        jacobian = self._jacobians.at(field, time, y).jacobian.view(self._rows, *self._eye.shape)
-        self.njev, self.nlu, self.nfev = self.njev + 1, self.nlu + 1, self.nfev + 1
-        return factorised(self._eye - across(self._size, 3) * jacobian)
 
     def each(self, x: Tensor, y: Tensor) -> Tensor:
         """What each row has one of, to combine with states like y."""
         return across(x, y.ndim) if self.by_row else x.view(())
+
+    @abstractmethod
+    def _decomposed(self, jacobian: Tensor) -> tuple[Factors, ...]:
+        """The factors of M."""
+
+    def _allowed(self, y: Tensor) -> Tensor:
+        """What a change of w is measured by."""
+        return self._tolerance.scale(y)
+
+
+class Newton(SimplifiedNewton):
+    """Solves one stage after the other: slope(w) = f(t, phi + w), w = gamma h k and M = I - gamma h J."""
+
+    def back(self, x: Tensor) -> Tensor:
+        """M⁻¹ x."""
+        return solved_with(*self._factors[0], x)
+
+    def _decomposed(self, jacobian: Tensor) -> tuple[Factors, ...]:
+        return (factorised(self._eye - across(self._size, 3) * jacobian),)
+
+    def exact(self, field: FieldLike, time: Tensor, y: Tensor) -> Factors:
+        """The factors of M with the Jacobian at (t, y) itself, as a gradient needs it."""
+        jacobian = self._jacobians.at(field, time, y).jacobian.view(self._rows, *self._eye.shape)
+        self.njev, self.nlu, self.nfev = self.njev + 1, self.nlu + 1, self.nfev + 1
+        return factorised(self._eye - across(self._size, 3) * jacobian)
 
 
 class Correction(torch.autograd.Function):
@@ -153,7 +182,7 @@ class Correction(torch.autograd.Function):
         return solved_with(factors, pivots, cotangent, adjoint=True), None, None
 
 
-def factorised(matrix: Tensor) -> tuple[Tensor, Tensor]:
+def factorised(matrix: Tensor) -> Factors:
     """Its LU factors; those of a singular one solve to what is not finite."""
     factors, pivots, _ = torch.linalg.lu_factor_ex(matrix)
     return factors, pivots

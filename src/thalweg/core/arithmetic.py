@@ -53,6 +53,20 @@ def maximum(x: Number, y: Number) -> Number:
     return x if math.isnan(x) or x > y else y
 
 
+def at_least(x: Number, low: Number) -> Number:
+    """`x`, but no less than `low`; `low` where `x` is NaN."""
+    if isinstance(x, Tensor):
+        return torch.fmax(x, torch.as_tensor(low))
+    return x if x > low else low  # NaN is not greater
+
+
+def tally(total: Count, flag: Flag, count: Count) -> Count:
+    """The total, with a count more for the units that are flagged."""
+    if isinstance(total, Tensor) and isinstance(flag, Tensor) and not isinstance(count, Tensor):
+        return torch.add(total, flag, alpha=count)
+    return total + flag * count
+
+
 def isfinite(x: Number) -> Flag:
     """Whether `x` is neither infinite nor NaN."""
     return torch.isfinite(x) if isinstance(x, Tensor) else math.isfinite(x)

@@ -1,14 +1,15 @@
-"""The one adapter round the user's function.
+"""The one adapter round the user's function, or pair of functions.
 
-The loop knows a field only as `field(t, y) -> dy` on packed states. Arguments, structure, the shape of `t` and the
-checks of what comes back live here and nowhere else.
+The loop knows a field only as `field(t, y) -> dy` on packed states; a stepper that treats two functions differently
+finds them as its `parts`. Arguments, structure, the shape of `t` and the checks of what comes back live here and
+nowhere else.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 import torch
 from torch import Tensor
@@ -16,6 +17,9 @@ from torch.utils import _pytree as pytree
 
 from .arithmetic import Number
 from .state import Layout
+
+Pair: TypeAlias = tuple[Callable[..., Any], Callable[..., Any]]
+"""Two functions that make up a field."""
 
 
 class FieldLike(Protocol):
@@ -29,6 +33,10 @@ class FieldLike(Protocol):
 
     def jacobian(self, t: Tensor, y: Tensor) -> Tensor | None:
         """The user's own Jacobian, (N, N) in joint and (B, N, N) per sample; None where there is none."""
+
+    @property
+    def parts(self) -> Sequence[FieldLike]:
+        """The functions that one evaluation takes: itself, or the two of a pair."""
 
 
 class Field:
@@ -49,18 +57,24 @@ class Field:
     jumps : sequence of float
         Times at which the function jumps: a step that ends or begins at one sees the value on its own side. In joint
         alone.
+    name, state : str
+        What messages call the function, and the state that it returns the slope of.
     """
 
     def __init__(
         self,
-        fun: Callable[..., Any],
+        fun: Callable[..., Any] | Pair,
         args: tuple[Any, ...],
         layout: Layout,
         like: Tensor,
         jac: Callable[..., Any] | Tensor | None = None,
         jumps: Sequence[float] = (),
+        *,
+        name: str = "fun",
+        state: str = "y",
     ) -> None:
-        self.fun = fun
+        self.fun: Any = fun
+        self.name, self.state = name, state
         self.jumps = jumps
         self.args = args
         self.jac = jac
@@ -70,13 +84,18 @@ class Field:
         rows = like.shape[0] if layout.by_row else 0
         self._time_shape = (-1, rows) + (1,) * ((layout.ndim or 1) - 1) if layout.by_row else (-1,)
 
+    @property
+    def parts(self) -> Sequence[Field]:
+        """The functions that one evaluation takes: itself alone."""
+        return (self,)
+
     def with_args(self, args: tuple[Any, ...]) -> Field:
         """The same field with other arguments."""
-        return Field(self.fun, args, self.layout, self._like, self.jac, self.jumps)
+        return type(self)(self.fun, args, self.layout, self._like, self.jac, self.jumps)
 
     def with_jumps(self, jumps: Sequence[float]) -> Field:
         """The same field with other jumps."""
-        return Field(self.fun, self.args, self.layout, self._like, self.jac, jumps)
+        return type(self)(self.fun, self.args, self.layout, self._like, self.jac, jumps)
 
     def times(self, t: Number, h: Number, c: Tensor) -> Sequence[Tensor]:
         """The times t + c h: 0-d tensors in joint, (batch, 1, ..., 1) per sample; c has shape (S,)."""
@@ -84,7 +103,9 @@ class Field:
             times = torch.add(t, c, alpha=h) if isinstance(h, float) else c * h + t
             times = times.to(self.time_dtype)
             return (self._inside(times, float(t), float(h)) if self.jumps else times).unbind()
-        return (c.unsqueeze(-1) * h + t).to(self.time_dtype).view(self._time_shape).unbind()
+        c = c.unsqueeze(-1)
+        times = torch.addcmul(t, c, h) if isinstance(t, Tensor) and isinstance(h, Tensor) else c * h + t
+        return times.to(self.time_dtype).view(self._time_shape).unbind()
 
     def _inside(self, times: Tensor, t: float, h: float) -> Tensor:
         """The times of a step from t, those at a jump moved to the step's side of it by the least that there is."""
@@ -102,28 +123,30 @@ class Field:
         try:
             slope = self.fun(t, state, *self.args)
         except Exception as error:
-            error.add_note(f"(raised by the field while thalweg evaluated it at t = {_describe(t)})")
+            who = "the field" if self.name == "fun" else self.name
+            error.add_note(f"(raised by {who} while thalweg evaluated it at t = {_describe(t)})")
             raise
         if self.layout.spec is not None:
             slope = self._pack(slope)
         if not isinstance(slope, Tensor):
             raise ValueError(
-                f"fun must return a tensor shaped like y, got {type(slope).__name__}; "
+                f"{self.name} must return a tensor shaped like {self.state}, got {type(slope).__name__}; "
                 "collect components with torch.stack"
             )
         if slope.shape != y.shape:
+            expected, got = tuple(y.shape), tuple(slope.shape)
             raise ValueError(
-                f"fun must return the shape of y, {tuple(y.shape)}, but returned {tuple(slope.shape)}; "
-                "check broadcasting between t and y, and the field's last layer"
+                f"{self.name} must return the shape of {self.state}, {expected}, but returned {got}; "
+                "check broadcasting between t and the state, and the field's last layer"
             )
         if slope.dtype != y.dtype:
             raise ValueError(
-                f"fun must return the dtype of y, {y.dtype}, but returned {slope.dtype}; "
+                f"{self.name} must return the dtype of y, {y.dtype}, but returned {slope.dtype}; "
                 "convert the field (module.to(y.dtype)) or y0"
             )
         if slope.device != y.device:
             raise ValueError(
-                f"fun must return a tensor on y's device, {y.device}, but returned one on {slope.device}; "
+                f"{self.name} must return a tensor on y's device, {y.device}, but returned one on {slope.device}; "
                 "move the field or y0"
             )
         return slope
@@ -155,12 +178,128 @@ class Field:
         """Pack what the user's function returned for a structured state."""
         leaves, spec = pytree.tree_flatten(slope)
         if spec != self.layout.spec:
-            raise ValueError(f"fun must return the structure of y0, {self.layout.spec}, but returned {spec}")
+            raise ValueError(
+                f"{self.name} must return the structure of {self.state}, {self.layout.spec}, but returned {spec}"
+            )
         for leaf, shape in zip(leaves, self.layout.shapes, strict=True):
             if not isinstance(leaf, Tensor) or leaf.shape != shape:
                 got = tuple(leaf.shape) if isinstance(leaf, Tensor) else type(leaf).__name__
-                raise ValueError(f"fun must return leaves shaped like those of y, expected {tuple(shape)}, got {got}")
+                raise ValueError(
+                    f"{self.name} must return leaves shaped like those of {self.state}, expected {tuple(shape)}, "
+                    f"got {got}"
+                )
         return self.layout.pack(slope)
+
+
+class AdditiveField(Field):
+    """dy/dt = f(t, y, *args) + g(t, y, *args), `fun` being (f, g) and `jac` the Jacobian of g alone."""
+
+    def __init__(
+        self,
+        fun: Pair,
+        args: tuple[Any, ...],
+        layout: Layout,
+        like: Tensor,
+        jac: Callable[..., Any] | Tensor | None = None,
+        jumps: Sequence[float] = (),
+    ) -> None:
+        super().__init__(fun, args, layout, like, jac, jumps)
+        f, g = fun
+        self._parts = (
+            Field(f, args, layout, like, None, jumps, name="fun[0]"),
+            Field(g, args, layout, like, jac, jumps, name="fun[1]"),
+        )
+
+    @property
+    def parts(self) -> Sequence[Field]:
+        """The fields of f and of g."""
+        return self._parts
+
+    def __call__(self, t: Tensor, y: Tensor) -> Tensor:
+        """The sum."""
+        f, g = self._parts
+        return f(t, y) + g(t, y)
+
+    def jacobian(self, t: Tensor, y: Tensor) -> None:
+        """The user's is that of g."""
+
+
+class SeparableField(Field):
+    """dq/dt = v(t, p, *args), dp/dt = f(t, q, *args), `fun` being (v, f) and the state a pair (q, p) of one structure.
+
+    Packed, q and p are the two halves of the last dimension; the parts of this field take and return one of them.
+
+    Raises
+    ------
+    ValueError
+        When the state is no such pair.
+    """
+
+    def __init__(
+        self,
+        fun: Pair,
+        args: tuple[Any, ...],
+        layout: Layout,
+        like: Tensor,
+        jac: Callable[..., Any] | Tensor | None = None,
+        jumps: Sequence[float] = (),
+    ) -> None:
+        super().__init__(fun, args, layout, like, None, jumps)
+        half, q = _half_layout(layout, like), halves(like)[0]
+        v, f = fun
+        self._parts = (
+            _Half(v, args, half, q, None, jumps, name="fun[0]", state="q"),
+            _Half(f, args, half, q, None, jumps, name="fun[1]", state="p"),
+        )
+
+    @property
+    def parts(self) -> Sequence[Field]:
+        """The fields of v and of f."""
+        return self._parts
+
+    def __call__(self, t: Tensor, y: Tensor) -> Tensor:
+        """Both slopes."""
+        (v, f), (q, p) = self._parts, halves(y)
+        return torch.cat([v(t, p), f(t, q)], -1)
+
+
+class _Half(Field):
+    """One function of a separable pair, from one half of the packed state to the slope of the other."""
+
+    def __call__(self, t: Tensor, y: Tensor) -> Tensor:
+        """The slope, checked."""
+        if self.layout.spec is not None:
+            return super().__call__(t, y)
+        return super().__call__(t, y.reshape(self.layout.shapes[0])).reshape(y.shape)
+
+
+FIELDS: dict[str | None, type[Field]] = {None: Field, "additive": AdditiveField, "separable": SeparableField}
+"""What holds the user's function, or pair of functions, by what a method takes."""
+
+
+def halves(y: Tensor) -> tuple[Tensor, Tensor]:
+    """Q and p of a packed pair."""
+    q, p = y.tensor_split(2, -1)
+    return q, p
+
+
+def _half_layout(layout: Layout, like: Tensor) -> Layout:
+    """How q is packed, and p, each alone."""
+    state = layout.unpack(like)
+    parts = [pytree.tree_flatten(part) for part in state] if isinstance(state, tuple | list) else []
+    shapes = [[leaf.shape for leaf in leaves] for leaves, _ in parts]
+    if len(parts) != 2 or parts[0][1] != parts[1][1] or shapes[0] != shapes[1]:
+        got = (
+            f"a tensor of shape {tuple(like.shape)}"
+            if layout.spec is None
+            else f"shapes {[*map(tuple, layout.shapes)]}"
+        )
+        raise ValueError(
+            "a pair fun=(v, f) with dq/dt = v(t, p), dp/dt = f(t, q) needs y0=(q, p), two tensors of one shape or two "
+            f"pytrees of one structure, got {got}"
+        )
+    single = isinstance(state[0], Tensor)
+    return Layout(None if single else parts[0][1], tuple(shapes[0]), layout.by_row)
 
 
 def _describe(t: Tensor) -> str:

@@ -5,6 +5,7 @@ y: (*shape) in joint, (B, *D) per sample.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -38,7 +39,7 @@ def rms_of_rows(x: Tensor) -> Tensor:
     x = _wide_enough(x)
     if x.ndim == 1:
         return x.abs()
-    entries = max(x[0].numel() if x.shape[0] else 1, 1)
+    entries = max(math.prod(x.shape[1:]), 1)
     return torch.linalg.vector_norm(x.flatten(1), dim=1) / entries**0.5
 
 

@@ -25,6 +25,7 @@ from ..core.arithmetic import (
     maximum,
     negate,
     sign,
+    tally,
     where,
     wide_dtype,
 )
@@ -180,7 +181,7 @@ def integrate(problem: Problem, recorder: Recorder | None = None) -> Result:
         # a unit that has ended takes steps of size 0, as nothing remains, and keeps its h; h is 0 where it failed
         goal = t1 if stops is None else stops.next(t, t1)
         remaining, proposed = goal - t, h
-        lands = absolute(h) * (1 + _SLACK) >= absolute(remaining)
+        lands = remaining / h <= 1 + _SLACK
         last = lands if stops is None else lands & (goal == t1)
         h = where(lands, remaining, h)
         t_graph, h_graph = _in_graph(problem, t, h, last)
@@ -198,7 +199,7 @@ def integrate(problem: Problem, recorder: Recorder | None = None) -> Result:
             # in the graph even a step that is thrown away must be finite, as 0 * inf is NaN: let those rows stand still
             step = stepper.step(problem.field, t_graph, where(accept, h_graph, 0.0), y, carry)
         t_next = where(accept, where(lands, goal, t + h), t)
-        y_next, ended = step.y, last
+        y_next = step.y
         extended, inside = step, dense is not None
         if problem.watch is not None and accept is not False:
             inside = inside or problem.watch.inside
@@ -206,15 +207,14 @@ def integrate(problem: Problem, recorder: Recorder | None = None) -> Result:
                 extended = stepper.extend(problem.field, t_graph, h_graph, y, step)
             stop = problem.watch.see(stepper, extended, t, h, y, t_next, accept)
             if stop is not None:  # there is where it ends: nothing remains
-                ended = ended | stop.units
                 t_next, t1 = where(stop.units, stop.t, t_next), where(stop.units, stop.t, t1)
                 y_next = units.select(stop.units, stop.y, step.y)
         due = saver.due(t_next, accept)
 
         n_steps = n_steps + running
-        nfev = nfev + running * step.nfev
+        nfev = tally(nfev, running, step.nfev)
         if stepper.implicit:
-            njev, nlu = njev + running * step.njev, nlu + running * step.nlu
+            njev, nlu = tally(njev, running, step.njev), tally(nlu, running, step.nlu)
         h_next = decision.h
         stuck: Flag = False
         if error is not None:
@@ -226,7 +226,7 @@ def integrate(problem: Problem, recorder: Recorder | None = None) -> Result:
         if stops is not None:  # a step cut short by a stop says little of the next one's size
             h_next = where(accept & lands & (absolute(h_next) < absolute(proposed)), proposed, h_next)
         h_next = where(running, _bounded(problem, h_next, direction), proposed)
-        running = running & negate(accept & ended)
+        running = running & (t_next != t1)
         going, most, failing = units.read(running, due, stuck)
         if failing:
             failed = stuck & negate(accept)
@@ -239,7 +239,7 @@ def integrate(problem: Problem, recorder: Recorder | None = None) -> Result:
             extended = stepper.extend(problem.field, t_graph, h_graph, y, step)
         if extended is not step:
             asked = accept if inside else due > 0
-            nfev, step = nfev + asked * (extended.nfev - step.nfev), extended
+            nfev, step = tally(nfev, asked, extended.nfev - step.nfev), extended
         if most:
             saver.save(stepper, step, t_graph, h_graph, y, n_accepted, most)
         if recorder is not None and accept is not False:
@@ -313,7 +313,7 @@ def _start(problem: Problem, direction: Number) -> tuple[Number, Carry | None, i
         slope = problem.field(t, y)
         if not torch.is_grad_enabled():
             slope = slope.clone()  # the field may hand out one tensor of its own again and again
-        evaluations += 1
+        evaluations += len(problem.field.parts)
     if problem.first_step is not None:
         return _bounded(problem, direction * problem.first_step, direction), stepper.init(slope), evaluations
     assert slope is not None
@@ -327,7 +327,7 @@ def _start(problem: Problem, direction: Number) -> tuple[Number, Carry | None, i
         stepper.error_order,
     )
     size = _bounded(problem, size, direction)
-    return size, stepper.init(slope), evaluations + 1
+    return size, stepper.init(slope), evaluations + len(problem.field.parts)
 
 
 def _bounded(problem: Problem, h: Number, direction: Number) -> Number:

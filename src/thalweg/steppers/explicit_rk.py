@@ -154,7 +154,7 @@ class ExplicitRK(StageInterpolation):
             buffer.stages[i].copy_(field(t, state))
         y_new = state if self.tableau.fsal else buffer.end(rows.end, y, scale)
         error, coarse = (None if i is None else buffer.error(i, y, scale) for i in (rows.error, rows.coarse))
-        # a copy: the field may hand out one tensor of its own again and again
+        # a copy: the buffer is written anew by the next step
         end = (buffer.own[-1].clone(),) if self.tableau.fsal else None
         return Step(y_new, error, buffer.own, end, len(times), error_coarse=coarse)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from ..core.arithmetic import Flag, Number, clip, minimum, where
+from ..core.arithmetic import Flag, Number, at_least, clip, minimum, where
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,11 +61,15 @@ class Fixed:
 
 @dataclass(frozen=True, slots=True)
 class PIDState:
-    """Errors of the two accepted steps before, and the most the size may grow: not at all after a rejection."""
+    """Errors of the two accepted steps before, and the most the size may grow: not at all after a rejection.
+
+    `bounds` are the factors that no step goes beyond, 1 between them, as numbers of the units.
+    """
 
     before: Number
     two_before: Number
     limit: Number
+    bounds: tuple[Number, Number, Number]
 
 
 @dataclass(frozen=True)
@@ -121,7 +125,8 @@ class PID:
     def init(self, h: Number) -> PIDState:
         """No history: errors of 1, and no limit on growth."""
         one = h * 0 + 1.0
-        return PIDState(one, one, one * self.factor_max)
+        least, most = one * self.factor_min, one * self.factor_max
+        return PIDState(one, one, most, (least, one, most))
 
     def adapt(self, error: Number | None, h: Number, state: PIDState, order: int) -> Decision:
         """Accept where the error is at most 1; a step that is not finite is rejected and shrinks all it may."""
@@ -138,10 +143,9 @@ class PID:
         if self.dcoeff:
             factor = factor * two_before ** (-self.dcoeff / order)
             two_before = where(accept, state.before, two_before)
-        factor = minimum(factor, state.limit)
-        factor = where(factor > self.factor_min, factor, self.factor_min)  # NaN is not greater
-        limit = where(accept, self.factor_max, 1.0)
-        return Decision(accept, h * factor, PIDState(before, two_before, limit))
+        least, one, most = state.bounds
+        factor = at_least(minimum(factor, state.limit), least)
+        return Decision(accept, h * factor, PIDState(before, two_before, where(accept, most, one), state.bounds))
 
 
 CONTROLLERS = {"i": PID(), "pi": PID(0.4, 0.3, 0.0), "pid": PID(0.2, 0.3, 0.1)}

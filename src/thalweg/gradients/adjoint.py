@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from ..core.arithmetic import Count, Flag, Number, absolute, across, where, wide_dtype
-from ..core.field import Field
+from ..core.field import Field, FieldLike
 from ..core.norms import Tolerance
 from ..core.status import Status
 from ..core.step import Carry, Step
@@ -125,6 +125,11 @@ class _AugmentedField:
 
     def jacobian(self, t: Tensor, y: Tensor) -> None:
         """The user's is that of the field alone."""
+
+    @property
+    def parts(self) -> Sequence[FieldLike]:
+        """Itself: a pair is evaluated as a whole."""
+        return (self,)
 
     def __call__(self, t: Tensor, y: Tensor) -> Tensor:
         """The field, and minus its vector–Jacobian product with a."""

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from ..core.arithmetic import Number
-from ..core.field import Field
+from ..core.field import Field, FieldLike
 from ..core.solution import Stats
 from ..loop.integrate import GraphTimes, Problem, Result
 from .capture import captured_tensors, unreached
@@ -238,6 +238,11 @@ class _Watched:
     def __init__(self, field: Field) -> None:
         self.field = field
         self.seen = False
+        self._parts = [_Watched(part) for part in field.parts if part is not field]
+
+    @property
+    def parts(self) -> Sequence[FieldLike]:
+        return self._parts or [self]
 
     def times(self, t: Number, h: Number, c: Tensor) -> Sequence[Tensor]:
         return self.field.times(t, h, c)

@@ -186,7 +186,7 @@ class _PullBack:
         with torch.enable_grad():
             (time,) = self.field.times(t, first.h, torch.zeros(1, dtype=wide_dtype(y.device), device=y.device))
             carry = self.problem.stepper.init(self.field(time, y))
-        self.evaluations += 1
+        self.evaluations += len(self.field.parts)
         assert carry is not None
         ends, cotangents = zip(*((x, c) for x, c in zip(carry, a_carry, strict=True) if c is not None), strict=True)
         starts = [y, t] if isinstance(t, Tensor) and self.timed else [y]

@@ -190,7 +190,7 @@ class _Solve:
             return True
         if not self.direction.numel():
             return False
-        self.nfev = self.nfev + 1
+        self.nfev = self.nfev + self.functions.evaluations
         return self.functions.slope(t, y).requires_grad or self.functions.values(t, y).requires_grad
 
     def _attached(self, i: int, found: Found) -> Found:
@@ -198,7 +198,8 @@ class _Solve:
         if not len(found.t):
             return found
         pairs = [self._attach(i, t, y) for t, y in zip(found.t, found.y, strict=True)]
-        self.nfev = self.nfev + (found.there.sum(0) if found.there.ndim > 1 else len(pairs))
+        count = found.there.sum(0) if found.there.ndim > 1 else len(pairs)
+        self.nfev = self.nfev + self.functions.evaluations * count
         t, y = (torch.stack(x) for x in zip(*pairs, strict=True))
         return replace(found, t=t, y=y)
 

@@ -118,6 +118,11 @@ class EventFunctions:
         clock = self._clock(t, y)
         return torch.stack([self._value(i, clock, y) for i in range(len(self.events))])
 
+    @property
+    def evaluations(self) -> int:
+        """How many `slope` takes."""
+        return len(self._field.parts)
+
     def slope(self, t: Tensor, y: Tensor) -> Tensor:
         """The field there."""
         return self._field(self._clock(t, y), y)
@@ -310,7 +315,7 @@ class EventWatch:
         self._value = self.functions.values(t, y)
         alike = torch.finfo(y.dtype).eps ** 0.5 * self._scale
         zero = self._fresh | (self.fired & (self._value.abs() <= alike))
-        evaluations = int(bool(zero.any()))
+        evaluations = self.functions.evaluations if bool(zero.any()) else 0
         if evaluations:
             slope = self.functions.slope(t, y)
             rates = torch.stack([self.functions.rate(i, t, y, slope) for i in range(len(zero))])

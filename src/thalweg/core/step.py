@@ -39,6 +39,10 @@ class Step:
         A second estimate, of lower order, which tempers the first (see `thalweg.methods.Tableau`).
     converged : bool or Tensor (B,)
         Whether its equations were solved; a step whose equations were not is rejected.
+    error_order : float or Tensor (B,), optional
+        The power of h by which its error shrinks, of a method whose order changes; the stepper's where it is left out.
+    growth : float, optional
+        The most by which the next step may be larger, where the method bears less than the controller allows.
     """
 
     y: Tensor
@@ -50,6 +54,8 @@ class Step:
     nlu: Count = 0
     error_coarse: Tensor | None = None
     converged: Flag = True
+    error_order: Number | None = None
+    growth: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +94,7 @@ class Stepper(Protocol):
 
     @property
     def error_order(self) -> int:
-        """The power of h by which the error estimate of a step shrinks."""
+        """The power of h by which the error estimate of a step shrinks; of the first step, if the order changes."""
 
     @property
     def implicit(self) -> bool:

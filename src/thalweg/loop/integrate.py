@@ -188,7 +188,8 @@ def integrate(problem: Problem, recorder: Recorder | None = None) -> Result:
         step = stepper.step(problem.field, t_graph, h_graph, y, carry)
 
         error = _error(problem, step, y) if controller.adaptive else None
-        decision = controller.adapt(error, h, state, stepper.error_order)
+        order = stepper.error_order if step.error_order is None else step.error_order
+        decision = controller.adapt(error, h, state, order)
         accept = decision.accept & running
         if problem.min_step > 0 and error is not None:
             accept = accept | (running & isfinite(error) & (absolute(h) <= problem.min_step * (1 + _SLACK)))
@@ -216,6 +217,8 @@ def integrate(problem: Problem, recorder: Recorder | None = None) -> Result:
         if stepper.implicit:
             njev, nlu = tally(njev, running, step.njev), tally(nlu, running, step.nlu)
         h_next = decision.h
+        if step.growth is not None and error is not None:
+            h_next = where(absolute(h_next) > absolute(h) * step.growth, h * step.growth, h_next)
         stuck: Flag = False
         if error is not None:
             stuck = running & (absolute(h_next) <= maximum(absolute(t) * _SPACING, floor))

@@ -31,7 +31,7 @@ class Controller(Protocol):
     def init(self, h: Number) -> Any:
         """The state before the first step, which will have size h."""
 
-    def adapt(self, error: Number | None, h: Number, state: Any, order: int) -> Decision:
+    def adapt(self, error: Number | None, h: Number, state: Any, order: Number) -> Decision:
         """Accept or reject a step of size h; `order` is the power of h by which its error shrinks."""
 
 
@@ -54,7 +54,7 @@ class Fixed:
         """The size, which every step returns to after a shorter last one."""
         return h
 
-    def adapt(self, error: Number | None, h: Number, state: Number, order: int) -> Decision:
+    def adapt(self, error: Number | None, h: Number, state: Number, order: Number) -> Decision:
         """Accept."""
         return Decision(accept=True, h=state, state=state)
 
@@ -128,7 +128,7 @@ class PID:
         least, most = one * self.factor_min, one * self.factor_max
         return PIDState(one, one, most, (least, one, most))
 
-    def adapt(self, error: Number | None, h: Number, state: PIDState, order: int) -> Decision:
+    def adapt(self, error: Number | None, h: Number, state: PIDState, order: Number) -> Decision:
         """Accept where the error is at most 1; a step that is not finite is rejected and shrinks all it may."""
         assert error is not None, "an adaptive controller needs an error estimate"
         accept = error <= 1.0

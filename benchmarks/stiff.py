@@ -13,11 +13,13 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from testset import rober
 from thalweg import solve_ivp
 
 RTOL, ATOL, T1 = 1e-4, 1e-8, 1e5
@@ -33,9 +35,7 @@ def rates(batch: int) -> Tensor:
 
 def field(t: Tensor, y: Tensor, k: Tensor) -> Tensor:
     """dy/dt."""
-    (a, b, c), (k1, k2, k3) = y.unbind(-1), k.unbind(-1)
-    first, second, third = k1 * a, k2 * b * b, k3 * b * c
-    return torch.stack([third - first, first - second - third, second], -1)
+    return rober(torch, t, y, k.unbind(-1))
 
 
 @torch.no_grad()
@@ -60,15 +60,10 @@ def theirs(k: Tensor) -> Iterator[tuple[str, Solver]]:
 
     jax.config.update("jax_enable_x64", True)
 
-    def slope(t, y, k):
-        a, b, c = y
-        first, second, third = k[0] * a, k[1] * b * b, k[2] * b * c
-        return jnp.stack([third - first, first - second - third, second])
-
     def make(solver: type) -> Solver:
         def one(k):
             return diffrax.diffeqsolve(
-                diffrax.ODETerm(slope),
+                diffrax.ODETerm(partial(rober, jnp)),
                 solver(),
                 0.0,
                 T1,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from fractions import Fraction as Q
+from typing import ClassVar
 
 from .tableau import DiagonalTableau, Tableau, diagonal_tableau, tableau
 
@@ -28,6 +29,7 @@ class Imex:
 
     explicit: Tableau
     implicit: DiagonalTableau
+    pair: ClassVar[str] = "additive"
 
     def __post_init__(self) -> None:
         for name in ("order", "b", "b_error", "embedded_order", "interpolant", "interpolant_order"):
@@ -35,6 +37,26 @@ class Imex:
                 raise ValueError(f"the two methods must have the same {name}")
         if any(abs(x - y) > 1e-14 for x, y in zip(self.explicit.c, self.implicit.c, strict=True)):
             raise ValueError("the two methods must have the same nodes")
+
+    @property
+    def order(self) -> int:
+        """The order of the method."""
+        return self.implicit.order
+
+    @property
+    def stages(self) -> int:
+        """The number of stages."""
+        return self.implicit.stages
+
+    @property
+    def adaptive(self) -> bool:
+        """Whether the method estimates its error."""
+        return self.implicit.adaptive
+
+    @property
+    def interpolant_order(self) -> int:
+        """The order of the interpolant, uniformly in theta."""
+        return self.implicit.interpolant_order
 
 
 _B = [Q(82889, 524892), Q(0), Q(15625, 83664), Q(69875, 102672), -Q(2260, 8211), Q(1, 4)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,8 @@ class Splitting:
     order: int
     kick: tuple[float, ...]
     drift: tuple[float, ...]
+    adaptive: ClassVar[bool] = False
+    pair: ClassVar[str] = "separable"
 
     def __post_init__(self) -> None:
         if len(self.kick) != len(self.drift) + 1:
@@ -33,9 +36,14 @@ class Splitting:
         return self.kick == self.kick[::-1] and self.drift == self.drift[::-1]
 
     @property
-    def evaluations(self) -> int:
-        """Evaluations of f a step: the last kick's is the first one's of the next step."""
+    def stages(self) -> int:
+        """Evaluations of v, and of f, a step: the last kick's is the first one's of the next step."""
         return len(self.drift)
+
+    @property
+    def interpolant_order(self) -> int:
+        """The order of the interpolant: the cubic with the states and the slopes at both ends."""
+        return min(self.order, 3)
 
 
 LEAPFROG = Splitting(2, (0.5, 0.5), (1.0,))

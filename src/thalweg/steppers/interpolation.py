@@ -15,6 +15,10 @@ from ..core.arithmetic import Number, wide_dtype
 from ..core.step import Step
 
 
+CUBIC = ((0.0, 3.0, -2.0), (1.0, -2.0, 1.0), (0.0, -1.0, 1.0))
+"""The cubic with the states and the slopes at both ends; stages are the mean slope of the step and these two slopes."""
+
+
 class StageInterpolation:
     """What steppers share whose interpolant is y(t + theta h) = y + h sum_i b_i(theta) k_i.
 

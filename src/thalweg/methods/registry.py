@@ -6,7 +6,7 @@ import difflib
 from dataclasses import dataclass
 from typing import Protocol
 
-from . import dirk, dop853, explicit, rosenbrock, verner
+from . import auto, dirk, dop853, explicit, rosenbrock, verner
 
 
 class MethodData(Protocol):
@@ -120,6 +120,13 @@ _METHODS = {
             "Steinebach 2023",
             "rosenbrock",
         ),
+        Method(
+            "auto",
+            auto.AUTO,
+            "stiff or not, unknown or by turns: tsit5 and rodas5p",
+            "Petzold 1983; Hairer & Wanner 1996",
+            "switching",
+        ),
     )
 }
 
@@ -133,7 +140,7 @@ def methods() -> tuple[Method, ...]:
     --------
     >>> from thalweg.methods import methods
     >>> [method.name for method in methods()]
-    ['euler', 'midpoint', ..., 'tsit5', ..., 'rodas5p']
+    ['euler', 'midpoint', ..., 'tsit5', ..., 'auto']
     """
     return tuple(_METHODS.values())
 

@@ -6,9 +6,11 @@ from torch import Tensor
 
 from ..core.norms import Tolerance
 from ..core.step import Stepper
+from ..methods.auto import Switching
 from ..methods.registry import MethodData
 from ..methods.rosenbrock import Rosenbrock
 from ..methods.tableau import DiagonalTableau, Tableau
+from .auto import AutoStepper
 from .dirk import DIRK
 from .explicit_rk import ExplicitRK
 from .rosenbrock import RosenbrockStepper
@@ -34,4 +36,6 @@ def stepper_for(data: MethodData, like: Tensor, *, by_row: bool, tolerance: Tole
         return DIRK(data, like, by_row=by_row, tolerance=tolerance)
     if isinstance(data, Rosenbrock):
         return RosenbrockStepper(data, like, by_row=by_row)
+    if isinstance(data, Switching):
+        return AutoStepper(data, like, by_row=by_row, tolerance=tolerance)
     raise NotImplementedError(f"no stepper takes the steps of {type(data).__name__}")

@@ -39,6 +39,11 @@ class RosenbrockStepper(StageInterpolation):
     by_row : bool
         Whether each row has its own t and h.
 
+    Attributes
+    ----------
+    jacobian : Tensor
+        J of the step that was tried last.
+
     References
     ----------
     Hairer & Wanner, Solving Ordinary Differential Equations II (1996), IV.7.
@@ -66,6 +71,7 @@ class RosenbrockStepper(StageInterpolation):
         """Try a step of size h from (t, y)."""
         times = field.times(t, h, self._alpha)
         at_start, new = self._linearized(field, t, times[0], y)
+        self.jacobian = at_start.jacobian
         size = self._shaped(h, y.ndim, y)
         factors, pivots, _ = torch.linalg.lu_factor_ex(
             self._eye - self._shaped(h, 3, y) * self.method.gamma * at_start.jacobian

@@ -41,8 +41,6 @@ class Step:
         Whether its equations were solved; a step whose equations were not is rejected.
     error_order : float or Tensor (B,), optional
         The power of h by which its error shrinks, of a method whose order changes; the stepper's where it is left out.
-    growth : float, optional
-        The most by which the next step may be larger, where the method bears less than the controller allows.
     """
 
     y: Tensor
@@ -55,7 +53,6 @@ class Step:
     error_coarse: Tensor | None = None
     converged: Flag = True
     error_order: Number | None = None
-    growth: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

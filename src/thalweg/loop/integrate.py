@@ -217,8 +217,6 @@ def integrate(problem: Problem, recorder: Recorder | None = None) -> Result:
         if stepper.implicit:
             njev, nlu = tally(njev, running, step.njev), tally(nlu, running, step.nlu)
         h_next = decision.h
-        if step.growth is not None and error is not None:
-            h_next = where(absolute(h_next) > absolute(h) * step.growth, h * step.growth, h_next)
         stuck: Flag = False
         if error is not None:
             stuck = running & (absolute(h_next) <= maximum(absolute(t) * _SPACING, floor))

@@ -38,7 +38,8 @@ def agrees(observed, declared):
 
 def sizes(order):
     """The step sizes over two units of time at which an order shows."""
-    counts = {1: (400, 800, 1600), 2: (200, 400, 800), 3: (100, 200, 400), 7: (12, 18, 24), 8: (6, 9, 12)}
+    counts = {1: (400, 800, 1600), 2: (200, 400, 800), 3: (100, 200, 400)}
+    counts |= {6: (16, 24, 32), 7: (12, 18, 24), 8: (6, 9, 12)}
     return [2 / n for n in counts.get(min(order, 8), (64, 128, 256))]
 
 

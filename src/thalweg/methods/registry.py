@@ -6,7 +6,7 @@ import difflib
 from dataclasses import dataclass
 from typing import Protocol
 
-from . import auto, dirk, dop853, explicit, rosenbrock, verner
+from . import auto, dirk, dop853, explicit, firk, rosenbrock, verner
 
 
 class MethodData(Protocol):
@@ -106,6 +106,15 @@ _METHODS = {
         Method("sdirk2", dirk.SDIRK2, "stiff fields at loose tolerances, no slope kept", "Alexander 1977", "dirk"),
         Method("kvaerno3", dirk.KVAERNO3, "stiff fields at tolerances 1e-2 … 1e-5", "Kværnø 2004", "dirk"),
         Method("kvaerno5", dirk.KVAERNO5, "stiff fields at tolerances 1e-4 … 1e-9", "Kværnø 2004", "dirk"),
+        Method("gl4", firk.GL4, "equal steps: keeps quadratic invariants", "Hammer & Hollingsworth 1955", "firk"),
+        Method("gl6", firk.GL6, "equal steps: keeps them, of order 6", "Kuntzmann 1961; Butcher 1964", "firk"),
+        Method(
+            "radau5",
+            firk.RADAU5,
+            "stiff fields at tolerances 1e-4 … 1e-12",
+            "Ehle 1969; Hairer & Wanner 1996",
+            "firk",
+        ),
         Method(
             "rosenbrock23",
             rosenbrock.ROSENBROCK23,

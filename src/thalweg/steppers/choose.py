@@ -9,10 +9,11 @@ from ..core.step import Stepper
 from ..methods.auto import Switching
 from ..methods.registry import MethodData
 from ..methods.rosenbrock import Rosenbrock
-from ..methods.tableau import DiagonalTableau, Tableau
+from ..methods.tableau import DiagonalTableau, FullTableau, Tableau
 from .auto import AutoStepper
 from .dirk import DIRK
 from .explicit_rk import ExplicitRK
+from .firk import FIRK
 from .rosenbrock import RosenbrockStepper
 
 
@@ -34,6 +35,8 @@ def stepper_for(data: MethodData, like: Tensor, *, by_row: bool, tolerance: Tole
         return ExplicitRK(data, like, by_row=by_row)
     if isinstance(data, DiagonalTableau):
         return DIRK(data, like, by_row=by_row, tolerance=tolerance)
+    if isinstance(data, FullTableau):
+        return FIRK(data, like, by_row=by_row, tolerance=tolerance)
     if isinstance(data, Rosenbrock):
         return RosenbrockStepper(data, like, by_row=by_row)
     if isinstance(data, Switching):

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from .core.arithmetic import Flag, Number, wide_dtype
-from .core.field import Field
+from .core.field import FIELDS, Field, Pair
 from .core.norms import Tolerance
 from .core.solution import Solution, Stats
 from .core.state import Layout, layout_of
@@ -26,6 +26,7 @@ from .loop.integrate import GraphTimes, Problem, Result, integrate
 from .methods import Method, get_method
 from .output.events import Event, Found, as_events
 from .steppers.choose import stepper_for
+from .steppers.explicit_rk import ExplicitRK
 from .stepsize.controllers import CONTROLLERS, Controller, Fixed
 from .stepsize.stops import Stops
 
@@ -33,7 +34,7 @@ Time: TypeAlias = float | Tensor
 
 
 def solve_ivp(
-    fun: Callable[..., Any],
+    fun: Callable[..., Any] | Pair,
     t_span: tuple[Time, Time] | Sequence[Time] | Tensor,
     y0: Any,
     method: str = "tsit5",
@@ -71,6 +72,10 @@ def solve_ivp(
         The field, `fun(t, y, *args) -> dy/dt`, shaped, typed and structured as y. `t` is a 0-d tensor with joint
         batching and has shape (batch, 1, …, 1), with as many dimensions as y, per sample; (batch,) where y is a pytree
         whose leaves differ in their number of dimensions.
+        Some methods take a pair instead, the others one function alone. `kencarp4`: fun=(f, g) for
+        dy/dt = f(t, y, *args) + g(t, y, *args), of which g is stiff and f is not. `leapfrog`, `yoshida4`: fun=(v, f)
+        for dq/dt = v(t, p, *args), dp/dt = f(t, q, *args), where the state is y0 = (q, p), two tensors or pytrees of
+        one structure.
     t_span : (t0, t1)
         Numbers or tensors, in either direction of time; per sample, each may have shape (batch,). Equal times give y0.
     y0 : Tensor or pytree of Tensor
@@ -83,7 +88,8 @@ def solve_ivp(
         Further arguments of `fun`.
     jac : callable or Tensor, optional
         The Jacobian of fun for implicit methods, `jac(t, y, *args)`, or the matrix that it is everywhere: of shape
-        (N, N), or (batch, N, N) per sample, N the length of the state, or of a row of it, in the order of its entries.
+        (N, N), or (batch, N, N) per sample, N the length of the state, or of a row of it, in the order of its entries;
+        with fun=(f, g) that of g.
         Made by automatic differentiation where it is left out, and where gradients are wanted and cannot pass through
         it.
     dense_output : bool
@@ -157,8 +163,7 @@ def solve_ivp(
     _one_of("on_failure", on_failure, ("raise", "return"))
     _one_of("backend", backend, ("auto", "eager"))
     maker = _gradient(gradient)
-    if not callable(fun):
-        raise ValueError(f"fun must be callable as fun(t, y, *args), got {type(fun).__name__}")
+    _check_functions(fun, get_method(method))
     args = args if isinstance(args, tuple) else (args,)  # as SciPy does
 
     layout, packed = layout_of(y0, by_row=by_row)
@@ -183,7 +188,7 @@ def solve_ivp(
             "ask for times by t_eval, or solve under torch.no_grad()"
         )
     stats = Stats(backend="eager")
-    field = Field(fun, args, layout, packed, jac)
+    field = FIELDS[get_method(method).pair](fun, args, layout, packed, jac)
     problem = Problem(
         **choice.parts(field, layout, packed, units),
         y0=packed.detach(),
@@ -249,10 +254,10 @@ class _Choice:
             raise ValueError(f"{name} is one for all rows of y0 and needs batching='joint'")
         wide = wide_dtype(y0.device)
         stepper = stepper_for(method.data, y0, by_row=units.by_row, tolerance=tolerance)
-        if back and stepper.implicit:
+        if back and not isinstance(stepper, ExplicitRK):
             raise ValueError(
-                f"gradient='adjoint' goes back in time with explicit methods alone, and method {method.name!r} is "
-                "implicit; choose gradient='checkpointed', or an explicit method for the way back: "
+                "gradient='adjoint' goes back in time with explicit Runge–Kutta methods alone, and method "
+                f"{method.name!r} is none; choose gradient='checkpointed', or such a method for the way back: "
                 "thalweg.Adjoint(method='tsit5')"
             )
         return {
@@ -352,6 +357,29 @@ def _one_of(name: str, value: str, choices: Sequence[str]) -> str:
     if value not in choices:
         raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}")
     return value
+
+
+_PAIRS = {
+    "additive": "fun=(f, g) for dy/dt = f(t, y) + g(t, y) with a stiff g, solved for, and an f that is not stiff; "
+    "where there is no such split, choose a method for stiff fields, such as 'kvaerno5'",
+    "separable": "fun=(v, f) for dq/dt = v(t, p), dp/dt = f(t, q) and y0=(q, p); "
+    "where there is no such split, choose a method for one function, such as 'tsit5'",
+}
+
+
+def _check_functions(fun: Any, method: Method) -> None:
+    """Refuse what is not as many functions as the method takes."""
+    if method.pair is not None:
+        if not (isinstance(fun, tuple | list) and len(fun) == 2 and all(map(callable, fun))):
+            got = f"{len(fun)} of them" if isinstance(fun, tuple | list) else type(fun).__name__
+            raise ValueError(f"method {method.name!r} takes two functions, {_PAIRS[method.pair]}; got {got}")
+    elif isinstance(fun, tuple | list) and fun and all(map(callable, fun)):
+        raise ValueError(
+            f"method {method.name!r} takes one function, got {len(fun)}; give the whole field, such as "
+            "lambda t, y: f(t, y) + g(t, y), or choose a method for pairs (`thalweg methods` says which)"
+        )
+    elif not callable(fun):
+        raise ValueError(f"fun must be callable as fun(t, y, *args), got {type(fun).__name__}")
 
 
 def _check_jacobian(jac: Any, method: str, implicit: bool) -> None:
@@ -482,10 +510,8 @@ def _control(
     if not callable(getattr(control, "adapt", None)):
         raise ValueError(f"controller must be 'i', 'pi', 'pid' or an object such as thalweg.PID(), got {controller!r}")
     if control.adaptive and not method.adaptive:
-        raise ValueError(
-            f"method {method.name!r} has no error estimate; give step_size=, or choose an adaptive method "
-            "such as 'tsit5'"
-        )
+        instead = "" if method.pair else ", or choose an adaptive method such as 'tsit5'"
+        raise ValueError(f"method {method.name!r} has no error estimate; give step_size={instead}")
     if not control.adaptive and first_step is None:
         raise ValueError("a controller of fixed steps needs the size of the step: give step_size=")
     return control, None if first_step is None else _positive("first_step", first_step)

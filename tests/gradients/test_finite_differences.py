@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from pairs import solve
 from thalweg import solve_ivp
 from thalweg.gradients import recording
 from thalweg.methods import methods
@@ -126,7 +127,7 @@ def test_discrete_gradients_are_exact_at_any_step_size(method, batching):
     t_eval = torch.tensor([0.1, 0.55, 1.0], dtype=F64)
 
     def loss(gradient):
-        sol = solve_ivp(
+        sol = solve(
             field,
             (0.0, 1.0),
             y0,

@@ -5,6 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pairs import solve as solve_by_any
 from thalweg import Status, solve_ivp
 from thalweg.learn.config import ModelConfig, SolverConfig
 from thalweg.learn.model import build_model
@@ -66,7 +67,7 @@ def test_a_row_among_any_others_is_the_row_alone(method, rows, order, own_times,
 
     def solve(batch):
         start, end = t0[batch], t1[batch]
-        return solve_ivp(
+        return solve_by_any(
             pushed,
             (start, end),
             y0[batch],
@@ -87,7 +88,7 @@ def test_fixed_steps_too(method):
     t0, t1 = torch.tensor([0.0, 1.0, 0.5, 0.0], dtype=F64), torch.tensor([1.0, -1.0, 0.5, 0.55], dtype=F64)
 
     def solve(rows):
-        return solve_ivp(pushed, (t0[rows], t1[rows]), y0[rows], method, step_size=0.1, batching="per_sample")
+        return solve_by_any(pushed, (t0[rows], t1[rows]), y0[rows], method, step_size=0.1, batching="per_sample")
 
     assert_alone(solve, [0, 1, 2, 3])
     assert solve([0, 1, 2, 3]).stats.n_steps.tolist() == [10, 20, 0, 6]

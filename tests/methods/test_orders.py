@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 
+from pairs import solve, taken
 from problems import FORCED
-from thalweg import solve_ivp
-from thalweg.core.field import Field
+from thalweg.core.field import FIELDS
 from thalweg.core.norms import Tolerance
 from thalweg.core.state import layout_of
 from thalweg.methods import methods
@@ -54,7 +54,7 @@ def test_observed_order_is_the_declared_one(method, batching):
     y0 = torch.stack([p.state() for p in PROBLEMS])
     exact = torch.cat([p.reference([2.0]) for p in PROBLEMS])
     errors = [
-        (solve_ivp(FORCED.fun, (0, 2), y0, method.name, step_size=h, batching=batching, **SOLVED).ys[-1] - exact).norm()
+        (solve(FORCED.fun, (0, 2), y0, method.name, step_size=h, batching=batching, **SOLVED).ys[-1] - exact).norm()
         for h in sizes(method.order)
     ]
     assert agrees(slope(sizes(method.order), errors), method.order)
@@ -65,9 +65,11 @@ def test_observed_order_of_the_interpolant_is_the_declared_one(method):
     """Inside a step of size h from an exact start, an interpolant of order p errs by h^(p + 1)."""
     y0, errors = torch.stack([p.state() for p in PROBLEMS]), []
     steps = [0.1, 0.05, 0.025] if method.order < 7 else [0.4, 0.28, 0.2]
+    if method.pair == "separable":  # the end errs by a higher power, but by more until steps are short
+        steps = [h / 4 for h in steps]
     for h in steps:
         times = INSIDE * h
-        got = solve_ivp(FORCED.fun, (0, h), y0, method.name, times, step_size=h, **SOLVED).ys
+        got = solve(FORCED.fun, (0, h), y0, method.name, times, step_size=h, **SOLVED).ys
         exact = torch.stack([p.reference(times.tolist()) for p in PROBLEMS], 1)
         errors.append((got - exact).norm())
     assert agrees(slope(steps, errors), method.data.interpolant_order + 1)
@@ -81,15 +83,16 @@ def test_observed_order_of_the_solution_between_steps(method):
     exact = torch.stack([p.reference(MANY) for p in PROBLEMS], 1)
     steps = sizes(method.order)
     errors = [
-        (solve_ivp(FORCED.fun, (0, 2), y0, method.name, MANY, step_size=h, **SOLVED).ys - exact).norm() for h in steps
+        (solve(FORCED.fun, (0, 2), y0, method.name, MANY, step_size=h, **SOLVED).ys - exact).norm() for h in steps
     ]
     assert slope(steps, errors) > expected - 0.3
 
 
 @pytest.mark.parametrize("method", [m for m in METHODS if m.adaptive], ids=lambda m: m.name)
 def test_error_estimates_shrink_with_the_declared_power(method):
-    layout, y0 = layout_of(FORCED.state(), by_row=False)
-    field = Field(FORCED.fun, (), layout, y0)
+    fun, y0 = taken(FORCED.fun, FORCED.state(), method.name)
+    layout, y0 = layout_of(y0, by_row=False)
+    field = FIELDS[method.pair](fun, (), layout, y0)
     stepper = stepper_for(method.data, y0, by_row=False, tolerance=Tolerance(1e-13, 1e-13))
     carry = stepper.init(field(torch.tensor(0.0, dtype=y0.dtype), y0))
     largest = 0.2 if method.name in ("vern8", "vern9") else 0.08 if method.order > 5 else 0.04  # rounding comes early

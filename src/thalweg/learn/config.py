@@ -115,6 +115,8 @@ class SolverConfig(_Part):
     @model_validator(mode="after")
     def _method_fits(self) -> SolverConfig:
         method = get_method(self.method)
+        if method.pair is not None:
+            raise ValueError(f"method {self.method!r} takes two functions, and a flow has one; choose another")
         if not method.adaptive and self.step_size is None:
             raise ValueError(f"method {self.method!r} has no error estimate and needs a step_size, such as 0.1")
         if self.gradient == "adjoint" and method.kind != "explicit":

@@ -6,7 +6,7 @@ import difflib
 from dataclasses import dataclass
 from typing import Protocol
 
-from . import auto, dirk, dop853, explicit, firk, rosenbrock, verner
+from . import auto, dirk, dop853, explicit, firk, imex, rosenbrock, symplectic, verner
 
 
 class MethodData(Protocol):
@@ -63,6 +63,11 @@ class Method:
     def adaptive(self) -> bool:
         """Whether it estimates its error, so that it can choose its own steps."""
         return self.data.adaptive
+
+    @property
+    def pair(self) -> str | None:
+        """How two functions make up its field: `"additive"`, `"separable"`; None where it takes one function."""
+        return getattr(self.data, "pair", None)
 
 
 _METHODS = {
@@ -135,6 +140,27 @@ _METHODS = {
             "stiff or not, unknown or by turns: tsit5 and rodas5p",
             "Petzold 1983; Hairer & Wanner 1996",
             "switching",
+        ),
+        Method(
+            "kencarp4",
+            imex.KENCARP4,
+            "f + g with g stiff: g alone is solved for",
+            "Kennedy & Carpenter 2003",
+            "imex",
+        ),
+        Method(
+            "leapfrog",
+            symplectic.LEAPFROG,
+            "equal steps: orbits and waves, energy kept for ever",
+            "Störmer 1907; Verlet 1967",
+            "symplectic",
+        ),
+        Method(
+            "yoshida4",
+            symplectic.YOSHIDA4,
+            "as leapfrog, of order 4",
+            "Forest & Ruth 1990; Yoshida 1990",
+            "symplectic",
         ),
     )
 }

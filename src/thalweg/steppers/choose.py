@@ -7,14 +7,18 @@ from torch import Tensor
 from ..core.norms import Tolerance
 from ..core.step import Stepper
 from ..methods.auto import Switching
+from ..methods.imex import Imex
 from ..methods.registry import MethodData
 from ..methods.rosenbrock import Rosenbrock
+from ..methods.symplectic import Splitting
 from ..methods.tableau import DiagonalTableau, FullTableau, Tableau
 from .auto import AutoStepper
 from .dirk import DIRK
 from .explicit_rk import ExplicitRK
 from .firk import FIRK
+from .imex import ImexStepper
 from .rosenbrock import RosenbrockStepper
+from .symplectic import SplittingStepper
 
 
 def stepper_for(data: MethodData, like: Tensor, *, by_row: bool, tolerance: Tolerance) -> Stepper:
@@ -41,4 +45,8 @@ def stepper_for(data: MethodData, like: Tensor, *, by_row: bool, tolerance: Tole
         return RosenbrockStepper(data, like, by_row=by_row)
     if isinstance(data, Switching):
         return AutoStepper(data, like, by_row=by_row, tolerance=tolerance)
+    if isinstance(data, Imex):
+        return ImexStepper(data, like, by_row=by_row, tolerance=tolerance)
+    if isinstance(data, Splitting):
+        return SplittingStepper(data, like, by_row=by_row)
     raise NotImplementedError(f"no stepper takes the steps of {type(data).__name__}")

@@ -6,7 +6,7 @@ import difflib
 from dataclasses import dataclass
 from typing import Protocol
 
-from . import auto, dirk, dop853, explicit, firk, imex, rosenbrock, symplectic, verner
+from . import adams, auto, dirk, dop853, explicit, firk, imex, rosenbrock, symplectic, verner
 
 
 class MethodData(Protocol):
@@ -104,6 +104,33 @@ _METHODS = {
         ),
         Method("vern8", verner.VERN8, "smooth fields at tolerances 1e-8 … 1e-12", "Verner 2010"),
         Method("vern9", verner.VERN9, "near the limit of float64: tolerances below 1e-10", "Verner 2010"),
+        *(
+            Method(
+                f"adams_bashforth{order}",
+                adams.multistep(order, corrected=False),
+                "equal steps: one evaluation each, smooth fields",
+                "Bashforth & Adams 1883",
+                "adams",
+            )
+            for order in (2, 3, 4, 5)
+        ),
+        *(
+            Method(
+                f"adams_moulton{order}",
+                adams.multistep(order, corrected=True),
+                "equal steps: two evaluations each, smaller errors",
+                "Moulton 1926",
+                "adams",
+            )
+            for order in (2, 3, 4, 5)
+        ),
+        Method(
+            "adams",
+            adams.VariableAdams(),
+            "smooth fields that are costly to evaluate",
+            "Shampine & Gordon 1975",
+            "adams",
+        ),
         Method("implicit_euler", dirk.IMPLICIT_EULER, "equal steps: stiff, damps what is fast", "Euler 1768", "dirk"),
         Method("implicit_midpoint", dirk.IMPLICIT_MIDPOINT, "equal steps: keeps quadratic invariants", "Gauss", "dirk"),
         Method("trapezoid", dirk.TRAPEZOID, "equal steps: stiff, oscillating", "Crank & Nicolson 1947", "dirk"),

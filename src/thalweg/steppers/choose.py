@@ -6,12 +6,14 @@ from torch import Tensor
 
 from ..core.norms import Tolerance
 from ..core.step import Stepper
+from ..methods.adams import Multistep, VariableAdams
 from ..methods.auto import Switching
 from ..methods.imex import Imex
 from ..methods.registry import MethodData
 from ..methods.rosenbrock import Rosenbrock
 from ..methods.symplectic import Splitting
 from ..methods.tableau import DiagonalTableau, FullTableau, Tableau
+from .adams import MultistepStepper, VariableAdamsStepper
 from .auto import AutoStepper
 from .dirk import DIRK
 from .explicit_rk import ExplicitRK
@@ -49,4 +51,8 @@ def stepper_for(data: MethodData, like: Tensor, *, by_row: bool, tolerance: Tole
         return ImexStepper(data, like, by_row=by_row, tolerance=tolerance)
     if isinstance(data, Splitting):
         return SplittingStepper(data, like, by_row=by_row)
+    if isinstance(data, Multistep):
+        return MultistepStepper(data, like, by_row=by_row)
+    if isinstance(data, VariableAdams):
+        return VariableAdamsStepper(data, like, by_row=by_row, tolerance=tolerance)
     raise NotImplementedError(f"no stepper takes the steps of {type(data).__name__}")

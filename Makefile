@@ -6,7 +6,7 @@ BIN := .venv/bin
 TEST_FLAGS ?= -n 2
 SHELL := /bin/bash
 
-.PHONY: setup demo test check format bench clean
+.PHONY: setup demo test check format bench precision clean
 
 setup: .venv/.ready
 
@@ -35,7 +35,10 @@ format: setup
 	$(BIN)/ruff format .
 
 bench: setup  ## beside the peers, in an environment of their own
-	$(BIN)/python benchmarks/run.py
+	$(BIN)/python benchmarks/run.py $(ARGS)
+
+precision: setup  ## error against cost beside SciPy, torchdiffeq and diffrax, half an hour; ARGS="A3 B1" for some problems
+	$(BIN)/python benchmarks/run.py precision $(ARGS)
 
 clean:
 	rm -rf .venv .venv-peers .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

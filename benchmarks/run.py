@@ -1,7 +1,8 @@
-"""Thalweg beside its peers: `make bench`.
+"""Thalweg beside its peers: `make bench`, and `make precision`.
 
 Makes an environment of its own for the peers (.venv-peers), so that they never become dependencies, and runs
-`side_by_side.py` there with whatever was given on the command line; `--help` lists it.
+`side_by_side.py` there with whatever was given on the command line; `--help` lists it. Where the first word is
+`precision` or `stiff`, it runs that script instead.
 """
 
 from __future__ import annotations
@@ -13,8 +14,9 @@ import venv
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-PEERS = ["torchdiffeq==0.2.5"]
+PEERS = ["torchdiffeq==0.2.5", "diffrax==0.7.2", "jax==0.10.2"]
 ENVIRONMENT = ROOT / ".venv-peers"
+SCRIPTS = ("side_by_side", "precision", "stiff")
 
 
 def environment() -> Path:
@@ -27,7 +29,9 @@ def environment() -> Path:
     print("Setting up .venv-peers (a minute or two) ...", flush=True)
     venv.create(ENVIRONMENT, with_pip=True, clear=True)
     pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    subprocess.run([*pip, "--constraint", str(ROOT / "constraints.txt"), "torch", "numpy", *PEERS], check=True)
+    subprocess.run(
+        [*pip, "--constraint", str(ROOT / "constraints.txt"), "torch", "numpy", "matplotlib", *PEERS], check=True
+    )
     # its other dependencies are for tables and figures; a solve needs torch alone
     subprocess.run([*pip, "--no-deps", "--editable", str(ROOT)], check=True)
     ready.write_text(wanted)
@@ -35,5 +39,7 @@ def environment() -> Path:
 
 
 if __name__ == "__main__":
-    script = Path(__file__).with_name("side_by_side.py")
-    sys.exit(subprocess.run([str(environment()), str(script), *sys.argv[1:]]).returncode)
+    words = sys.argv[1:]
+    name = words.pop(0) if words and words[0] in SCRIPTS else "side_by_side"
+    script = Path(__file__).with_name(f"{name}.py")
+    sys.exit(subprocess.run([str(environment()), str(script), *words]).returncode)

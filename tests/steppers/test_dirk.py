@@ -84,6 +84,22 @@ class TestStiffProblems:
         assert (sol.ys[-1].abs() <= (1e-5 if method in L_STABLE else 1)).all()
 
 
+@pytest.mark.parametrize("method", NAMES)
+def test_all_begins_anew_where_the_field_jumps(method):
+    """Y' = -y until t = 0.5 and 2 y from there on: as in two solves."""
+    y0 = torch.ones(1, dtype=F64)
+    options = {"step_size": 0.05, "rtol": 1e-10, "atol": 1e-10}
+
+    def field(t, y):
+        return torch.where(t < 0.5, -1.0, 2.0) * y
+
+    found = solve_ivp(field, (0.0, 1.0), y0, method, jump_ts=[0.5], **options).ys[-1]
+    middle = solve_ivp(lambda t, y: -y, (0.0, 0.5), y0, method, **options).ys[-1]
+    torch.testing.assert_close(
+        found, solve_ivp(lambda t, y: 2 * y, (0.5, 1.0), middle, method, **options).ys[-1], rtol=1e-9, atol=0
+    )
+
+
 class TestRows:
     STARTS = torch.tensor([[1.0, 0.1], [0.3, 50.0], [-1.0, 1e4], [0.5, 3.0]], dtype=F64)
 

@@ -102,7 +102,10 @@ class Stepper(Protocol):
         """Whether `init` needs the slope at the start."""
 
     def init(self, slope: Tensor | None) -> Carry | None:
-        """The carry of the first step, as a function of the slope at the start alone."""
+        """Begin anew; returns the carry of the first step, as a function of the slope at the start alone.
+
+        Where the slope is not known, as the field has just jumped, there is none.
+        """
 
     def step(self, field: FieldLike, t: Number, h: Number, y: Tensor, carry: Carry | None) -> Step:
         """Try a step of size h from (t, y); no carry means that nothing is known of what came before."""

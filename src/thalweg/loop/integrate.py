@@ -342,9 +342,9 @@ def _bounded(problem: Problem, h: Number, direction: Number) -> Number:
 
 def _next_carry(problem: Problem, step: Step, carry: Carry | None, t: Number, accept: Flag) -> Carry | None:
     """What the next step, from t, has of this one: nothing where the field jumps in between."""
-    if step.carry is None:
-        return None
     if problem.stops is not None and accept is True and problem.stops.jumps_at(t):
+        return problem.stepper.init(None)
+    if step.carry is None:
         return None
     if carry is None:
         return step.carry if accept is True else None

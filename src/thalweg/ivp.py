@@ -18,7 +18,9 @@ from .core.norms import Tolerance
 from .core.solution import Solution, Stats
 from .core.state import Layout, layout_of
 from .core.status import SolveError, Status
-from .core.step import Step, TriedStep
+from .core.step import Step, Stepper, TriedStep
+from .external.integrate import ExternalStepper, either
+from .external.methods import External, get_external
 from .gradients import GRADIENTS, Adjoint, GradientMethod, Request
 from .gradients.segments import solve_with_events
 from .loop.batching import Batching, Joint, PerSample
@@ -56,7 +58,7 @@ def solve_ivp(
     max_steps: int = 10_000,
     controller: Controller | Literal["i", "pi", "pid"] | None = None,
     batching: Literal["joint", "per_sample"] = "joint",
-    gradient: Literal["checkpointed", "direct", "adjoint"] | GradientMethod = "checkpointed",
+    gradient: Literal["checkpointed", "direct", "adjoint"] | GradientMethod | None = None,
     callback: Callable[[TriedStep], bool | None] | None = None,
     backend: Literal["auto", "eager"] = "auto",
     on_failure: Literal["raise", "return"] = "raise",
@@ -81,7 +83,8 @@ def solve_ivp(
     y0 : Tensor or pytree of Tensor
         The initial state, floating or complex; per sample, the first dimension of every leaf is the batch.
     method : str
-        See `thalweg methods`.
+        See `thalweg methods`. With the name of another library in front, as `"scipy:LSODA"` or `"sundials:cvode_bdf"`,
+        that library takes the steps: on the CPU, with joint batching and the adjoint's gradient.
     t_eval : Tensor (T,), or (T, batch) per sample
         The times of the outputs, within t_span and in its direction. Without it: t0 and t1.
     args : tuple
@@ -123,11 +126,12 @@ def solve_ivp(
         Whose error counts together. `joint`: one step size for all, right for every field. `per_sample`: each row of
         y0 has its own, as if solved alone; rows of the field must not depend on each other.
     gradient : {"checkpointed", "direct", "adjoint"} or Adjoint
-        `checkpointed`: the exact gradient of what was computed; recorded in one graph as long as that holds no more
-        than 256 MiB, otherwise each accepted step is computed again. `direct`: the same by backpropagation
-        through the solver, of any order, at the memory of all that it did. `adjoint`: the continuous adjoint, solved
-        back in time (Chen et al. 2018), at the memory of one step;
-        `thalweg.Adjoint(rtol=…)` says how that solve takes its steps.
+        `checkpointed`, the default: the exact gradient of what was computed; recorded in one graph as long as that
+        holds no more than 256 MiB, otherwise each accepted step is computed again. `direct`: the same by
+        backpropagation through the solver, of any order, at the memory of all that it did. `adjoint`: the continuous
+        adjoint, solved back in time (Chen et al. 2018), at the memory of one step;
+        `thalweg.Adjoint(rtol=…)` says how that solve takes its steps. The default, and the only one, where another
+        library takes the steps.
     callback : callable, optional
         callback(step), called with a `TriedStep` of every step that is tried, kept or not: its `t`, `h`, `y`, `y_new`
         and `accepted`. The solve fails with `Status.STOPPED` where it returns true.
@@ -162,8 +166,9 @@ def solve_ivp(
     by_row = _one_of("batching", batching, ("joint", "per_sample")) == "per_sample"
     _one_of("on_failure", on_failure, ("raise", "return"))
     _one_of("backend", backend, ("auto", "eager"))
-    maker = _gradient(gradient)
-    _check_functions(fun, get_method(method))
+    chosen = _method(method)
+    maker = _gradient(gradient, chosen)
+    _check_functions(fun, chosen)
     args = args if isinstance(args, tuple) else (args,)  # as SciPy does
 
     layout, packed = layout_of(y0, by_row=by_row)
@@ -172,7 +177,7 @@ def solve_ivp(
     times = None if t_eval is None else _output_times(t_eval, t0, t1, rows, packed)
     units: Batching = PerSample(packed.shape[0], packed.device) if by_row else Joint()
     choice = _Choice(
-        method, rtol, atol, norm, step_size, first_step, max_step, min_step, max_steps, controller, step_ts, jump_ts,
+        chosen, rtol, atol, norm, step_size, first_step, max_step, min_step, max_steps, controller, step_ts, jump_ts,
         callback,
     )  # fmt: skip
 
@@ -188,7 +193,10 @@ def solve_ivp(
             "ask for times by t_eval, or solve under torch.no_grad()"
         )
     stats = Stats(backend="eager")
-    field = FIELDS[get_method(method).pair](fun, args, layout, packed, jac)
+    if isinstance(chosen, External):
+        stats.backend = chosen.library
+        _refuse_looks_inside(chosen, dense_output=dense_output, events=events is not None)
+    field = FIELDS[chosen.pair](fun, args, layout, packed, jac)
     problem = Problem(
         **choice.parts(field, layout, packed, units),
         y0=packed.detach(),
@@ -197,16 +205,16 @@ def solve_ivp(
         t_eval=None if times is None else times.detach(),
         dense=dense_output,
     )
-    _check_jacobian(jac, method, problem.stepper.implicit)
+    _check_jacobian(jac, chosen.name, problem.stepper.implicit)
     backward = None
     if isinstance(maker, Adjoint):
         backward = replace(problem, **choice.back(maker).parts(field, layout, packed, units, back=True))
-    graph_times = GraphTimes(t0, t1, times)
+    graph_times, run = GraphTimes(t0, t1, times), either(integrate)
     if watched := as_events(events):
-        evented = solve_with_events(integrate, maker, Request(problem, packed, graph_times, stats, backward), watched)
+        evented = solve_with_events(run, maker, Request(problem, packed, graph_times, stats, backward), watched)
         parts = (evented.ys, t0, evented.t_end, times, stats, layout.unpack, packed, on_failure)
         return _solution(problem, evented.result, *parts, evented.found)
-    ys, result = maker.run(integrate, Request(problem, packed, graph_times if timed else None, stats, backward))
+    ys, result = maker.run(run, Request(problem, packed, graph_times if timed else None, stats, backward))
     found = None if events is None else ()
     return _solution(problem, result, ys, t0, t1, times, stats, layout.unpack, packed, on_failure, found)
 
@@ -215,7 +223,7 @@ def solve_ivp(
 class _Choice:
     """How steps are taken, as `solve_ivp` is told; what the adjoint may choose anew for its own solve."""
 
-    method: str
+    method: str | Method | External
     rtol: float | Tensor
     atol: float | Tensor
     norm: Callable[..., float | Tensor] | None
@@ -240,7 +248,7 @@ class _Choice:
 
     def parts(self, field: Field, layout: Layout, y0: Tensor, units: Batching, *, back: bool = False) -> dict[str, Any]:
         """What the loop needs to know, checked; `back` where the state is a pair of y and its adjoint."""
-        method = get_method(self.method)
+        method = _method(self.method)
         tolerance = _tolerance(self.rtol, self.atol, y0)
         control, first = _control(method, self.controller, self.step_size, self.first_step)
         _positive("max_step", self.max_step)
@@ -253,8 +261,13 @@ class _Choice:
             name = "jump_ts" if jump_ts else "norm"
             raise ValueError(f"{name} is one for all rows of y0 and needs batching='joint'")
         wide = wide_dtype(y0.device)
-        stepper = stepper_for(method.data, y0, by_row=units.by_row, tolerance=tolerance)
-        if back and not isinstance(stepper, ExplicitRK):
+        stepper: Stepper | ExternalStepper
+        if isinstance(method, External):
+            self._check_external(method, bool(step_ts or jump_ts))
+            stepper = ExternalStepper(method, y0, by_row=units.by_row)
+        else:
+            stepper = stepper_for(method.data, y0, by_row=units.by_row, tolerance=tolerance)
+        if back and not isinstance(stepper, ExplicitRK | ExternalStepper):
             raise ValueError(
                 "gradient='adjoint' goes back in time with explicit Runge–Kutta methods alone, and method "
                 f"{method.name!r} is none; choose gradient='checkpointed', or such a method for the way back: "
@@ -273,6 +286,23 @@ class _Choice:
             "stops": Stops(step_ts, jump_ts, y0.device) if step_ts or jump_ts else None,
             "callback": None if self.callback is None else _callback(self.callback, layout, back),
         }
+
+    def _check_external(self, method: External, stops: bool) -> None:
+        """Refuse what another library's steps do not know."""
+        asked = {
+            "step_size": self.step_size is not None,
+            "controller": self.controller is not None,
+            "norm": self.norm is not None,
+            "min_step": self.min_step > 0,
+            "step_ts or jump_ts": stops,
+            "callback": self.callback is not None,
+        }
+        if any(asked.values()):
+            name = next(name for name, there in asked.items() if there)
+            raise ValueError(
+                f"method {method.name!r} chooses its steps by itself and takes no {name}; leave it out, or choose a "
+                "method of thalweg's own"
+            )
 
 
 def _norm(norm: Callable[..., float | Tensor], layout: Layout, back: bool) -> Callable[[Tensor], float | Tensor]:
@@ -307,8 +337,30 @@ def _stop_times(name: str, times: Tensor | Sequence[float]) -> list[float]:
     return values.tolist()
 
 
-def _gradient(gradient: str | GradientMethod) -> GradientMethod:
+def _method(method: str | Method | External) -> Method | External:
+    """The method of that name, thalweg's own or another library's."""
+    if isinstance(method, Method | External):
+        return method
+    return get_external(method) if isinstance(method, str) and ":" in method else get_method(method)
+
+
+def _refuse_looks_inside(method: External, *, dense_output: bool, events: bool) -> None:
+    """Refuse what needs states inside steps of another library's."""
+    if dense_output or events:
+        name, instead = ("events", "") if events else ("dense_output", "ask for times by t_eval, or ")
+        raise ValueError(f"method {method.name!r} knows no {name}; {instead}choose a method of thalweg's own")
+
+
+def _gradient(gradient: str | GradientMethod | None, method: Method | External) -> GradientMethod:
     """The gradient method of that name, or the object itself."""
+    external = isinstance(method, External)
+    if gradient is None:
+        gradient = "adjoint" if external else "checkpointed"
+    if external and gradient != "adjoint" and not isinstance(gradient, Adjoint):
+        raise ValueError(
+            f"the steps of method {method.name!r} are in no graph: choose gradient='adjoint' or a thalweg.Adjoint(), "
+            f"got {gradient!r}"
+        )
     if isinstance(gradient, str):
         return GRADIENTS[_one_of("gradient", gradient, tuple(GRADIENTS))]
     if not callable(getattr(gradient, "run", None)):
@@ -341,6 +393,7 @@ def _solution(
         status=status,
         stats=stats,
         sol=None if dense is None else dense.finish(problem.stepper, y0, problem.t0, result.t, unpack),
+        note=result.note,
     )
     if found is not None:
         shown = [part.shown() for part in found]
@@ -367,7 +420,7 @@ _PAIRS = {
 }
 
 
-def _check_functions(fun: Any, method: Method) -> None:
+def _check_functions(fun: Any, method: Method | External) -> None:
     """Refuse what is not as many functions as the method takes."""
     if method.pair is not None:
         if not (isinstance(fun, tuple | list) and len(fun) == 2 and all(map(callable, fun))):
@@ -496,7 +549,7 @@ def _allowed(name: str, value: float | Tensor, y0: Tensor) -> float | Tensor:
 
 
 def _control(
-    method: Method, controller: Controller | str | None, step_size: float | None, first_step: float | None
+    method: Method | External, controller: Controller | str | None, step_size: float | None, first_step: float | None
 ) -> tuple[Controller, float | None]:
     """The controller, and the size of the first step where it is given."""
     if step_size is not None:

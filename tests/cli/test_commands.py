@@ -13,6 +13,7 @@ import pytest
 from typer.testing import CliRunner
 
 from thalweg.cli.main import app
+from thalweg.external.methods import external_methods
 from thalweg.learn.runs import Run
 from thalweg.methods import methods
 
@@ -271,6 +272,10 @@ def test_every_method_is_listed_with_when_to_use_it():
         (line,) = (line for line in text.splitlines() if line.split()[:1] == [method.name])
         assert line.split()[1:3] == [str(method.order), str(method.stages)]
         assert method.summary in line
+    for external in external_methods():
+        (line,) = (line for line in text.splitlines() if line.split()[:1] == [external.name])
+        assert line.split()[1] == external.orders
+        assert external.summary in line
 
 
 def test_help_and_version():

@@ -11,6 +11,7 @@ def methods() -> None:
 
     For example: `thalweg methods`
     """
+    from ..external.methods import external_methods
     from ..methods import methods as all_methods
     from .console import console, plain_table
 
@@ -23,3 +24,10 @@ def methods() -> None:
         steps = "adaptive" if method.adaptive else "equal"
         table.add_row(method.name, str(method.order), str(method.stages), method.kind, steps, method.summary)
     console().print(table)
+
+    others = plain_table("other libraries' solvers", "orders", "when to use it")
+    for column in others.columns[:2]:
+        column.no_wrap = True
+    for external in external_methods():
+        others.add_row(external.name, external.orders, external.summary)
+    console().print(others)

@@ -89,6 +89,8 @@ class Solution:
     sol : callable or None
         With `dense_output=True`, the solution as a function of time (see `thalweg.DenseOutput`), which calling the
         solution itself calls.
+    note : str
+        What a solver of another library said where it failed; part of the message.
 
     Examples
     --------
@@ -105,6 +107,7 @@ class Solution:
     sol: Callable[[float | Tensor], Any] | None = None
     t_events: list[Tensor] | None = None
     y_events: list[Any] | None = None
+    note: str = ""
 
     def __call__(self, t: float | Tensor) -> Any:
         """The state at the time or times t, where the solve was asked for `dense_output=True`.
@@ -129,7 +132,7 @@ class Solution:
     def message(self) -> str:
         """How it ended, and what to try where that was not at t1."""
         if not isinstance(self.status, Tensor):
-            return self.status.message
+            return self.status.message + (f" ({self.note})" if self.note else "")
         failed = list(self._failures())
         if not failed:
             ended = bool((self.status == Status.EVENT.value).any())

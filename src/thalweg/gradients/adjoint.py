@@ -26,6 +26,7 @@ from ..core.field import Field, FieldLike
 from ..core.norms import Tolerance
 from ..core.status import Status
 from ..core.step import Carry, Step
+from ..external.integrate import NODES, WEIGHTS, ExternalStepper
 from ..loop.integrate import Problem, Result
 from ..methods.tableau import Tableau
 from ..output.saving import EndSaver
@@ -109,14 +110,14 @@ class _AugmentedField:
     first : list or None
         The gradients of the first evaluation of a solve.
     latest : deque
-        Those of the last evaluations, as many as a step takes.
+        Those of the last evaluations: `keep`, as many as a step takes, or none.
     """
 
-    def __init__(self, field: Field, targets: Sequence[Tensor], dim: int, stepper: ExplicitRK, retain: bool) -> None:
+    def __init__(self, field: Field, targets: Sequence[Tensor], dim: int, keep: int, retain: bool) -> None:
         self.field, self.targets, self.dim, self.retain = field, targets, dim, retain
-        self.kept = () if stepper.by_row else targets
+        self.kept = targets if keep else ()
         self.first: _Gradients | None = None
-        self.latest: deque[_Gradients] = deque(maxlen=stepper.tableau.stages)
+        self.latest: deque[_Gradients] = deque(maxlen=keep)
         self.checked = False
 
     def times(self, t: Number, h: Number, c: Tensor) -> Sequence[Tensor]:
@@ -132,27 +133,30 @@ class _AugmentedField:
         return (self,)
 
     def __call__(self, t: Tensor, y: Tensor) -> Tensor:
-        """The field, and minus its vector–Jacobian product with a."""
+        """The field, and minus its vector–Jacobian product with a; in a graph where a Jacobian of both is made."""
+        recorded = torch.is_grad_enabled()
         z, a = y.unbind(self.dim)
-        z = z.detach().requires_grad_()
+        z = z if recorded else z.detach().requires_grad_()
         with torch.enable_grad():
             slope = self.field(t, z)
-        if not self.checked:
+        if not (self.checked or recorded):
             check_reach([slope], [z, *self.targets])
             self.checked = True
-        product, *gradients = self._products(slope, z, a)
+        product, *gradients = self._products(slope, z, a, recorded)
         if self.kept:
             self.first = self.first or gradients
             self.latest.append(gradients)
         change = torch.zeros_like(a) if product is None else -product
-        return torch.stack([slope.detach(), change], self.dim)
+        return torch.stack([slope if recorded else slope.detach(), change], self.dim)
 
-    def _products(self, slope: Tensor, z: Tensor, a: Tensor) -> _Gradients:
+    def _products(self, slope: Tensor, z: Tensor, a: Tensor, recorded: bool) -> _Gradients:
         """aᵀ ∂f/∂z, then aᵀ ∂f/∂θ where they are kept."""
         if not slope.requires_grad:
             return [None] * (1 + len(self.kept))
-        wanted = [z, *self.kept]
-        return list(torch.autograd.grad(slope, wanted, a, allow_unused=True, retain_graph=self.retain))
+        wanted, retain = [z, *self.kept], self.retain or recorded
+        return list(
+            torch.autograd.grad(slope, wanted, a, allow_unused=True, retain_graph=retain, create_graph=recorded)
+        )
 
 
 class _JointQuadrature:
@@ -182,7 +186,41 @@ class _JointQuadrature:
                 self.sums.add(gradients, scale=-h * weight)
 
 
-class _RowQuadrature:
+class _EvaluatedQuadrature:
+    """The integral of aᵀ ∂f/∂θ, from evaluations of its own."""
+
+    def __init__(self, field: Field, targets: list[Tensor], retain: bool) -> None:
+        self.field, self.targets, self.retain = field, targets, retain
+        self.sums = Accumulator(len(targets))
+        self.evaluations = 0
+
+    def _add(self, t: Tensor, z: Tensor, cotangent: Tensor) -> None:
+        with torch.enable_grad():
+            slope = self.field(t, z)
+        self.evaluations += 1
+        if not slope.requires_grad:
+            return
+        check_reach([slope], self.targets)
+        self.sums.add(torch.autograd.grad(slope, self.targets, cotangent, allow_unused=True, retain_graph=self.retain))
+
+
+class _GaussQuadrature(_EvaluatedQuadrature):
+    """Where another library takes the steps: Gauss's formula in each, as good as the states inside steps are."""
+
+    def record(
+        self, step: Step, t: Number, h: Number, y: Tensor, carry: Carry | None, accept: Flag, last: Flag, level: Count
+    ) -> None:
+        """Add a step."""
+        if not self.targets:
+            return
+        assert isinstance(h, float)
+        times = self.field.times(t, h, torch.tensor(NODES, dtype=torch.float64, device="cpu"))
+        for time, weight, state in zip(times, WEIGHTS, step.stages, strict=True):
+            z, a = state.unbind(0)
+            self._add(time, z, a * (-h * weight))
+
+
+class _RowQuadrature(_EvaluatedQuadrature):
     """The integral of aᵀ ∂f/∂θ where each row has a step size of its own.
 
     What a row's evaluation weighs is not known before the row accepts the step, and gradients are summed over rows, so
@@ -190,9 +228,8 @@ class _RowQuadrature:
     """
 
     def __init__(self, field: Field, targets: list[Tensor], stepper: ExplicitRK, retain: bool) -> None:
-        self.field, self.targets, self.stepper, self.retain = field, targets, stepper, retain
-        self.sums = Accumulator(len(targets))
-        self.evaluations = 0
+        super().__init__(field, targets, retain)
+        self.stepper = stepper
         b = stepper.tableau.b
         self._weights = [(i, weight) for i, weight in enumerate(b) if weight]
         self._c = torch.tensor(stepper.tableau.c, dtype=wide_dtype(stepper.device), device=stepper.device)
@@ -210,15 +247,6 @@ class _RowQuadrature:
             scale = across(torch.as_tensor(where(accept, h * -weight, 0.0)).to(y.dtype), y.ndim - 1)
             z, a = state.unbind(1)
             self._add(times[i], z, a * scale)
-
-    def _add(self, t: Tensor, z: Tensor, cotangent: Tensor) -> None:
-        with torch.enable_grad():
-            slope = self.field(t, z)
-        self.evaluations += 1
-        if not slope.requires_grad:
-            return
-        check_reach([slope], self.targets)
-        self.sums.add(torch.autograd.grad(slope, self.targets, cotangent, allow_unused=True, retain_graph=self.retain))
 
 
 class _Backward:
@@ -241,15 +269,22 @@ class _Backward:
         assert isinstance(self.backward.field, Field)
         field = field.with_jumps(self.backward.field.jumps)
         like = self._stack(self.problem.y0, self.problem.y0)
-        assert isinstance(self.backward.stepper, ExplicitRK)
-        self.stepper = ExplicitRK(self.backward.stepper.tableau, like, by_row=self.by_row)
-        retain = node.sources.retain()
-        self.field = _AugmentedField(field, targets, self.dim, self.stepper, retain)
-        self.quadrature = (
-            _RowQuadrature(field, targets, self.stepper, retain)
-            if self.by_row
-            else _JointQuadrature(self.field, self.stepper.tableau)
-        )
+        retain, stepper = node.sources.retain(), self.backward.stepper
+        self.quadrature: _RowQuadrature | _JointQuadrature | _GaussQuadrature
+        if isinstance(stepper, ExternalStepper):
+            self.stepper: Any = ExternalStepper(stepper.method, like, by_row=False)
+            self.field = _AugmentedField(field, targets, self.dim, 0, retain)
+            self.quadrature = _GaussQuadrature(field, targets, retain)
+        else:
+            assert isinstance(stepper, ExplicitRK)
+            tableau = stepper.tableau
+            self.stepper = ExplicitRK(tableau, like, by_row=self.by_row)
+            self.field = _AugmentedField(field, targets, self.dim, 0 if self.by_row else tableau.stages, retain)
+            self.quadrature = (
+                _RowQuadrature(field, targets, self.stepper, retain)
+                if self.by_row
+                else _JointQuadrature(self.field, tableau)
+            )
         self.evaluations = 0
 
     def run(self) -> Sequence[Tensor | None]:
@@ -291,7 +326,9 @@ class _Backward:
         moving = t != goal
         if not (bool(moving.any()) if isinstance(moving, Tensor) else moving):
             return a, step
-        first = where(absolute(step) > 0, absolute(step), absolute(goal - t))
+        first = self.backward.first_step
+        if not isinstance(self.stepper, ExternalStepper):  # those begin at an order that wants other sizes
+            first = where(absolute(step) > 0, absolute(step), absolute(goal - t))
         back = replace(
             self.backward,
             field=self.field,

@@ -133,6 +133,8 @@ class Result:
         The size that the next step would have had, signed.
     y : Tensor
         The state where it ended.
+    note : str
+        What a solver of another library says where it failed.
     """
 
     ys: Tensor
@@ -147,6 +149,7 @@ class Result:
     y: Tensor
     njev: Count = 0
     nlu: Count = 0
+    note: str = ""
 
 
 def integrate(problem: Problem, recorder: Recorder | None = None) -> Result:

@@ -1,0 +1,1 @@
+"""Solvers of other libraries, on the CPU: SciPy's and SUNDIALS'."""

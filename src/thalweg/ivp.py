@@ -266,7 +266,8 @@ class _Choice:
             self._check_external(method, bool(step_ts or jump_ts))
             stepper = ExternalStepper(method, y0, by_row=units.by_row)
         else:
-            stepper = stepper_for(method.data, y0, by_row=units.by_row, tolerance=tolerance)
+            fixed = not control.adaptive
+            stepper = stepper_for(method.data, y0, by_row=units.by_row, tolerance=tolerance, fixed=fixed)
         if back and not isinstance(stepper, ExplicitRK | ExternalStepper):
             raise ValueError(
                 "gradient='adjoint' goes back in time with explicit Runge–Kutta methods alone, and method "

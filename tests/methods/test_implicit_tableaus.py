@@ -5,7 +5,7 @@ import pytest
 
 import order_conditions
 from thalweg.methods.dirk import IMPLICIT_EULER, IMPLICIT_MIDPOINT, KVAERNO3, KVAERNO5, SDIRK2, TRAPEZOID, TRBDF2
-from thalweg.methods.firk import GL4, GL6, RADAU5
+from thalweg.methods.firk import GL4, GL6, RADAU3, RADAU5
 from thalweg.methods.imex import KENCARP4, Imex
 from thalweg.methods.tableau import DiagonalTableau, FullTableau
 
@@ -16,6 +16,7 @@ L_STABLE = {
     "sdirk2": SDIRK2,
     "kvaerno3": KVAERNO3,
     "kvaerno5": KVAERNO5,
+    "radau3": RADAU3,
     "radau5": RADAU5,
     "kencarp4": KENCARP4.implicit,
 }

@@ -34,6 +34,10 @@ GL4 = _collocation(4, [0.5 - math.sqrt(3) / 6, 0.5 + math.sqrt(3) / 6])
 GL6 = _collocation(6, [0.5 - math.sqrt(15) / 10, 0.5, 0.5 + math.sqrt(15) / 10])
 """Kuntzmann 1961, Butcher 1964, the Gauss method of three stages; A-stable, symplectic, symmetric."""
 
+RADAU3 = _collocation(3, [1 / 3, 1.0])
+"""Ehle 1969, Axelsson 1969, the Radau IIA method of two stages; L-stable. A has no real eigenvalue, whose factor would
+filter an error estimate."""
+
 RADAU5 = _collocation(
     5,
     [(4 - math.sqrt(6)) / 10, (4 + math.sqrt(6)) / 10, 1.0],

@@ -138,6 +138,7 @@ _METHODS = {
         Method("sdirk2", dirk.SDIRK2, "stiff fields at loose tolerances, no slope kept", "Alexander 1977", "dirk"),
         Method("kvaerno3", dirk.KVAERNO3, "stiff fields at tolerances 1e-2 … 1e-5", "Kværnø 2004", "dirk"),
         Method("kvaerno5", dirk.KVAERNO5, "stiff fields at tolerances 1e-4 … 1e-9", "Kværnø 2004", "dirk"),
+        Method("radau3", firk.RADAU3, "equal steps: stiff, damps what is fast", "Ehle 1969; Axelsson 1969", "firk"),
         Method("gl4", firk.GL4, "equal steps: keeps quadratic invariants", "Hammer & Hollingsworth 1955", "firk"),
         Method("gl6", firk.GL6, "equal steps: keeps them, of order 6", "Kuntzmann 1961; Butcher 1964", "firk"),
         Method(

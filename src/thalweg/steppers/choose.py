@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from torch import Tensor
 
 from ..core.norms import Tolerance
@@ -23,7 +25,9 @@ from .rosenbrock import RosenbrockStepper
 from .symplectic import SplittingStepper
 
 
-def stepper_for(data: MethodData, like: Tensor, *, by_row: bool, tolerance: Tolerance) -> Stepper:
+def stepper_for(
+    data: MethodData, like: Tensor, *, by_row: bool, tolerance: Tolerance, fixed: bool = False
+) -> Stepper:
     """A stepper for one solve.
 
     Parameters
@@ -36,7 +40,11 @@ def stepper_for(data: MethodData, like: Tensor, *, by_row: bool, tolerance: Tole
         Whether each row has its own t and h.
     tolerance : Tolerance
         That of the solve, by which iterations stop.
+    fixed : bool
+        Whether the size of a step is given, so that a smaller one is no way out of equations that are hard to solve.
     """
+    if fixed and isinstance(data, DiagonalTableau | FullTableau):
+        data = replace(data, b_error=None, embedded_order=None)  # nobody asks for its estimate
     if isinstance(data, Tableau):
         return ExplicitRK(data, like, by_row=by_row)
     if isinstance(data, DiagonalTableau):

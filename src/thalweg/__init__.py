@@ -21,6 +21,7 @@ _HOMES = {
     "Event": "thalweg.output.events",
     "PID": "thalweg.stepsize.controllers",
     "Fixed": "thalweg.stepsize.controllers",
+    "register_method": "thalweg.methods",
     "NeuralODE": "thalweg.nn",
     "NeuralODEClassifier": "thalweg.learn.estimators",
     "NeuralODERegressor": "thalweg.learn.estimators",
@@ -40,6 +41,7 @@ __all__ = [
     "Stats",
     "Status",
     "__version__",
+    "register_method",
     "solve_ivp",
 ]
 
@@ -49,6 +51,7 @@ if TYPE_CHECKING:
     from .gradients.adjoint import Adjoint
     from .ivp import solve_ivp
     from .learn.estimators import NeuralODEClassifier, NeuralODERegressor
+    from .methods import register_method
     from .nn import NeuralODE
     from .output.dense import DenseOutput
     from .output.events import Event

@@ -25,7 +25,8 @@ from .gradients import GRADIENTS, Adjoint, GradientMethod, Request
 from .gradients.segments import solve_with_events
 from .loop.batching import Batching, Joint, PerSample
 from .loop.integrate import GraphTimes, Problem, Result, integrate
-from .methods import Method, get_method
+from .methods import Method, as_method
+from .methods.tableau import RungeKutta
 from .output.events import Event, Found, as_events
 from .steppers.choose import stepper_for
 from .steppers.explicit_rk import ExplicitRK
@@ -39,7 +40,7 @@ def solve_ivp(
     fun: Callable[..., Any] | Pair,
     t_span: tuple[Time, Time] | Sequence[Time] | Tensor,
     y0: Any,
-    method: str = "tsit5",
+    method: str | Method | RungeKutta = "tsit5",
     t_eval: Tensor | Sequence[float] | None = None,
     *,
     args: tuple[Any, ...] | Any = (),
@@ -82,9 +83,10 @@ def solve_ivp(
         Numbers or tensors, in either direction of time; per sample, each may have shape (batch,). Equal times give y0.
     y0 : Tensor or pytree of Tensor
         The initial state, floating or complex; per sample, the first dimension of every leaf is the batch.
-    method : str
-        See `thalweg methods`. With the name of another library in front, as `"scipy:LSODA"` or `"sundials:cvode_bdf"`,
-        that library takes the steps: on the CPU, with joint batching and the adjoint's gradient.
+    method : str, Tableau or Method
+        See `thalweg methods`; or the coefficients of a method of your own (see `thalweg.register_method`).
+        With the name of another library in front, as `"scipy:LSODA"` or `"sundials:cvode_bdf"`, that library takes the
+        steps: on the CPU, with joint batching and the adjoint's gradient.
     t_eval : Tensor (T,), or (T, batch) per sample
         The times of the outputs, within t_span and in its direction. Without it: t0 and t1.
     args : tuple
@@ -338,11 +340,11 @@ def _stop_times(name: str, times: Tensor | Sequence[float]) -> list[float]:
     return values.tolist()
 
 
-def _method(method: str | Method | External) -> Method | External:
-    """The method of that name, thalweg's own or another library's."""
-    if isinstance(method, Method | External):
+def _method(method: str | Method | RungeKutta | External) -> Method | External:
+    """The method of that name, thalweg's own or another library's, or one from its coefficients."""
+    if isinstance(method, External):
         return method
-    return get_external(method) if isinstance(method, str) and ":" in method else get_method(method)
+    return get_external(method) if isinstance(method, str) and ":" in method else as_method(method)
 
 
 def _refuse_looks_inside(method: External, *, dense_output: bool, events: bool) -> None:

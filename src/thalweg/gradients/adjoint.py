@@ -28,6 +28,7 @@ from ..core.status import Status
 from ..core.step import Carry, Step
 from ..external.integrate import NODES, WEIGHTS, ExternalStepper
 from ..loop.integrate import Problem, Result
+from ..methods import Method
 from ..methods.tableau import Tableau
 from ..output.saving import EndSaver
 from ..steppers.explicit_rk import ExplicitRK
@@ -62,7 +63,7 @@ class Adjoint:
     0.36788
     """
 
-    method: str | None = None
+    method: str | Method | Tableau | None = None
     rtol: Any = None
     atol: Any = None
     norm: Callable[[Any, Any], float | Tensor] | None = None

@@ -1,6 +1,6 @@
 """Numerical methods as data."""
 
-from .registry import Method, MethodData, get_method, methods
+from .registry import Method, MethodData, as_method, get_method, methods, register_method
 from .tableau import Tableau
 
-__all__ = ["Method", "MethodData", "Tableau", "get_method", "methods"]
+__all__ = ["Method", "MethodData", "Tableau", "as_method", "get_method", "methods", "register_method"]

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import difflib
+import re
 from dataclasses import dataclass
 from typing import Protocol
 
 from . import adams, auto, dirk, dop853, explicit, firk, imex, rosenbrock, symplectic, verner
+from .conditions import check_order
+from .tableau import DiagonalTableau, FullTableau, RungeKutta, Tableau
 
 
 class MethodData(Protocol):
@@ -203,7 +206,7 @@ def methods() -> tuple[Method, ...]:
     --------
     >>> from thalweg.methods import methods
     >>> [method.name for method in methods()]
-    ['euler', 'midpoint', ..., 'tsit5', ..., 'auto']
+    ['euler', 'midpoint', ..., 'tsit5', ..., 'rodas5p', ...]
     """
     return tuple(_METHODS.values())
 
@@ -228,3 +231,84 @@ def get_method(name: str) -> Method:
         near = difflib.get_close_matches(str(name).lower(), _METHODS, n=1)
         hint = f"did you mean {near[0]!r}? " if near else ""
         raise ValueError(f"unknown method {name!r}; {hint}choose from {', '.join(_METHODS)}") from None
+
+
+def as_method(method: str | Method | RungeKutta) -> Method:
+    """The method of that name, or a method of one's own, whose orders are checked.
+
+    Examples
+    --------
+    >>> from thalweg.methods import as_method
+    >>> as_method("tsit5").order
+    5
+    """
+    if isinstance(method, RungeKutta):
+        return _of_ones_own("a tableau of your own", method, "", "")
+    if isinstance(method, Method):
+        if isinstance(method.data, RungeKutta):
+            check_order(method.data)
+        return method
+    return get_method(method)
+
+
+def register_method(name: str, data: RungeKutta, summary: str = "", source: str = "") -> Method:
+    """Give a Runge–Kutta method of one's own a name, for as long as the process runs.
+
+    Its orders, that of its embedded method and that of its interpolant are checked by their conditions, a sum for each
+    rooted tree. `thalweg.solve_ivp` then takes its name, and `thalweg.methods.methods()` lists it.
+
+    Parameters
+    ----------
+    name : str
+        A name that no method has: a letter, then letters, digits, ".", "-", "_" or "+".
+    data : Tableau, DiagonalTableau or FullTableau
+        The coefficients (see `thalweg.methods.Tableau`): explicit, diagonally implicit or fully implicit.
+    summary, source : str
+        When to use it, and where it comes from, as `thalweg methods` shows it.
+
+    Returns
+    -------
+    Method
+
+    Raises
+    ------
+    ValueError
+        When the name is taken or not a name, or when an order is not met; the message says for which tree.
+
+    Examples
+    --------
+    Heun's third-order method in another guise, of three stages, with a quadratic interpolant:
+
+    >>> import torch, thalweg
+    >>> from thalweg.methods import Tableau
+    >>> third = Tableau(
+    ...     order=3,
+    ...     a=((), (0.5,), (-1.0, 2.0)),
+    ...     b=(1 / 6, 2 / 3, 1 / 6),
+    ...     interpolant=((1.0, -5 / 6), (0.0, 2 / 3), (0.0, 1 / 6)),
+    ...     interpolant_order=2,
+    ... )
+    >>> thalweg.register_method("kutta3", third, "equal steps, to compare with", "Kutta 1901").order
+    3
+    >>> sol = thalweg.solve_ivp(lambda t, y: -y, (0.0, 1.0), torch.ones(1), "kutta3", step_size=0.1)
+    >>> round(sol.ys[-1].item(), 3)
+    0.368
+    """
+    if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z][\w.+-]*", name):
+        raise ValueError(f"name must be a letter, then letters, digits, '.', '-', '_' or '+', got {name!r}")
+    if name in _METHODS or name in _ALIASES:
+        raise ValueError(f"there is a method {name!r} already; choose another name")
+    _METHODS[name] = _of_ones_own(name, data, summary, source)
+    return _METHODS[name]
+
+
+def _of_ones_own(name: str, data: RungeKutta, summary: str, source: str) -> Method:
+    """A method that somebody else has written down."""
+    for kind, shape in (("explicit", Tableau), ("dirk", DiagonalTableau), ("firk", FullTableau)):
+        if isinstance(data, shape):
+            check_order(data)
+            return Method(name, data, summary, source, kind)
+    raise ValueError(
+        "data must be a thalweg.methods.Tableau, or a DiagonalTableau or FullTableau from thalweg.methods.tableau, got "
+        f"{type(data).__name__}"
+    )

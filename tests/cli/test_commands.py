@@ -269,8 +269,8 @@ def test_debug_shows_where_an_error_came_from(tmp_path):
 def test_every_method_is_listed_with_when_to_use_it():
     text = command("methods").stdout
     for method in methods():
-        (line,) = (line for line in text.splitlines() if line.split()[:1] == [method.name])
-        assert line.split()[1:3] == [str(method.order), str(method.stages)]
+        start = [method.name, str(method.order), str(method.stages)]
+        (line,) = (line for line in text.splitlines() if line.split()[:3] == start)
         assert method.summary in line
     for external in external_methods():
         (line,) = (line for line in text.splitlines() if line.split()[:1] == [external.name])

@@ -15,15 +15,23 @@ def methods() -> None:
     from ..methods import methods as all_methods
     from .console import console, plain_table
 
-    table = plain_table("method", "order", "stages", "kind", "steps", "when to use it")
-    for column in table.columns[:5]:
-        column.no_wrap = True
-    for column in table.columns[1:3]:
-        column.justify = "right"
-    for method in all_methods():
-        steps = "adaptive" if method.adaptive else "equal"
-        table.add_row(method.name, str(method.order), str(method.stages), method.kind, steps, method.summary)
-    console().print(table)
+    listed = all_methods()
+    kinds = dict.fromkeys(method.kind for method in listed)
+    width = max(len(name) for name in (*kinds, *(method.name for method in listed)))
+    for kind in kinds:
+        table = plain_table(kind, "order", "stages", "steps", "when to use it")
+        table.collapse_padding = True
+        for column in table.columns[:4]:
+            column.no_wrap = True
+        for column in table.columns[1:3]:
+            column.justify = "right"
+        table.columns[0].min_width, table.columns[3].min_width = width, len("adaptive")
+        for method in listed:
+            if method.kind == kind:
+                steps = "adaptive" if method.adaptive else "equal"
+                table.add_row(method.name, str(method.order), str(method.stages), steps, method.summary)
+        console().print(table)
+        console().print()
 
     others = plain_table("other libraries' solvers", "orders", "when to use it")
     for column in others.columns[:2]:

@@ -13,6 +13,7 @@ from thalweg.methods import methods
 
 ADAPTIVE = ["dopri5", "tsit5", "bosh3", "fehlberg2", "adaptive_heun"]
 FIXED = ["euler", "midpoint", "heun2", "heun3", "rk4"]
+COLLOCATION = {"radauIIA3": 3, "gl4": 4, "radauIIA5": 5, "gl6": 6}
 
 
 class Spiral(torch.nn.Module):
@@ -48,7 +49,8 @@ class TestOdeint:
         torch.testing.assert_close(ys, field.exact(start(), t), rtol=slack, atol=slack)
 
     @pytest.mark.parametrize(
-        ("method", "order"), [("euler", 1), ("midpoint", 2), ("heun2", 2), ("heun3", 3), ("rk4", 4)]
+        ("method", "order"),
+        [("euler", 1), ("midpoint", 2), ("heun2", 2), ("heun3", 3), ("rk4", 4), *COLLOCATION.items()],
     )
     def test_fixed_methods_step_by_step_size(self, method, order):
         field = Spiral()
@@ -418,10 +420,10 @@ class TestRefusals:
             odeint(Spiral(), [1.0, 2.0], times())
 
 
-@pytest.mark.parametrize("method", ADAPTIVE + FIXED)
+@pytest.mark.parametrize("method", [*ADAPTIVE, *FIXED, *COLLOCATION])
 def test_it_agrees_with_torchdiffeq(method):
     torchdiffeq = pytest.importorskip("torchdiffeq")
-    options = {"step_size": 0.125} if method in FIXED else {}
+    options = {} if method in ADAPTIVE else {"step_size": 0.125}
     t = times(0.0, 0.5, 1.0)
     results = []
     for solve in (torchdiffeq.odeint_adjoint, odeint_adjoint):

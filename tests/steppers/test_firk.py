@@ -400,6 +400,45 @@ class TestRefusals:
             solve_ivp(lambda t, y: -y, (0, 1), torch.ones(5000, 1), method, step_size=0.1)
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_a_state_that_is_one_number(method):
+    y0 = torch.tensor(1.0, dtype=F64, requires_grad=True)
+    sol = solve_ivp(lambda t, y: -y, (0, 1), y0, method, [0.35, 1.0], step_size=0.1)
+    torch.testing.assert_close(sol.ys, torch.tensor([-0.35, -1.0], dtype=F64).exp(), rtol=1e-4, atol=0)
+    assert torch.autograd.grad(sol.ys[-1], y0)[0].item() == pytest.approx(math.exp(-1), rel=1e-4)
+
+
+class TestAMethodOfOnesOwn:
+    """Its stages need eigenvalues that differ, none of which is 0; and an estimate may do without the slope."""
+
+    @staticmethod
+    def solve(a, **coefficients):
+        b = a[-1]
+        tableau = FullTableau(2, a, b, tuple((weight,) for weight in b), 1, **coefficients)
+        stepper = stepper_for(
+            tableau, torch.ones(2, dtype=F64), by_row=False, tolerance=Tolerance(1e-9, torch.tensor(1e-9))
+        )
+        layout, y = layout_of(torch.ones(2, dtype=F64), by_row=False)
+        field = CoreField(lambda t, y: -3 * y, (), layout, y)
+        with torch.no_grad():
+            return stepper.step(field, 0.0, 0.1, y, None)
+
+    def test_lobatto_iiic(self):
+        """Two stages, conjugate eigenvalues: R(z) = 1 / (1 - z + z²/2)."""
+        step = self.solve(((0.5, -0.5), (0.5, 0.5)), b_error=(0.5, -0.5), embedded_order=1)
+        assert step.y.tolist() == pytest.approx([1 / (1.3 + 0.045)] * 2, rel=1e-9)
+        slopes = step.stages
+        torch.testing.assert_close(step.error, 0.05 * (slopes[0] - slopes[1]), rtol=1e-9, atol=0)
+        assert step.nfev % 2 == 0
+
+    @pytest.mark.parametrize(
+        "a", [((0.0, 0.0), (0.5, 0.5)), ((0.5, 0.0), (0.5, 0.5))], ids=["explicit first stage", "one gamma"]
+    )
+    def test_what_another_stepper_is_for_is_refused(self, a):
+        with pytest.raises(ValueError, match="DiagonalTableau"):
+            self.solve(a)
+
+
 @pytest.mark.parametrize("method", FIXED)
 def test_a_method_without_an_estimate_asks_for_a_step_size(method):
     with pytest.raises(ValueError, match="step_size"):

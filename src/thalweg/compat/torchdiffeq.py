@@ -84,7 +84,7 @@ _SCIPY = {
     "RK45": "dopri5",
     "RK23": "bosh3",
     "DOP853": "dopri8",
-    "Radau": "rodas5p",
+    "Radau": "radau5",
     "BDF": "rodas5p",
     "LSODA": "rodas5p",
 }

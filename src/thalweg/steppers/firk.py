@@ -27,6 +27,7 @@ from ..methods.tableau import FullTableau
 from .interpolation import StageInterpolation
 from .newton import Correction, Factors, SimplifiedNewton, factorised, solved_with
 
+_DISTINCT = 1e-6  # eigenvalues nearer to 0 or to each other cost half of the digits
 _FARTHEST = 10.0  # steps ahead, to which the last step's polynomial says something of the next one's
 
 
@@ -162,13 +163,15 @@ class FIRK(StageInterpolation):
     def _error(
         self, field: FieldLike, start: Tensor, size: Tensor, y: Tensor, z: Tensor, y_new: Tensor, solved: Tensor
     ) -> Tensor | None:
-        """The estimate, filtered; where it would reject the step, once more with the slope beside the start.
+        """The estimate, filtered; where it would reject the step, once more with the slope where the start may lie.
 
-        Stiff components that are off the solution make the first one too large (Hairer & Wanner 1996, IV.8).
+        A start beside the solution makes the first one too large in stiff components (Hairer & Wanner 1996, IV.8).
         """
         if self._b_error is None:
             return None
         newton, drift = self._newton, self._summed(self._b_error, z)
+        if not self.tableau.slope_error:
+            return newton.filtered(drift)
         weight = newton.each(size, y) * self.tableau.slope_error
         error = newton.filtered(drift + weight * field(start, y))
         norm = rms_of_rows((error / self._tolerance.scale(y, y_new)).reshape(len(solved), -1))
@@ -182,7 +185,7 @@ class FIRK(StageInterpolation):
 
     def _summed(self, weights: Tensor, x: Tensor) -> Tensor:
         """Sum_i weights_i x_i, shaped as y."""
-        return (weights @ self._newton.as_rows(x)).view(*x.shape[: self._axis], *x.shape[self._axis + 1 :])
+        return (weights @ self._newton.as_rows(x)).view((*x.shape[: self._axis], *x.shape[self._axis + 1 :]))
 
     def _count(self, each: Tensor) -> Count:
         return each if self.by_row else int(each)
@@ -218,7 +221,7 @@ class _Slopes:
 class _Part:
     """An eigenvalue mu of A, its row of T⁻¹ and its column of T, doubled where it stands for its conjugate too."""
 
-    value: complex
+    value: float | complex
     row: Tensor
     column: Tensor
 
@@ -251,8 +254,8 @@ class _Newton(SimplifiedNewton):
         return total
 
     def filtered(self, x: Tensor) -> Tensor:
-        """(I - h mu J)⁻¹ x of the real eigenvalue mu of A, x shaped as y."""
-        return solved_with(*self._factors[0], x)
+        """(I - h mu J)⁻¹ x, x shaped as y, where A has a real eigenvalue mu; x where it has none."""
+        return solved_with(*self._factors[0], x) if isinstance(self._parts[0].value, float) else x
 
     def exact(self, field: FieldLike, times: Sequence[Tensor], states: Sequence[Tensor]) -> Factors:
         """The factors of I - h A ⊗ J_i with the Jacobians of all stages themselves, as a gradient needs it."""
@@ -275,6 +278,12 @@ class _Newton(SimplifiedNewton):
 def _parts(a: NDArray[np.float64], like: Tensor) -> list[_Part]:
     """The real eigenvalues, then those of positive imaginary part."""
     values, t = np.linalg.eig(a)
+    if min(abs(values)) < _DISTINCT * max(abs(values)) or np.linalg.cond(t) * _DISTINCT > 1:
+        raise ValueError(
+            "a fully implicit method is solved for by the eigenvalues of its a, which must differ from 0 and from each "
+            f"other, got {', '.join(f'{value:.4g}' for value in values)}; a method whose first stage is explicit or "
+            "whose stages follow each other is a DiagonalTableau"
+        )
     inverse = np.linalg.inv(t)
     parts = []
     for i in np.argsort(values.imag):

@@ -21,7 +21,7 @@ HIGH_ORDER = [m.name for m in methods() if m.adaptive and m.order > 3]
 TOLERANCES = {2: (1e-3, 1e-4), 3: (1e-4, 1e-6), 4: (1e-4, 1e-6, 1e-8), 5: (1e-4, 1e-7, 1e-10)}
 TOLERANCES |= dict.fromkeys((7, 8, 9), (1e-6, 1e-10))  # what they are for
 TOLERANCES |= {12: (1e-4, 1e-7, 1e-10)}  # the order changes
-EXPLICIT = ("explicit", "adams", "stabilised")
+EXPLICIT = ("explicit", "adams")
 
 # Fehlberg's first-order pair estimates h (k_1 - k_3) / 512, so that what it lets pass is as much larger.
 UNSEEN = {"fehlberg2": 512}

@@ -123,7 +123,7 @@ def solve_ivp(
         The number of steps, rejected ones too, after which a solve fails; with events that change the state, after
         which it does not begin again.
     controller : {"i", "pi", "pid"} or Controller, optional
-        How the step size follows the error; "i" by default.
+        How the step size follows the error; by default "pi" for explicit Runge–Kutta methods, "i" for the others.
     batching : {"joint", "per_sample"}
         Whose error counts together. `joint`: one step size for all, right for every field. `per_sample`: each row of
         y0 has its own, as if solved alone; rows of the field must not depend on each other.
@@ -562,7 +562,9 @@ def _control(
         return Fixed(), float(step_size)
     if isinstance(controller, str):
         controller = CONTROLLERS[_one_of("controller", controller, tuple(CONTROLLERS))]
-    control: Controller = CONTROLLERS["i"] if controller is None else controller
+    # stability limits the steps of explicit methods, and an I controller runs into it again and again
+    usual = CONTROLLERS["pi" if method.kind == "explicit" else "i"]
+    control: Controller = usual if controller is None else controller
     if not callable(getattr(control, "adapt", None)):
         raise ValueError(f"controller must be 'i', 'pi', 'pid' or an object such as thalweg.PID(), got {controller!r}")
     if control.adaptive and not method.adaptive:

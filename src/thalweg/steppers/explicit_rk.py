@@ -22,6 +22,10 @@ from ..methods.tableau import Tableau
 from .interpolation import StageInterpolation
 
 
+_SMALL = 2**13
+"""Entries of a state of which spreading one number over a row costs more, each time, than keeping it for every entry."""
+
+
 class ExplicitRK(StageInterpolation):
     """The stepper of explicit Runge–Kutta methods, made anew for each solve.
 
@@ -160,7 +164,10 @@ class ExplicitRK(StageInterpolation):
 
     def _scale(self, h: Number, y: Tensor) -> Tensor | None:
         """What multiplies a sum of stages in the buffer: h, but where the rows hold it already."""
-        return self._expand(h, y) if isinstance(h, Tensor) else None
+        if not isinstance(h, Tensor):
+            return None
+        scale = self._expand(h, y)
+        return scale.expand_as(y).contiguous() if y.numel() <= _SMALL else scale
 
     def _expand(self, h: Tensor, y: Tensor) -> Tensor:
         """H as a tensor that multiplies a state."""

@@ -6,10 +6,10 @@ step's error estimate relative to the tolerance, so 1 is just allowed. Sizes are
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
-from ..core.arithmetic import Flag, Number, at_least, clip, minimum, where
+from ..core.arithmetic import Flag, Number, at_least, maximum, minimum, where
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,13 +63,16 @@ class Fixed:
 class PIDState:
     """Errors of the two accepted steps before, and the most the size may grow: not at all after a rejection.
 
-    `bounds` are the factors that no step goes beyond, 1 between them, as numbers of the units.
+    The factors that do not change are numbers of the units too, so that a step need not make them.
     """
 
     before: Number
     two_before: Number
     limit: Number
-    bounds: tuple[Number, Number, Number]
+    least: Number
+    safety: Number
+    one: Number
+    most: Number
 
 
 @dataclass(frozen=True)
@@ -85,8 +88,9 @@ class PID:
     Parameters
     ----------
     pcoeff, icoeff, dcoeff : float
-        The coefficients; (0, 1, 0), the default, is the plain I controller of most textbooks; (0.4, 0.3, 0) is a good
-        PI controller where steps are limited by stability, (0.2, 0.3, 0.1) a PID one.
+        The coefficients; (0, 1, 0), the default, is the plain I controller of most textbooks, `"i"`; (0.2, 0.65, 0)
+        the PI controller of DOPRI5, `"pi"`; (0.4, 0.3, 0) a smoother one where stability limits the steps throughout;
+        (0.2, 0.3, 0.1) a PID one, `"pid"`.
     safety : float
         The share of the predicted size that is taken, in (0, 1].
     factor_min, factor_max : float
@@ -95,7 +99,8 @@ class PID:
     References
     ----------
     Söderlind, "Automatic control and adaptive time-stepping", Numerical Algorithms 31 (2002); "Digital filters in
-    adaptive time-stepping", ACM TOMS 29 (2003).
+    adaptive time-stepping", ACM TOMS 29 (2003). Hairer, Nørsett & Wanner, Solving Ordinary Differential Equations I
+    (1993), II.4, and II (1996), IV.2.
 
     Examples
     --------
@@ -125,28 +130,27 @@ class PID:
     def init(self, h: Number) -> PIDState:
         """No history: errors of 1, and no limit on growth."""
         one = h * 0 + 1.0
-        least, most = one * self.factor_min, one * self.factor_max
-        return PIDState(one, one, most, (least, one, most))
+        least, safety, most = one * self.factor_min, one * self.safety, one * self.factor_max
+        return PIDState(one, one, most, least, safety, one, most)
 
     def adapt(self, error: Number | None, h: Number, state: PIDState, order: Number) -> Decision:
         """Accept where the error is at most 1; a step that is not finite is rejected and shrinks all it may."""
         assert error is not None, "an adaptive controller needs an error estimate"
         accept = error <= 1.0
-        # errors beyond these bounds change nothing: the factor is at its own long before
-        error = clip(error, 1e-10, 1e10)
+        error = maximum(error, 1e-10)  # what is smaller lets a step grow no further
         factor = self.safety * error ** (-(self.pcoeff + self.icoeff + self.dcoeff) / order)
         before, two_before = state.before, state.two_before
-        if self.pcoeff or self.dcoeff:
-            factor = factor * before ** ((self.pcoeff + 2 * self.dcoeff) / order)
-            factor = where(accept, factor, minimum(factor, self.safety))  # a rejected step must shrink
-            before = where(accept, error, before)
         if self.dcoeff:
             factor = factor * two_before ** (-self.dcoeff / order)
-            two_before = where(accept, state.before, two_before)
-        least, one, most = state.bounds
-        factor = at_least(minimum(factor, state.limit), least)
-        return Decision(accept, h * factor, PIDState(before, two_before, where(accept, most, one), state.bounds))
+            two_before = where(accept, before, two_before)
+        if self.pcoeff or self.dcoeff:
+            factor = factor * before ** ((self.pcoeff + 2 * self.dcoeff) / order)
+            before = where(accept, error, before)
+        most = where(accept, state.limit, state.safety)  # whatever came before, a rejected step must shrink
+        factor = at_least(minimum(factor, most), state.least)
+        limit = where(accept, state.most, state.one)
+        return Decision(accept, h * factor, replace(state, before=before, two_before=two_before, limit=limit))
 
 
-CONTROLLERS = {"i": PID(), "pi": PID(0.4, 0.3, 0.0), "pid": PID(0.2, 0.3, 0.1)}
+CONTROLLERS = {"i": PID(), "pi": PID(0.2, 0.65, 0.0), "pid": PID(0.2, 0.3, 0.1)}
 """The controllers that have a name."""

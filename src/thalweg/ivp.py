@@ -59,6 +59,7 @@ def solve_ivp(
     max_steps: int = 10_000,
     controller: Controller | Literal["i", "pi", "pid"] | None = None,
     batching: Literal["joint", "per_sample"] = "joint",
+    shrink: bool = False,
     gradient: Literal["checkpointed", "direct", "adjoint"] | GradientMethod | None = None,
     callback: Callable[[TriedStep], bool | None] | None = None,
     backend: Literal["auto", "eager"] = "auto",
@@ -127,6 +128,11 @@ def solve_ivp(
     batching : {"joint", "per_sample"}
         Whose error counts together. `joint`: one step size for all, right for every field. `per_sample`: each row of
         y0 has its own, as if solved alone; rows of the field must not depend on each other.
+    shrink : bool
+        Per sample, whether rows that have ended leave the batch, so that they cost nothing. The field is then called
+        with fewer and fewer rows, and must get what belongs to a row by `args`: a tensor there whose first dimension
+        is the batch is taken to hold an entry for each row. Worth it where the field is dear, or some rows take many
+        more steps than others.
     gradient : {"checkpointed", "direct", "adjoint"} or Adjoint
         `checkpointed`, the default: the exact gradient of what was computed; recorded in one graph as long as that
         holds no more than 256 MiB, otherwise each accepted step is computed again. `direct`: the same by
@@ -170,6 +176,8 @@ def solve_ivp(
     _one_of("backend", backend, ("auto", "eager"))
     chosen = _method(method)
     maker = _gradient(gradient, chosen)
+    if shrink:
+        _check_shrink(by_row, dense_output=dense_output, events=events is not None, callback=callback is not None)
     _check_functions(fun, chosen)
     args = args if isinstance(args, tuple) else (args,)  # as SciPy does
 
@@ -206,6 +214,7 @@ def solve_ivp(
         t1=units.number(t1.detach()),
         t_eval=None if times is None else times.detach(),
         dense=dense_output,
+        shrink=shrink,
     )
     _check_jacobian(jac, chosen.name, problem.stepper.implicit)
     backward = None
@@ -436,6 +445,14 @@ def _check_functions(fun: Any, method: Method | External) -> None:
         )
     elif not callable(fun):
         raise ValueError(f"fun must be callable as fun(t, y, *args), got {type(fun).__name__}")
+
+
+def _check_shrink(by_row: bool, **asked: bool) -> None:
+    """Refuse to shrink a batch where all rows must stay."""
+    if not by_row:
+        raise ValueError("shrink=True needs batching='per_sample': in joint batching all rows end together")
+    for name in (name for name, wanted in asked.items() if wanted):
+        raise ValueError(f"shrink=True does not go with {name}, which sees all rows; leave out one of them")
 
 
 def _check_jacobian(jac: Any, method: str, implicit: bool) -> None:

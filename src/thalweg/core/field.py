@@ -39,6 +39,13 @@ class FieldLike(Protocol):
         """The functions that one evaluation takes: itself, or the two of a pair."""
 
 
+class Divisible(FieldLike, Protocol):
+    """A field that can be had of some rows alone."""
+
+    def taken(self, rows: Tensor) -> Divisible:
+        """The field of those rows, (M,) indices."""
+
+
 class Field:
     """dy/dt = fun(t, y, *args) on packed states.
 
@@ -96,6 +103,17 @@ class Field:
     def with_jumps(self, jumps: Sequence[float]) -> Field:
         """The same field with other jumps."""
         return type(self)(self.fun, self.args, self.layout, self._like, self.jac, jumps)
+
+    def taken(self, rows: Tensor) -> Field:
+        """The field of some of the rows: tensors in the arguments that have an entry for each row have fewer then."""
+        whole = self._like.shape[0]
+
+        def part(x: Any) -> Any:
+            return x[rows] if isinstance(x, Tensor) and x.ndim and x.shape[0] == whole else x
+
+        jac = part(self.jac) if isinstance(self.jac, Tensor) and self.jac.ndim == 3 else self.jac
+        args = pytree.tree_map(part, self.args)
+        return type(self)(self.fun, args, self.layout.taken(len(rows)), self._like[rows], jac, self.jumps)
 
     def times(self, t: Number, h: Number, c: Tensor) -> Sequence[Tensor]:
         """The times t + c h: 0-d tensors in joint, (batch, 1, ..., 1) per sample; c has shape (S,)."""

@@ -5,7 +5,7 @@ A single tensor is left as it is. A pytree of tensors becomes (N,) in joint and 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -26,6 +26,10 @@ class Layout:
         """The number of dimensions that all leaves share, or None where they differ."""
         numbers = {len(shape) for shape in self.shapes}
         return numbers.pop() if len(numbers) == 1 else None
+
+    def taken(self, rows: int) -> Layout:
+        """The layout of so many rows."""
+        return replace(self, shapes=tuple(torch.Size((rows, *shape[1:])) for shape in self.shapes))
 
     def pack(self, tree: Any) -> Tensor:
         """The tree's leaves, side by side in one tensor."""

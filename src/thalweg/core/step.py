@@ -107,6 +107,9 @@ class Stepper(Protocol):
         Where the slope is not known, as the field has just jumped, there is none.
         """
 
+    def take(self, rows: Tensor) -> None:
+        """Go on with some of the rows alone, (M,) indices: forget what it keeps to itself of the others."""
+
     def step(self, field: FieldLike, t: Number, h: Number, y: Tensor, carry: Carry | None) -> Step:
         """Try a step of size h from (t, y); no carry means that nothing is known of what came before."""
 

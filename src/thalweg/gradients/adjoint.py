@@ -169,7 +169,16 @@ class _JointQuadrature:
         self.evaluations = 0
 
     def record(
-        self, step: Step, t: Number, h: Number, y: Tensor, carry: Carry | None, accept: Flag, last: Flag, level: Count
+        self,
+        step: Step,
+        t: Number,
+        h: Number,
+        y: Tensor,
+        carry: Carry | None,
+        accept: Flag,
+        last: Flag,
+        level: Count,
+        rows: Tensor | None,
     ) -> None:
         """Add an accepted step."""
         field = self.field
@@ -236,7 +245,16 @@ class _RowQuadrature(_EvaluatedQuadrature):
         self._c = torch.tensor(stepper.tableau.c, dtype=wide_dtype(stepper.device), device=stepper.device)
 
     def record(
-        self, step: Step, t: Number, h: Number, y: Tensor, carry: Carry | None, accept: Flag, last: Flag, level: Count
+        self,
+        step: Step,
+        t: Number,
+        h: Number,
+        y: Tensor,
+        carry: Carry | None,
+        accept: Flag,
+        last: Flag,
+        level: Count,
+        rows: Tensor | None,
     ) -> None:
         """Add an accepted step; the rows that reject it, or have ended, add nothing."""
         if not self.targets:
@@ -340,6 +358,7 @@ class _Backward:
             t_eval=None,
             tolerance=self._tolerance(z),
             dense=False,
+            shrink=False,
             watch=None,
             first_step=first,
         )

@@ -244,6 +244,9 @@ class _Watched:
     def parts(self) -> Sequence[FieldLike]:
         return self._parts or [self]
 
+    def taken(self, rows: Tensor) -> Field:
+        return self.field.taken(rows)  # the first evaluation was of all rows
+
     def times(self, t: Number, h: Number, c: Tensor) -> Sequence[Tensor]:
         return self.field.times(t, h, c)
 

@@ -60,6 +60,10 @@ class RecordingStepper:
         self._each = meter.bytes + (1 + len(step.stages)) * y.nbytes  # as much as the first, each will hold
         return step
 
+    def take(self, rows: Tensor) -> None:
+        """Go on with some of the rows alone."""
+        self._stepper.take(rows)
+
     def extend(self, field: FieldLike, t: Number, h: Number, y: Tensor, step: Step) -> Step:
         """The step with all that the interpolant needs."""
         if self.complete:
@@ -68,11 +72,20 @@ class RecordingStepper:
             return self._stepper.extend(field, t, h, y, step)
 
     def record(
-        self, step: Step, t: Number, h: Number, y: Tensor, carry: Carry | None, accept: Flag, last: Flag, level: Count
+        self,
+        step: Step,
+        t: Number,
+        h: Number,
+        y: Tensor,
+        carry: Carry | None,
+        accept: Flag,
+        last: Flag,
+        level: Count,
+        rows: Tensor | None,
     ) -> None:
         """Count the room that is left, and show the step to the tape without its graph."""
         self._room -= self._each
-        self._tape.record(step, t, h, y.detach(), _detached(carry), accept, last, level)
+        self._tape.record(step, t, h, y.detach(), _detached(carry), accept, last, level, rows)
 
 
 def _detached(carry: Carry | None) -> Carry | None:

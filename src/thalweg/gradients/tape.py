@@ -20,7 +20,7 @@ from ..output.saving import EndSaver, JointSaver, RowSaver, Saver
 
 @dataclass(frozen=True, slots=True)
 class Level:
-    """One accepted step of each unit; `valid` where there is one, `last` where it ends at t1."""
+    """One accepted step of each unit; `valid` where there is one, `last` where it ends at t1; None for all rows."""
 
     t: Number
     h: Number
@@ -28,6 +28,7 @@ class Level:
     carry: Carry | None
     last: Flag
     valid: Flag
+    rows: Tensor | None = None
 
 
 class JointTape:
@@ -37,7 +38,16 @@ class JointTape:
         self._levels: list[Level] = []
 
     def record(
-        self, step: Step, t: Number, h: Number, y: Tensor, carry: Carry | None, accept: Flag, last: Flag, level: Count
+        self,
+        step: Step,
+        t: Number,
+        h: Number,
+        y: Tensor,
+        carry: Carry | None,
+        accept: Flag,
+        last: Flag,
+        level: Count,
+        rows: Tensor | None,
     ) -> None:
         """Keep where the step began."""
         self._levels.append(Level(t, h, y, carry, last, True))
@@ -60,10 +70,19 @@ class RowTape:
         self._total: int | None = None
 
     def record(
-        self, step: Step, t: Number, h: Number, y: Tensor, carry: Carry | None, accept: Flag, last: Flag, level: Count
+        self,
+        step: Step,
+        t: Number,
+        h: Number,
+        y: Tensor,
+        carry: Carry | None,
+        accept: Flag,
+        last: Flag,
+        level: Count,
+        rows: Tensor | None,
     ) -> None:
         """Keep where the step of each accepting row began."""
-        self._calls.append(Level(t, h, y, carry, last, accept))
+        self._calls.append(Level(t, h, y, carry, last, accept, rows))
 
     def close(self) -> int:
         """The number of levels; rows that have fewer are given a step that is known to be finite in their place."""
@@ -73,7 +92,7 @@ class RowTape:
 
     def _align(self) -> int:
         """Put every row's n-th step beside the others' n-th."""
-        accepted = torch.stack([torch.as_tensor(call.valid) for call in self._calls])  # (calls, B)
+        accepted, where = self._places()
         counts = accepted.sum(0)
         total = int(counts.max())
         self._in_step = bool(accepted[:total].all()) and len(self._calls) == total
@@ -86,11 +105,11 @@ class RowTape:
         call.scatter_(0, level, numbers)
         self._valid = torch.arange(total, device=self._rows.device).unsqueeze(1) < counts
         donor = torch.where(counts > 0, self._rows, torch.argmax(counts))
-        self._call = torch.where(self._valid, call[:-1], call[0, donor])
-        self._row = torch.where(self._valid, self._rows, donor)
+        call = torch.where(self._valid, call[:-1], call[0, donor])
+        self._place = where[call, torch.where(self._valid, self._rows, donor)]
 
         def column(values: Iterable[Any]) -> Tensor:
-            return torch.stack([torch.as_tensor(value) for value in values])
+            return torch.cat([torch.as_tensor(value) for value in values])
 
         self._columns = [column(getattr(call, name) for call in self._calls) for name in ("t", "h", "y", "last")]
         carries = [call.carry for call in self._calls]
@@ -98,11 +117,24 @@ class RowTape:
         self._calls = []
         return total
 
+    def _places(self) -> tuple[Tensor, Tensor]:
+        """Whether each row accepted a step at each call, and where among those of all calls, one after the other."""
+        calls, rows = self._calls, self._rows
+        accepted = torch.zeros((len(calls), len(rows)), dtype=torch.bool, device=rows.device)
+        where = torch.zeros((len(calls), len(rows)), dtype=torch.int64, device=rows.device)
+        first = 0
+        for i, call in enumerate(calls):
+            here = slice(None) if call.rows is None else call.rows
+            accepted[i, here] = torch.as_tensor(call.valid)
+            where[i, here] = torch.arange(first, first + len(call.y), device=rows.device)
+            first += len(call.y)
+        return accepted, where
+
     def at(self, n: int) -> Level:
         """Level n."""
         if self._in_step:
             return self._calls[n]
-        place = self._call[n], self._row[n]
+        place = self._place[n]
         t, h, y, last = (column[place] for column in self._columns)
         carry = None if self._carries is None else tuple(column[place] for column in self._carries)
         return Level(t, h, y, carry, last & self._valid[n], self._valid[n])

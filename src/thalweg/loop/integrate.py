@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import repeat
-from typing import Protocol
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor
@@ -29,7 +29,7 @@ from ..core.arithmetic import (
     where,
     wide_dtype,
 )
-from ..core.field import FieldLike
+from ..core.field import Divisible, FieldLike
 from ..core.norms import Tolerance
 from ..core.status import Status
 from ..core.step import Carry, Step, Stepper
@@ -39,7 +39,8 @@ from ..output.saving import EndSaver, JointSaver, RowSaver, Saver
 from ..stepsize.controllers import Controller
 from ..stepsize.first_step import first_step
 from ..stepsize.stops import Stops
-from .batching import Batching
+from .batching import Batching, PerSample
+from .shrink import Home, crowded, taken
 
 _SLACK = 1e-6  # a step that ends this near t1, relative to its size, ends there
 _SPACING = 10 * 2.0**-52
@@ -71,6 +72,8 @@ class Problem:
         constants of that graph; the last one ends at t1.
     watch : Watch or None
         Sees each step that is accepted, and may end units with it.
+    shrink : bool
+        Whether rows that have ended leave the batch; not with `dense`, a callback or a watch.
     """
 
     field: FieldLike
@@ -91,6 +94,20 @@ class Problem:
     dense: bool = False
     graph_times: GraphTimes | None = None
     watch: Watch | None = None
+    shrink: bool = False
+
+    def taken(self, rows: Tensor) -> Problem:
+        """What is still to be known of it where only those rows remain; the stepper follows by itself."""
+        field, (t0, t1, tolerance), whole = self.field, (self.t0, self.t1, self.tolerance), len(self.y0)
+        times = self.graph_times
+        return replace(
+            self,
+            field=cast(Divisible, field).taken(rows),
+            batching=PerSample(len(rows), rows.device),
+            **dict(zip(("t0", "t1", "tolerance"), taken((t0, t1, tolerance), rows, whole), strict=True)),
+            y0=self.y0[rows],
+            graph_times=None if times is None else replace(times, t0=times.t0[rows], t1=times.t1[rows]),
+        )
 
     def with_graph(self, y0: Tensor, times: GraphTimes | None) -> Problem:
         """The same problem with the tensors that a graph starts from."""
@@ -112,9 +129,21 @@ class Recorder(Protocol):
     """What a gradient method may ask of the loop: to be shown each step that some unit accepts."""
 
     def record(
-        self, step: Step, t: Number, h: Number, y: Tensor, carry: Carry | None, accept: Flag, last: Flag, level: Count
+        self,
+        step: Step,
+        t: Number,
+        h: Number,
+        y: Tensor,
+        carry: Carry | None,
+        accept: Flag,
+        last: Flag,
+        level: Count,
+        rows: Tensor | None,
     ) -> None:
-        """See a step of size h from (t, y); `last` where it ends at t1; `level` counts the steps accepted before."""
+        """See a step of size h from (t, y); `last` where it ends at t1; `level` counts the steps accepted before.
+
+        `rows` says which are in the batch, where it has shrunk.
+        """
 
 
 @dataclass(frozen=True)
@@ -177,6 +206,7 @@ def integrate(problem: Problem, recorder: Recorder | None = None) -> Result:
         going, _, _ = units.read(running)
     floor = _SPACING * absolute(h)  # no step is smaller: relative to the first one, and to the time
     state = controller.init(h)
+    home: Home | None = None
 
     for _ in range(problem.max_steps):
         if not going:
@@ -247,7 +277,7 @@ def integrate(problem: Problem, recorder: Recorder | None = None) -> Result:
         if most:
             saver.save(stepper, step, t_graph, h_graph, y, n_accepted, most)
         if recorder is not None and accept is not False:
-            recorder.record(step, t, h, y, carry, accept, last, n_accepted)
+            recorder.record(step, t, h, y, carry, accept, last, n_accepted, None if home is None else home.rows)
         if dense is not None:
             dense.record(step, t_graph, h_graph, y, accept)
         if problem.callback is not None and problem.callback(step, t, h, y, accept):
@@ -257,8 +287,22 @@ def integrate(problem: Problem, recorder: Recorder | None = None) -> Result:
         carry = _next_carry(problem, step, carry, t_next, accept)
         n_accepted = n_accepted + accept
         t, h, state = t_next, h_next, decision.state
+        if problem.shrink and going and not crowded(running):
+            numbers: Any = (t, h, y, status, n_steps, n_accepted, nfev, njev, nlu)
+            home = Home(numbers) if home is None else home
+            rows = home.leave(running, numbers)
+            numbers, rest = taken((numbers, (t1, carry, state, running, floor, direction)), rows, len(y))
+            t, h, y, status, n_steps, n_accepted, nfev, njev, nlu = numbers
+            t1, carry, state, running, floor, direction = rest
+            problem = problem.taken(rows)
+            units = problem.batching
+            saver.take(rows)
+            stepper.take(rows)
 
     status = where(running, Status.MAX_STEPS.value, status)
+    if home is not None:
+        numbers = home.keep((t, h, y, status, n_steps, n_accepted, nfev, njev, nlu))
+        t, h, y, status, n_steps, n_accepted, nfev, njev, nlu = numbers
     status = where((status == Status.SUCCESS) & negate(units.finite(y.detach())), Status.NONFINITE.value, status)
     ys = saver.finish(y, status == Status.SUCCESS)
     return Result(ys, status, n_steps, n_accepted, nfev, saver, dense, t, h, y, njev, nlu)

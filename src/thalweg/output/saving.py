@@ -24,6 +24,9 @@ class Saver(Protocol):
     def save(self, stepper: Stepper, step: Step, t: Number, h: Number, y: Tensor, level: Count, most: int) -> None:
         """Keep the outputs that are due, at most `most` of any unit; `level` counts the steps accepted before."""
 
+    def take(self, rows: Tensor) -> None:
+        """Go on with some of the rows alone, (M,) indices."""
+
     def finish(self, y: Tensor, success: Flag) -> Tensor:
         """All outputs, NaN where the solve did not come; y is the state at the end."""
 
@@ -40,6 +43,9 @@ class EndSaver:
 
     def save(self, stepper: Stepper, step: Step, t: Number, h: Number, y: Tensor, level: Count, most: int) -> None:
         """Nothing on the way."""
+
+    def take(self, rows: Tensor) -> None:
+        """Nothing to leave behind."""
 
     def finish(self, y: Tensor, success: Flag) -> Tensor:
         """Both ends."""
@@ -85,6 +91,9 @@ class JointSaver:
         self.levels.append((level, first, end))
         self._saved = end
 
+    def take(self, rows: Tensor) -> None:
+        """One time serves all rows, and none leaves."""
+
     def finish(self, y: Tensor, success: Flag) -> Tensor:
         """In the order of the times."""
         missing = len(self._host) - self._saved
@@ -123,6 +132,7 @@ class RowSaver:
         self._recorded = torch.is_grad_enabled()
         if self._recorded:
             self._parts: list[Tensor] = []
+            self._length = 0  # of all parts, one after the other
             self._entry = torch.full((count + 1, rows), -1, dtype=torch.int64, device=y0.device)
         else:
             self._ys = torch.cat([self._y0, torch.empty_like(y0).unsqueeze(0)])
@@ -139,16 +149,22 @@ class RowSaver:
         for j in range(most):
             mine = j < self._due
             index = torch.where(mine, self._saved + j, count)  # the others' go to the place for nothing
-            time = self._times[index.clamp(max=count - 1), self._rows]
+            time = self._times.gather(0, index.clamp(max=count - 1).unsqueeze(0)).squeeze(0)
             theta = torch.where(mine, (time - t) / torch.where(mine, h, 1.0), 0.0)
             value = stepper.interpolate(step, y, h, theta)
             self.levels[index, self._rows] = torch.as_tensor(level)
             if self._recorded:
-                self._entry[index, self._rows] = len(self._parts)
+                self._entry[index, self._rows] = torch.arange(self._length, self._length + len(value), device=y.device)
                 self._parts.append(value)
+                self._length += len(value)
             else:
                 self._ys[index, self._rows] = value
         self._saved = self._saved + self._due
+
+    def take(self, rows: Tensor) -> None:
+        """Go on with some of the rows alone; the outputs of all have their places already."""
+        self._rows, self._saved, self._due = self._rows[rows], self._saved[rows], self._due[rows]
+        self._times, self._signed, self._direction = self._times[:, rows], self._signed[:, rows], self._direction[rows]
 
     def finish(self, y: Tensor, success: Flag) -> Tensor:
         """In the order of the times."""
@@ -159,5 +175,5 @@ class RowSaver:
         ys = torch.where(self._start, self._initial, torch.nan)
         if not self._parts:
             return ys
-        kept = torch.stack(self._parts)[entry.clamp(min=0), self._rows]
+        kept = torch.cat(self._parts)[entry.clamp(min=0)]
         return torch.where((entry >= 0).view(self._start.shape), kept, ys)

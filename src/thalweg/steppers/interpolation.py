@@ -39,6 +39,9 @@ class StageInterpolation:
         self._interpolant = torch.tensor(rows, dtype=wide_dtype(like.device), device=like.device)  # (S, degree)
         self._used = [i for i, row in enumerate(rows) if any(row)]
 
+    def take(self, rows: Tensor) -> None:
+        """Go on with some of the rows alone; nothing is kept of any."""
+
     def interpolate(self, step: Step, y: Tensor, h: Number, theta: Tensor) -> Tensor:
         """States inside an extended step of size h from y, at the fractions theta of it.
 

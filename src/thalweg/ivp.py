@@ -580,7 +580,7 @@ def _control(
     if isinstance(controller, str):
         controller = CONTROLLERS[_one_of("controller", controller, tuple(CONTROLLERS))]
     # stability limits the steps of explicit methods, and an I controller runs into it again and again
-    usual = CONTROLLERS["pi" if method.kind == "explicit" else "i"]
+    usual = CONTROLLERS["pi" if isinstance(method, Method) and method.kind == "explicit" else "i"]
     control: Controller = usual if controller is None else controller
     if not callable(getattr(control, "adapt", None)):
         raise ValueError(f"controller must be 'i', 'pi', 'pid' or an object such as thalweg.PID(), got {controller!r}")

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from thalweg import solve_ivp
+from thalweg.methods import methods
 
 F64 = torch.float64
 MU = torch.tensor([0.1, 8.0, 0.5, 3.0, 1.0, 5.0, 0.2, 2.0], dtype=F64)
@@ -25,10 +26,10 @@ def start():
     return torch.tensor([2.0, 0.0], dtype=F64).repeat(len(MU), 1)
 
 
-def solved(field, *, y0=None, mu=MU, shrink=True, t_eval=None, t1=10.0, **options):
+def solved(field, *, y0=None, mu=MU, shrink=True, t_eval=None, t1=10.0, method="tsit5", **options):
     y0 = start() if y0 is None else y0
     options = {"rtol": 1e-5, "atol": 1e-5, "batching": "per_sample", **options}
-    return solve_ivp(field, (0.0, t1), y0, "tsit5", t_eval, args=(mu,), shrink=shrink, **options)
+    return solve_ivp(field, (0.0, t1), y0, method, t_eval, args=(mu,), shrink=shrink, **options)
 
 
 @pytest.mark.parametrize("t_eval", [None, (0.0, 0.5, 3.0, 9.0, 10.0)])
@@ -41,6 +42,19 @@ def test_answers_and_costs_are_the_same_and_fewer_rows_are_evaluated(t_eval):
         assert torch.equal(getattr(shrunk.stats, name), getattr(full.stats, name))
     assert small.rows < 0.75 * whole.rows
     assert full.stats.nfev.sum() <= small.rows <= 1.1 * full.stats.nfev.sum()
+
+
+@pytest.mark.parametrize("method", [m.name for m in methods() if m.adaptive and m.pair is None])
+def test_what_a_method_keeps_to_itself_follows(method):
+    """Jacobians, factors, rates and slopes of the past, each of its own row."""
+    with torch.no_grad():
+        shrunk, full = (
+            solved(VanDerPol(), method=method, t_eval=(1.0, 2.5, 4.0), t1=4.0, rtol=1e-3, shrink=shrink)
+            for shrink in (True, False)
+        )
+    torch.testing.assert_close(shrunk.ys, full.ys, rtol=1e-9, atol=1e-9)
+    assert torch.equal(shrunk.stats.n_steps, full.stats.n_steps)
+    assert torch.equal(torch.as_tensor(shrunk.stats.njev), torch.as_tensor(full.stats.njev))
 
 
 @pytest.mark.parametrize("room", ["ample", "none"])

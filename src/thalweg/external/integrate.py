@@ -141,7 +141,7 @@ class _Solve:
         if self.recorder is not None:
             stages = [self._field.tensor(solver.inside(t + c * h)) for c in NODES]
             step = Step(self._field.tensor(solver.y), None, stages, None, 0)
-            self.recorder.record(step, t, h, y, None, True, solver.t == self.t1, level)
+            self.recorder.record(step, t, h, y, None, True, solver.t == self.t1, level, None)
 
 
 class _OnArrays:

@@ -95,6 +95,10 @@ class _Adams(StageInterpolation):
         self._index = torch.arange(self._rows, device=self._home)
         self._ends = torch.tensor([0.0, 1.0], dtype=self._wide, device=like.device)
 
+    def take(self, rows: Tensor) -> None:
+        """Go on with some of the rows alone."""
+        self._rows, self._index = len(rows), self._index[: len(rows)]
+
     def extend(self, field: FieldLike, t: Number, h: Number, y: Tensor, step: Step) -> Step:
         """The step with the coefficients of its slope as stages."""
         if not isinstance(step, _NewtonStep):

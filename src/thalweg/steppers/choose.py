@@ -25,9 +25,7 @@ from .rosenbrock import RosenbrockStepper
 from .symplectic import SplittingStepper
 
 
-def stepper_for(
-    data: MethodData, like: Tensor, *, by_row: bool, tolerance: Tolerance, fixed: bool = False
-) -> Stepper:
+def stepper_for(data: MethodData, like: Tensor, *, by_row: bool, tolerance: Tolerance, fixed: bool = False) -> Stepper:
     """A stepper for one solve.
 
     Parameters

@@ -101,6 +101,10 @@ class DiagonalStepper(StageInterpolation):
         self._newton.forget()
         return (slope,) if self.needs_slope and slope is not None else None
 
+    def take(self, rows: Tensor) -> None:
+        """Go on with some of the rows alone."""
+        self._newton.take(rows)
+
     def extend(self, field: FieldLike, t: Number, h: Number, y: Tensor, step: Step) -> Step:
         """The step, which lacks nothing."""
         return step

@@ -79,6 +79,14 @@ class FIRK(StageInterpolation):
         """Nothing is carried."""
         self._forget()
 
+    def take(self, rows: Tensor) -> None:
+        """Go on with some of the rows alone."""
+        self._newton.take(rows)
+        if self._past is not None:
+            self._past = _Past(
+                *(x[rows] for x in (self._past.t, self._past.size, self._past.slopes, self._past.solved))
+            )
+
     def extend(self, field: FieldLike, t: Number, h: Number, y: Tensor, step: Step) -> Step:
         """The step, which lacks nothing."""
         return step

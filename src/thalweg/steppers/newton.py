@@ -75,6 +75,15 @@ class SimplifiedNewton(ABC):
         self._failed = torch.zeros_like(self._stale)
         self._ratio = torch.ones_like(self._size)  # of the error that is left to the last change
 
+    def take(self, rows: Tensor) -> None:
+        """Go on with some of the rows alone."""
+        self._rows, self._zero = len(rows), self._zero[rows]
+        self._jacobian = None if self._jacobian is None else self._jacobian[rows]
+        self._factors = tuple((matrix[rows], pivots[rows]) for matrix, pivots in self._factors)
+        self._size, self._stale, self._failed, self._ratio = (
+            x[rows] for x in (self._size, self._stale, self._failed, self._ratio)
+        )
+
     def begin(self, field: FieldLike, time: Tensor, y: Tensor, size: Tensor) -> None:
         """Make ready for a step from (t, y), `size` (R,)."""
         self.nfev = self.njev = self.nlu = self._zero

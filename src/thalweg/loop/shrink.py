@@ -58,7 +58,7 @@ def crowded(running: Flag) -> bool:
 
 
 def taken(value: Any, rows: Tensor, whole: int) -> Any:
-    """Those rows of every tensor that has one entry for each of the `whole`, in tuples, lists, dicts and data classes."""
+    """Those rows of every tensor that has an entry for each of the `whole`, in tuples, lists, dicts, data classes."""
     if isinstance(value, Tensor):
         return value[rows] if value.ndim and value.shape[0] == whole else value
     if isinstance(value, tuple | list):

@@ -21,9 +21,8 @@ from ..core.step import Carry, Step
 from ..methods.tableau import Tableau
 from .interpolation import StageInterpolation
 
-
 _SMALL = 2**13
-"""Entries of a state of which spreading one number over a row costs more, each time, than keeping it for every entry."""
+"""The entries of a state up to which a number for each entry costs less than one that is spread over its row."""
 
 
 class ExplicitRK(StageInterpolation):

@@ -14,7 +14,6 @@ from torch import Tensor
 from ..core.arithmetic import Number, wide_dtype
 from ..core.step import Step
 
-
 CUBIC = ((0.0, 3.0, -2.0), (1.0, -2.0, 1.0), (0.0, -1.0, 1.0))
 """The cubic with the states and the slopes at both ends; stages are the mean slope of the step and these two slopes."""
 

@@ -447,14 +447,6 @@ def _check_functions(fun: Any, method: Method | External) -> None:
         raise ValueError(f"fun must be callable as fun(t, y, *args), got {type(fun).__name__}")
 
 
-def _check_shrink(by_row: bool, **asked: bool) -> None:
-    """Refuse to shrink a batch where all rows must stay."""
-    if not by_row:
-        raise ValueError("shrink=True needs batching='per_sample': in joint batching all rows end together")
-    for name in (name for name, wanted in asked.items() if wanted):
-        raise ValueError(f"shrink=True does not go with {name}, which sees all rows; leave out one of them")
-
-
 def _check_jacobian(jac: Any, method: str, implicit: bool) -> None:
     """Refuse what is no Jacobian; whether it fits the state is seen where it is used."""
     if jac is None:
@@ -469,6 +461,14 @@ def _positive(name: str, value: float) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
         raise ValueError(f"{name} must be a positive number, got {value!r}")
     return float(value)
+
+
+def _check_shrink(by_row: bool, **asked: bool) -> None:
+    """Refuse to shrink a batch where all rows must stay."""
+    if not by_row:
+        raise ValueError("shrink=True needs batching='per_sample': in joint batching all rows end together")
+    for name in (name for name, wanted in asked.items() if wanted):
+        raise ValueError(f"shrink=True does not go with {name}, which sees all rows; leave out one of them")
 
 
 def _pair(t_span: Any) -> tuple[Time, Time]:

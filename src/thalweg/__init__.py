@@ -14,6 +14,7 @@ _HOMES = {
     "solve_ivp": "thalweg.ivp",
     "Solution": "thalweg.core.solution",
     "Stats": "thalweg.core.solution",
+    "Sparsity": "thalweg.core.sparsity",
     "SolveError": "thalweg.core.status",
     "Status": "thalweg.core.status",
     "DenseOutput": "thalweg.output.dense",
@@ -38,6 +39,7 @@ __all__ = [
     "NeuralODERegressor",
     "Solution",
     "SolveError",
+    "Sparsity",
     "Stats",
     "Status",
     "__version__",
@@ -47,6 +49,7 @@ __all__ = [
 
 if TYPE_CHECKING:
     from .core.solution import Solution, Stats
+    from .core.sparsity import Sparsity
     from .core.status import SolveError, Status
     from .gradients.adjoint import Adjoint
     from .ivp import solve_ivp

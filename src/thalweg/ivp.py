@@ -16,6 +16,7 @@ from .core.arithmetic import Flag, Number, wide_dtype
 from .core.field import FIELDS, Field, Pair
 from .core.norms import Tolerance
 from .core.solution import Solution, Stats
+from .core.sparsity import Sparsity
 from .core.state import Layout, layout_of
 from .core.status import SolveError, Status
 from .core.step import Step, Stepper, TriedStep
@@ -45,6 +46,7 @@ def solve_ivp(
     *,
     args: tuple[Any, ...] | Any = (),
     jac: Callable[..., Tensor] | Tensor | None = None,
+    jac_sparsity: Any = None,
     dense_output: bool = False,
     events: Event | Callable[..., Any] | Sequence[Event | Callable[..., Any]] | None = None,
     rtol: float | Tensor = 1e-3,
@@ -98,6 +100,11 @@ def solve_ivp(
         with fun=(f, g) that of g.
         Made by automatic differentiation where it is left out, and where gradients are wanted and cannot pass through
         it.
+    jac_sparsity : Tensor, array, sparse matrix, ("banded", lower, upper) or Sparsity, optional
+        Which entries of the Jacobian may differ from zero, of shape (N, N): where it is made here, it then costs as
+        many products, or evaluations, as its columns or rows need colours, and entries outside are taken to be zero. A
+        band is given by the numbers of its diagonals below and above the main one. `thalweg.Sparsity` serves many
+        solves.
     dense_output : bool
         Whether the solution can be called as a function of time.
     events : callable, Event, or sequence of these
@@ -206,7 +213,9 @@ def solve_ivp(
     if isinstance(chosen, External):
         stats.backend = chosen.library
         _refuse_looks_inside(chosen, dense_output=dense_output, events=events is not None)
-    field = FIELDS[chosen.pair](fun, args, layout, packed, jac)
+    size = math.prod(packed.shape[1:]) if by_row else packed.numel()
+    sparsity = None if jac_sparsity is None else Sparsity.of(jac_sparsity, size)
+    field = FIELDS[chosen.pair](fun, args, layout, packed, jac, sparsity=sparsity)
     problem = Problem(
         **choice.parts(field, layout, packed, units),
         y0=packed.detach(),
@@ -216,7 +225,7 @@ def solve_ivp(
         dense=dense_output,
         shrink=shrink,
     )
-    _check_jacobian(jac, chosen.name, problem.stepper.implicit)
+    _check_jacobian(jac, sparsity, chosen.name, problem.stepper.implicit)
     backward = None
     if isinstance(maker, Adjoint):
         backward = replace(problem, **choice.back(maker).parts(field, layout, packed, units, back=True))
@@ -447,14 +456,13 @@ def _check_functions(fun: Any, method: Method | External) -> None:
         raise ValueError(f"fun must be callable as fun(t, y, *args), got {type(fun).__name__}")
 
 
-def _check_jacobian(jac: Any, method: str, implicit: bool) -> None:
+def _check_jacobian(jac: Any, sparsity: Sparsity | None, method: str, implicit: bool) -> None:
     """Refuse what is no Jacobian; whether it fits the state is seen where it is used."""
-    if jac is None:
-        return
-    if not (callable(jac) or isinstance(jac, Tensor)):
+    if not (jac is None or callable(jac) or isinstance(jac, Tensor)):
         raise ValueError(f"jac must be callable as jac(t, y, *args), or a tensor, got {type(jac).__name__}")
-    if not implicit:
-        warnings.warn(f"method {method!r} is explicit and makes no use of jac", stacklevel=3)
+    if not implicit and (jac is not None or sparsity is not None):
+        name = "jac_sparsity" if jac is None else "jac"
+        warnings.warn(f"method {method!r} is explicit and makes no use of {name}", stacklevel=3)
 
 
 def _positive(name: str, value: float) -> float:

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from .arithmetic import Number
+from .sparsity import Sparsity
 from .state import Layout
 
 Pair: TypeAlias = tuple[Callable[..., Any], Callable[..., Any]]
@@ -37,6 +38,10 @@ class FieldLike(Protocol):
     @property
     def parts(self) -> Sequence[FieldLike]:
         """The functions that one evaluation takes: itself, or the two of a pair."""
+
+    @property
+    def sparsity(self) -> Sparsity | None:
+        """Which entries of its Jacobian may differ from zero; None where all may."""
 
 
 class Divisible(FieldLike, Protocol):
@@ -64,6 +69,8 @@ class Field:
     jumps : sequence of float
         Times at which the function jumps: a step that ends or begins at one sees the value on its own side. In joint
         alone.
+    sparsity : Sparsity, optional
+        Which entries of its Jacobian may differ from zero.
     name, state : str
         What messages call the function, and the state that it returns the slope of.
     """
@@ -77,6 +84,7 @@ class Field:
         jac: Callable[..., Any] | Tensor | None = None,
         jumps: Sequence[float] = (),
         *,
+        sparsity: Sparsity | None = None,
         name: str = "fun",
         state: str = "y",
     ) -> None:
@@ -85,6 +93,7 @@ class Field:
         self.jumps = jumps
         self.args = args
         self.jac = jac
+        self.sparsity = sparsity
         self.layout = layout
         self.time_dtype = like.real.dtype if like.is_complex() else like.dtype
         self._like = like
@@ -98,11 +107,11 @@ class Field:
 
     def with_args(self, args: tuple[Any, ...]) -> Field:
         """The same field with other arguments."""
-        return type(self)(self.fun, args, self.layout, self._like, self.jac, self.jumps)
+        return type(self)(self.fun, args, self.layout, self._like, self.jac, self.jumps, sparsity=self.sparsity)
 
     def with_jumps(self, jumps: Sequence[float]) -> Field:
         """The same field with other jumps."""
-        return type(self)(self.fun, self.args, self.layout, self._like, self.jac, jumps)
+        return type(self)(self.fun, self.args, self.layout, self._like, self.jac, jumps, sparsity=self.sparsity)
 
     def taken(self, rows: Tensor) -> Field:
         """The field of some of the rows: tensors in the arguments that have an entry for each row have fewer then."""
@@ -210,7 +219,7 @@ class Field:
 
 
 class AdditiveField(Field):
-    """dy/dt = f(t, y, *args) + g(t, y, *args), `fun` being (f, g) and `jac` the Jacobian of g alone."""
+    """dy/dt = f(t, y, *args) + g(t, y, *args), `fun` being (f, g); `jac` and `sparsity` are those of g alone."""
 
     def __init__(
         self,
@@ -220,12 +229,14 @@ class AdditiveField(Field):
         like: Tensor,
         jac: Callable[..., Any] | Tensor | None = None,
         jumps: Sequence[float] = (),
+        *,
+        sparsity: Sparsity | None = None,
     ) -> None:
-        super().__init__(fun, args, layout, like, jac, jumps)
+        super().__init__(fun, args, layout, like, jac, jumps, sparsity=sparsity)
         f, g = fun
         self._parts = (
             Field(f, args, layout, like, None, jumps, name="fun[0]"),
-            Field(g, args, layout, like, jac, jumps, name="fun[1]"),
+            Field(g, args, layout, like, jac, jumps, sparsity=sparsity, name="fun[1]"),
         )
 
     @property
@@ -261,6 +272,8 @@ class SeparableField(Field):
         like: Tensor,
         jac: Callable[..., Any] | Tensor | None = None,
         jumps: Sequence[float] = (),
+        *,
+        sparsity: Sparsity | None = None,
     ) -> None:
         super().__init__(fun, args, layout, like, None, jumps)
         half, q = _half_layout(layout, like), halves(like)[0]

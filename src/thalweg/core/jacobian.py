@@ -20,6 +20,7 @@ from torch import Tensor
 
 from .arithmetic import across
 from .field import FieldLike
+from .sparsity import Seeds
 
 LARGEST = 4096
 """The longest state of which a Jacobian is made: 128 MiB in float64."""
@@ -67,7 +68,7 @@ class Jacobians:
     """
 
     def __init__(self, like: Tensor, *, by_row: bool) -> None:
-        self.by_row = by_row
+        self.by_row, self._ndim = by_row, like.ndim
         self.size = math.prod(like.shape[1:]) if by_row else like.numel()
         if self.size > LARGEST:
             advice = "choose an explicit method" if by_row else "use batching='per_sample' where rows are independent"
@@ -81,6 +82,7 @@ class Jacobians:
             )
         self._ways = [Jacobians._batched, Jacobians._one_by_one]
         self._hidden_time: bool | None = None
+        self._seeds: Seeds | None = None
 
     def at(self, field: FieldLike, t: Tensor, y: Tensor, *, timed: bool = False) -> Linearization:
         """The field's value and derivatives at (t, y); part of a graph, J too, where one is recorded.
@@ -97,54 +99,121 @@ class Jacobians:
             if recorded and given is not None and not given.requires_grad:
                 given = None  # a gradient could not pass through it
             slope = field(time, z)
-            wanted = [*([z] if given is None else []), *([time] if timed else [])]
-            found = self._products(slope, wanted, create_graph=recorded)
+            made, change = self._made(field, slope, None if given is not None else z, time if timed else None, recorded)
         if given is None:
-            given = self._differences(field, t, y, slope) if found[0] is None else self._from_rows(found[0])
-        change = None
-        if timed:
-            rows = found[-1]
-            change = self._time_differences(field, t, y, slope) if rows is None else self._from_entries(rows, y)
+            given = self._differences(field, t, y, slope) if made is None else made
+        if timed and change is None:
+            change = self._time_differences(field, t, y, slope)
         if recorded:
             return Linearization(slope, given, change)
         # a copy: the field may hand out one tensor of its own again and again
         return Linearization(slope.detach().clone(), given.detach(), None if change is None else change.detach())
 
-    def _products(self, slope: Tensor, wanted: Sequence[Tensor], *, create_graph: bool) -> list[Tensor | None]:
-        """aᵀ ∂slope/∂x for each x wanted and all a, stacked in front; None where slope does not depend on x."""
+    def _made(
+        self, field: FieldLike, slope: Tensor, z: Tensor | None, time: Tensor | None, recorded: bool
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """J and f_t by products, where they are asked for; None where slope does not depend on z, or on time."""
+        seeds = self._seeds_of(field, slope)
+        if seeds is not None:
+            made = None if z is None else self._coloured(slope, z, seeds, recorded)
+            return made, None if time is None else self._forward(slope, time, torch.ones_like(time), recorded)
+        wanted = [x for x in (z, time) if x is not None]
+        found = self._products(slope, wanted, self._vectors(slope), create_graph=recorded)
+        made = None if z is None or found[0] is None else self._from_rows(found[0])
+        return made, None if time is None or found[-1] is None else self._from_entries(found[-1], slope)
+
+    def _seeds_of(self, field: FieldLike, like: Tensor) -> Seeds | None:
+        """The vectors for the field's pattern, if it has one."""
+        if field.sparsity is None:
+            return None
+        if self._seeds is None or self._seeds.sparsity is not field.sparsity:
+            self._seeds = Seeds(field.sparsity, like)
+        return self._seeds
+
+    def _coloured(self, slope: Tensor, z: Tensor, seeds: Seeds, recorded: bool) -> Tensor | None:
+        """J by as many products as there are colours: of rows, or of columns where these are fewer by half or more."""
+        if 2 * len(seeds.columns) <= len(seeds.rows):
+            sums = self._forward(slope, z, self._shaped(seeds.columns, slope), recorded)
+            if sums is not None:
+                return seeds.from_columns(self._flat(sums))
+        (sums,) = self._products(slope, [z], self._shaped(seeds.rows, slope), create_graph=recorded)
+        return None if sums is None else seeds.from_rows(self._flat(sums))
+
+    def _forward(self, slope: Tensor, x: Tensor, vectors: Tensor, create_graph: bool) -> Tensor | None:
+        """∂slope/∂x v for v shaped as x, or for many with one more dimension: the derivative by a of aᵀ ∂slope/∂x.
+
+        None where slope does not depend on x, or has no second derivative.
+        """
         if not slope.requires_grad or not slope.numel():
-            return [None] * len(wanted)
+            return None
+        a = torch.zeros_like(slope).requires_grad_()
+        try:
+            (pulled,) = torch.autograd.grad(slope, x, a, create_graph=True, allow_unused=True)
+            if pulled is None or not pulled.requires_grad:
+                return None
+            many = vectors.ndim > x.ndim
+            (pushed,) = torch.autograd.grad(
+                pulled,
+                a,
+                vectors,
+                retain_graph=True,
+                create_graph=create_graph,
+                allow_unused=True,
+                is_grads_batched=many,
+            )
+        except RuntimeError:
+            return None
+        return pushed
+
+    def _products(
+        self, slope: Tensor, wanted: Sequence[Tensor], vectors: Tensor, *, create_graph: bool
+    ) -> list[Tensor | None]:
+        """aᵀ ∂slope/∂x for each x wanted and all a, stacked in front; None where slope does not depend on x."""
+        if not slope.requires_grad or not slope.numel() or not wanted:
+            return [None] * max(len(wanted), 1)
         while self._ways:
             try:
-                return self._ways[0](self, slope, wanted, create_graph)
+                return self._ways[0](self, slope, wanted, vectors, create_graph)
             except RuntimeError:  # an operation without a batching rule, or without a derivative
                 del self._ways[0]
         return [None] * len(wanted)
 
-    def _batched(self, slope: Tensor, wanted: Sequence[Tensor], create_graph: bool) -> list[Tensor | None]:
+    def _batched(
+        self, slope: Tensor, wanted: Sequence[Tensor], vectors: Tensor, create_graph: bool
+    ) -> list[Tensor | None]:
         """So many products at a time as memory is sensibly spent on."""
         parts = [
             torch.autograd.grad(
                 slope, wanted, a, retain_graph=True, create_graph=create_graph, allow_unused=True, is_grads_batched=True
             )
-            for a in self._vectors(slope).split(max(1, _AT_ONCE // slope.numel()))
+            for a in vectors.split(max(1, _AT_ONCE // slope.numel()))
         ]
         return [None if part[0] is None else torch.cat(part) for part in zip(*parts, strict=True)]
 
-    def _one_by_one(self, slope: Tensor, wanted: Sequence[Tensor], create_graph: bool) -> list[Tensor | None]:
+    def _one_by_one(
+        self, slope: Tensor, wanted: Sequence[Tensor], vectors: Tensor, create_graph: bool
+    ) -> list[Tensor | None]:
         """One product at a time."""
         parts = [
             torch.autograd.grad(slope, wanted, a, retain_graph=True, create_graph=create_graph, allow_unused=True)
-            for a in self._vectors(slope)
+            for a in vectors
         ]
         return [None if part[0] is None else torch.stack(part) for part in zip(*parts, strict=True)]
 
     def _vectors(self, like: Tensor) -> Tensor:
         """The N vectors a, (N, *y.shape)."""
-        unit = torch.eye(self.size, dtype=like.dtype, device=like.device)
+        return self._shaped(torch.eye(self.size, dtype=like.dtype, device=like.device), like)
+
+    def _shaped(self, vectors: Tensor, like: Tensor) -> Tensor:
+        """Vectors (C, N), of every row the same, as (C, *y.shape)."""
         if not self.by_row:
-            return unit.view(self.size, *like.shape)
-        return unit.view(self.size, 1, *like.shape[1:]).expand(self.size, *like.shape)
+            return vectors.view(len(vectors), *like.shape)
+        return vectors.view(len(vectors), 1, *like.shape[1:]).expand(len(vectors), *like.shape)
+
+    def _flat(self, x: Tensor) -> Tensor:
+        """What is shaped as states, with any dimensions in front: (…, N), or (…, B, N) per sample."""
+        lead = x.shape[: x.ndim - self._ndim]
+        return x.reshape(*lead, x.shape[len(lead)], self.size) if self.by_row else x.reshape(*lead, self.size)
 
     def _from_rows(self, rows: Tensor) -> Tensor:
         """J from its rows (N, *y.shape)."""
@@ -158,7 +227,13 @@ class Jacobians:
 
     @torch.no_grad()
     def _differences(self, field: FieldLike, t: Tensor, y: Tensor, slope: Tensor) -> Tensor:
-        """J by forward differences, a column from one more evaluation."""
+        """J by forward differences, a column, or all of a colour, from one more evaluation."""
+        seeds = self._seeds_of(field, y)
+        if seeds is not None:
+            room = y.abs().clamp(min=_SMALL) * torch.finfo(y.dtype).eps ** 0.5
+            sizes = (y + room) - y  # what is added, after rounding
+            moved = [field(t, torch.where(unit != 0, y + room, y)) for unit in self._shaped(seeds.columns, y)]
+            return seeds.from_columns(self._flat(torch.stack(moved) - slope), self._flat(sizes))
         columns = []
         for unit in self._vectors(y):
             moved = y + unit * (y.abs().clamp(min=_SMALL) * torch.finfo(y.dtype).eps ** 0.5)

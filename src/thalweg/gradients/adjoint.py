@@ -129,6 +129,10 @@ class _AugmentedField:
         """The user's is that of the field alone."""
 
     @property
+    def sparsity(self) -> None:
+        """The user's is that of the field alone."""
+
+    @property
     def parts(self) -> Sequence[FieldLike]:
         """Itself: a pair is evaluated as a whole."""
         return (self,)

@@ -15,6 +15,7 @@ from torch.utils import _pytree as pytree
 from ..core.arithmetic import Number
 from ..core.field import Field, FieldLike
 from ..core.solution import Stats
+from ..core.sparsity import Sparsity
 from ..loop.integrate import GraphTimes, Problem, Result
 from .capture import captured_tensors, unreached
 
@@ -252,6 +253,10 @@ class _Watched:
 
     def jacobian(self, t: Tensor, y: Tensor) -> Tensor | None:
         return self.field.jacobian(t, y)
+
+    @property
+    def sparsity(self) -> Sparsity | None:
+        return self.field.sparsity
 
     def __call__(self, t: Tensor, y: Tensor) -> Tensor:
         if self.seen:

@@ -23,7 +23,7 @@ class Stats:
     Attributes
     ----------
     nfev : int or Tensor
-        Field evaluations, as SciPy counts them, without those that a Jacobian took.
+        Field evaluations, as SciPy counts them, without those that a Jacobian took; of a pair, either function counts.
     njev, nlu : int or Tensor
         Jacobians, and factorisations of matrices made of them; 0 for explicit methods.
     n_steps, n_accepted, n_rejected : int or Tensor

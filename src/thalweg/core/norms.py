@@ -20,10 +20,10 @@ class Tolerance:
     atol: Tensor
 
     def scale(self, *states: Tensor) -> Tensor:
-        """The allowed error, from the largest absolute value among the states, entry by entry."""
-        size = states[0].abs()
+        """The allowed error, from the largest absolute value among the states, entry by entry; no less than float32."""
+        size = wide_enough(states[0]).abs()
         for y in states[1:]:
-            torch.maximum(size, y.abs(), out=size)
+            torch.maximum(size, wide_enough(y).abs(), out=size)
         if isinstance(self.rtol, Tensor):
             return size.mul_(self.rtol).add_(self.atol)
         return torch.add(self.atol, size, alpha=self.rtol, out=size)
@@ -31,18 +31,17 @@ class Tolerance:
 
 def rms(x: Tensor) -> float:
     """Root mean square over all of `x`: one read of the device."""
-    return torch.linalg.vector_norm(_wide_enough(x)).item() / max(x.numel(), 1) ** 0.5
+    return torch.linalg.vector_norm(x).item() / max(x.numel(), 1) ** 0.5
 
 
 def rms_of_rows(x: Tensor) -> Tensor:
     """Root mean square over each row, of shape (B,)."""
-    x = _wide_enough(x)
     if x.ndim == 1:
         return x.abs()
     entries = max(math.prod(x.shape[1:]), 1)
     return torch.linalg.vector_norm(x.flatten(1), dim=1) / entries**0.5
 
 
-def _wide_enough(x: Tensor) -> Tensor:
-    """Squares of what is not far from 1 overflow or vanish in 16 bits."""
+def wide_enough(x: Tensor) -> Tensor:
+    """The same in float32 at least: in 16 bits a tolerance vanishes, and so do squares of what is not far from 1."""
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x

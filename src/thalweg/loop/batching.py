@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ..core.arithmetic import Count, Flag, Number, across, wide_dtype
-from ..core.norms import Tolerance, rms, rms_of_rows
+from ..core.norms import Tolerance, rms, rms_of_rows, wide_enough
 
 
 class Batching(Protocol):
@@ -66,7 +66,7 @@ class Joint:
 
     def reduce(self, error: Tensor, tolerance: Tolerance, *states: Tensor) -> float:
         """Root mean square over all entries, or the norm of its own."""
-        error = error.div_(tolerance.scale(*states))
+        error = wide_enough(error).div_(tolerance.scale(*states))
         return rms(error) if self.norm is None else float(self.norm(error))
 
     def select(self, accept: Flag, new: Tensor, old: Tensor) -> Tensor:
@@ -100,7 +100,7 @@ class PerSample:
 
     def reduce(self, error: Tensor, tolerance: Tolerance, *states: Tensor) -> Tensor:
         """Root mean square over each row."""
-        return rms_of_rows(error.div_(tolerance.scale(*states))).to(wide_dtype(self.device))
+        return rms_of_rows(wide_enough(error).div_(tolerance.scale(*states))).to(wide_dtype(self.device))
 
     def select(self, accept: Flag, new: Tensor, old: Tensor) -> Tensor:
         """Row by row."""

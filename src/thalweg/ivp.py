@@ -91,7 +91,8 @@ def solve_ivp(
         With the name of another library in front, as `"scipy:LSODA"` or `"sundials:cvode_bdf"`, that library takes the
         steps: on the CPU, with joint batching and the adjoint's gradient.
     t_eval : Tensor (T,), or (T, batch) per sample
-        The times of the outputs, within t_span and in its direction. Without it: t0 and t1.
+        The times of the outputs, within t_span and in its direction. Without it: t0 and t1. Rows with fewer times
+        than others are filled up with NaN, and so are their outputs.
     args : tuple
         Further arguments of `fun`.
     jac : callable or Tensor, optional
@@ -191,7 +192,7 @@ def solve_ivp(
     layout, packed = layout_of(y0, by_row=by_row)
     rows = packed.shape[0] if by_row else None
     t0, t1 = (_time(name, t, rows, packed) for name, t in zip(("t0", "t1"), _pair(t_span), strict=True))
-    times = None if t_eval is None else _output_times(t_eval, t0, t1, rows, packed)
+    times, padding = (None, None) if t_eval is None else _output_times(t_eval, t0, t1, rows, packed)
     units: Batching = PerSample(packed.shape[0], packed.device) if by_row else Joint()
     choice = _Choice(
         chosen, rtol, atol, norm, step_size, first_step, max_step, min_step, max_steps, controller, step_ts, jump_ts,
@@ -230,12 +231,13 @@ def solve_ivp(
     if isinstance(maker, Adjoint):
         backward = replace(problem, **choice.back(maker).parts(field, layout, packed, units, back=True))
     graph_times, run = GraphTimes(t0, t1, times), either(integrate)
+    times = None if times is None else _blotted(times, padding)
     if watched := as_events(events):
         evented = solve_with_events(run, maker, Request(problem, packed, graph_times, stats, backward), watched)
-        parts = (evented.ys, t0, evented.t_end, times, stats, layout.unpack, packed, on_failure)
+        parts = (_blotted(evented.ys, padding), t0, evented.t_end, times, stats, layout.unpack, packed, on_failure)
         return _solution(problem, evented.result, *parts, evented.found)
     ys, result = maker.run(run, Request(problem, packed, graph_times if timed else None, stats, backward))
-    found = None if events is None else ()
+    found, ys = None if events is None else (), _blotted(ys, padding)
     return _solution(problem, result, ys, t0, t1, times, stats, layout.unpack, packed, on_failure, found)
 
 
@@ -507,8 +509,11 @@ def _time(name: str, t: Time, rows: int | None, like: Tensor) -> Tensor:
     return time
 
 
-def _output_times(t_eval: Any, t0: Tensor, t1: Tensor, rows: int | None, like: Tensor) -> Tensor:
-    """t_eval as the loop keeps it: (T,), or (T, batch), in the direction of time."""
+def _output_times(t_eval: Any, t0: Tensor, t1: Tensor, rows: int | None, like: Tensor) -> tuple[Tensor, Tensor | None]:
+    """t_eval as the loop keeps it: (T,), or (T, batch), in the direction of time; and where NaN stood for no time.
+
+    The loop takes a row's last time again in the place of NaN, whose outputs are then blotted out.
+    """
     try:
         times = torch.as_tensor(t_eval, dtype=wide_dtype(like.device), device=like.device)
     except (TypeError, ValueError, RuntimeError):
@@ -518,6 +523,7 @@ def _output_times(t_eval: Any, t0: Tensor, t1: Tensor, rows: int | None, like: T
     if times.ndim != t0.ndim + 1 or times.shape[1:] != t0.shape:
         expected = "(T,)" if rows is None else f"(T,) or (T, {rows})"
         raise ValueError(f"t_eval must have shape {expected}, got {tuple(torch.as_tensor(t_eval).shape)}")
+    times, padding = (times, None) if rows is None else _filled(times, t0)
     with torch.no_grad():
         direction = torch.sign(t1 - t0)
         inside = (torch.minimum(t0, t1) <= times) & (times <= torch.maximum(t0, t1))
@@ -529,7 +535,24 @@ def _output_times(t_eval: Any, t0: Tensor, t1: Tensor, rows: int | None, like: T
         if bool((times.diff(dim=0) * direction < 0).any()):
             order = "ascend" if bool((direction >= 0).all()) else "run in the direction of t_span"
             raise ValueError(f"t_eval must {order}; sort it")
-    return times
+    return times, padding
+
+
+def _blotted(x: Tensor, padding: Tensor | None) -> Tensor:
+    """X (T, batch, …) with NaN where there is padding (T, batch)."""
+    return x if padding is None else torch.where(padding.view(*padding.shape, *(1,) * (x.ndim - 2)), torch.nan, x)
+
+
+def _filled(times: Tensor, t0: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Times (T, batch) with each row's last one, or t0, where it has NaN; and where that is."""
+    padding = torch.isnan(times)
+    if not bool(padding.any()):
+        return times, None
+    if bool((padding[:-1] & ~padding[1:]).any()):
+        raise ValueError("t_eval may hold NaN only after all times of a row, to make rows with fewer as long as others")
+    last = (~padding).sum(0) - 1
+    place = torch.minimum(torch.arange(len(times), device=times.device).unsqueeze(1), last.clamp(min=0))
+    return torch.where(last < 0, t0, times.gather(0, place)), padding
 
 
 def _range(t: Tensor) -> str:

@@ -1,0 +1,100 @@
+"""Outputs: rows with fewer times than others, and states of 16 bits."""
+
+import pytest
+import torch
+
+from thalweg import solve_ivp
+
+F64 = torch.float64
+NAN = float("nan")
+TIMES = torch.tensor([[0.0, 0.5, 0.2], [0.3, 2.0, NAN], [0.3, NAN, NAN], [1.0, NAN, NAN]], dtype=F64)
+ENDS = torch.tensor([1.0, 2.0, 0.5], dtype=F64)
+RATES = torch.tensor([[1.0], [3.0], [0.5]], dtype=F64)
+
+
+def decay(t, y, rate):
+    return -rate * y + torch.sin(t)
+
+
+def ragged(times=TIMES, rows=(0, 1, 2), y0=None, rate=RATES, **options):
+    rows = list(rows)
+    y0 = torch.ones(3, 2, dtype=F64) if y0 is None else y0
+    options = {"rtol": 1e-9, "atol": 1e-9, "batching": "per_sample", **options}
+    return solve_ivp(decay, (0.0, ENDS[rows]), y0[rows], t_eval=times[:, rows], args=(rate[rows],), **options)
+
+
+class TestRaggedTimes:
+    @pytest.mark.parametrize(
+        "options", [{}, {"shrink": True}, {"dense_output": True}, {"events": lambda t, y, r: y[:, 0] - 9}]
+    )
+    def test_each_row_has_the_outputs_that_it_has_alone(self, options):
+        sol = ragged(**options)
+        assert torch.equal(sol.ts.isnan(), TIMES.isnan())
+        for row in range(3):
+            count = int((~TIMES[:, row].isnan()).sum())
+            alone = solve_ivp(
+                decay, (0.0, ENDS[row].item()), torch.ones(1, 2, dtype=F64), t_eval=TIMES[:count, row],
+                args=(RATES[row : row + 1],), rtol=1e-9, atol=1e-9, batching="per_sample",
+            )  # fmt: skip
+            torch.testing.assert_close(sol.ys[:count, row], alone.ys[:, 0], rtol=1e-12, atol=0)
+            assert sol.ys[count:, row].isnan().all()
+
+    @pytest.mark.parametrize("gradient", ["direct", "checkpointed", "adjoint"])
+    def test_gradients_pass_by_what_is_not_there(self, gradient):
+        """To y0, to arguments and to the times that there are; the sum is of these outputs."""
+        y0, rate = torch.ones(3, 2, dtype=F64, requires_grad=True), RATES.clone().requires_grad_()
+        times = TIMES.clone().requires_grad_()
+        found = torch.autograd.grad(
+            ragged(times, y0=y0, rate=rate, gradient=gradient).ys.nansum(), [y0, rate, times], materialize_grads=True
+        )
+        expected = [torch.zeros_like(y0), torch.zeros_like(rate), torch.zeros_like(times)]
+        for row in range(3):
+            count = int((~TIMES[:, row].isnan()).sum())
+            sol = ragged(times[:count], rows=[row], y0=y0, rate=rate, gradient="direct")
+            for total, part in zip(expected, torch.autograd.grad(sol.ys.sum(), [y0, rate, times]), strict=True):
+                total += part
+        for gradient_found, gradient_expected in zip(found, expected, strict=True):
+            torch.testing.assert_close(gradient_found, gradient_expected, rtol=1e-6, atol=1e-6)
+
+    def test_a_row_without_any(self):
+        times = torch.tensor([[0.5, NAN], [1.0, NAN]], dtype=F64)
+        sol = solve_ivp(lambda t, y: -y, (0, 1), torch.ones(2, 1, dtype=F64), t_eval=times, batching="per_sample")
+        assert sol.ys[:, 1].isnan().all()
+        assert not sol.ys[:, 0].isnan().any()
+
+    def test_nan_between_times_is_refused(self):
+        times = torch.tensor([[0.1, NAN], [0.5, 0.7]], dtype=F64)
+        with pytest.raises(ValueError, match="NaN only after all times of a row"):
+            solve_ivp(lambda t, y: -y, (0, 1), torch.ones(2, 1, dtype=F64), t_eval=times, batching="per_sample")
+
+    def test_in_joint_a_time_is_a_number(self):
+        with pytest.raises(ValueError, match="holds nan"):
+            solve_ivp(lambda t, y: -y, (0, 1), torch.ones(2, 1, dtype=F64), t_eval=[0.1, NAN])
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("batching", ["joint", "per_sample"])
+class TestSixteenBits:
+    """Values and gradients to what the dtype holds."""
+
+    @pytest.mark.parametrize("gradient", ["direct", "checkpointed", "adjoint"])
+    def test_values_and_gradients(self, dtype, batching, gradient):
+        y0 = torch.linspace(0.5, 1.5, 6).view(3, 2).to(dtype).requires_grad_()
+        tolerance = 10 * torch.finfo(dtype).eps
+        sol = solve_ivp(
+            lambda t, y: -y + torch.sin(t), (0.0, 1.0), y0, "dopri5", (0.0, 0.5, 1.0), batching=batching,
+            gradient=gradient, rtol=tolerance, atol=tolerance,
+        )  # fmt: skip
+        assert sol.ys.dtype == dtype
+        exact = solve_ivp(
+            lambda t, y: -y + torch.sin(t), (0.0, 1.0), y0.detach().double(), "vern7", rtol=1e-9, atol=1e-9
+        )
+        torch.testing.assert_close(sol.ys[-1].double(), exact.ys[-1], rtol=tolerance, atol=tolerance)
+        (found,) = torch.autograd.grad(sol.ys[-1].sum(), y0)
+        torch.testing.assert_close(found.double(), torch.full((3, 2), -1.0, dtype=F64).exp(), rtol=tolerance, atol=0.0)
+
+    def test_tolerances_that_the_dtype_cannot_hold_next_to_zero(self, dtype, batching):
+        """An entry that stays 0 is allowed an error that is less than the least number of 16 bits, and has none."""
+        y0 = torch.tensor([[0.0, 1.0]], dtype=dtype)
+        sol = solve_ivp(lambda t, y: -y, (0.0, 1.0), y0, "tsit5", rtol=0.1, atol=1e-12, batching=batching)
+        assert torch.equal(sol.ys[-1, :, 0], torch.zeros(1, dtype=dtype))

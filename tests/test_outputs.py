@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from thalweg import solve_ivp
+from thalweg import SolveError, solve_ivp
 
 F64 = torch.float64
 NAN = float("nan")
@@ -70,6 +70,31 @@ class TestRaggedTimes:
     def test_in_joint_a_time_is_a_number(self):
         with pytest.raises(ValueError, match="holds nan"):
             solve_ivp(lambda t, y: -y, (0, 1), torch.ones(2, 1, dtype=F64), t_eval=[0.1, NAN])
+
+
+class TestProgress:
+    """A bar on standard error, which ends where the solve does; nothing else changes."""
+
+    @pytest.mark.parametrize(
+        ("method", "options"),
+        [("tsit5", {}), ("tsit5", {"batching": "per_sample", "shrink": True}), ("scipy:RK45", {}), ("rodas5p", {})],
+    )
+    def test_it_ends_with_the_solve(self, method, options, capsys):
+        solved = [
+            solve_ivp(lambda t, y: -y, (0.0, 2.0), torch.ones(2, 1, dtype=F64), method, progress=progress, **options)
+            for progress in (True, False)
+        ]
+        shown = capsys.readouterr()
+        assert not shown.out
+        steps = int(torch.as_tensor(solved[0].stats.n_steps).max())
+        for part in ("t = 2", "100%", f"{steps} steps, h = "):
+            assert part in shown.err
+        assert torch.equal(solved[0].ys, solved[1].ys)
+
+    def test_a_solve_that_fails_says_how_far_it_came(self, capsys):
+        with pytest.raises(SolveError):
+            solve_ivp(lambda t, y: y**2, (0.0, 2.0), torch.ones(1, dtype=F64), progress=True)
+        assert "t = 1" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

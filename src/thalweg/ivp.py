@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias
 
@@ -29,6 +30,7 @@ from .loop.integrate import GraphTimes, Problem, Result, integrate
 from .methods import Method, as_method
 from .methods.tableau import RungeKutta
 from .output.events import Event, Found, as_events
+from .output.progress import SolveProgress
 from .steppers.choose import stepper_for
 from .steppers.explicit_rk import ExplicitRK
 from .stepsize.controllers import CONTROLLERS, Controller, Fixed
@@ -64,6 +66,7 @@ def solve_ivp(
     shrink: bool = False,
     gradient: Literal["checkpointed", "direct", "adjoint"] | GradientMethod | None = None,
     callback: Callable[[TriedStep], bool | None] | None = None,
+    progress: bool = False,
     backend: Literal["auto", "eager"] = "auto",
     on_failure: Literal["raise", "return"] = "raise",
 ) -> Solution:
@@ -151,6 +154,9 @@ def solve_ivp(
     callback : callable, optional
         callback(step), called with a `TriedStep` of every step that is tried, kept or not: its `t`, `h`, `y`, `y_new`
         and `accepted`. The solve fails with `Status.STOPPED` where it returns true.
+    progress : bool
+        Whether to show how far the solve has come, on standard error: a bar over time, the steps taken, and the size
+        of the last.
     backend : {"auto", "eager"}
         What runs the loop.
     on_failure : {"raise", "return"}
@@ -226,6 +232,8 @@ def solve_ivp(
         dense=dense_output,
         shrink=shrink,
     )
+    bar = SolveProgress(problem.t1 - problem.t0) if progress else None
+    problem = replace(problem, progress=bar)
     _check_jacobian(jac, sparsity, chosen.name, problem.stepper.implicit)
     backward = None
     if isinstance(maker, Adjoint):
@@ -233,10 +241,12 @@ def solve_ivp(
     graph_times, run = GraphTimes(t0, t1, times), either(integrate)
     times = None if times is None else _blotted(times, padding)
     if watched := as_events(events):
-        evented = solve_with_events(run, maker, Request(problem, packed, graph_times, stats, backward), watched)
+        with bar or nullcontext():
+            evented = solve_with_events(run, maker, Request(problem, packed, graph_times, stats, backward), watched)
         parts = (_blotted(evented.ys, padding), t0, evented.t_end, times, stats, layout.unpack, packed, on_failure)
         return _solution(problem, evented.result, *parts, evented.found)
-    ys, result = maker.run(run, Request(problem, packed, graph_times if timed else None, stats, backward))
+    with bar or nullcontext():
+        ys, result = maker.run(run, Request(problem, packed, graph_times if timed else None, stats, backward))
     found, ys = None if events is None else (), _blotted(ys, padding)
     return _solution(problem, result, ys, t0, t1, times, stats, layout.unpack, packed, on_failure, found)
 

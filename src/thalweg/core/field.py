@@ -122,7 +122,8 @@ class Field:
 
         jac = part(self.jac) if isinstance(self.jac, Tensor) and self.jac.ndim == 3 else self.jac
         args = pytree.tree_map(part, self.args)
-        return type(self)(self.fun, args, self.layout.taken(len(rows)), self._like[rows], jac, self.jumps)
+        layout, like = self.layout.taken(len(rows)), self._like[rows]
+        return type(self)(self.fun, args, layout, like, jac, self.jumps, sparsity=self.sparsity)
 
     def times(self, t: Number, h: Number, c: Tensor) -> Sequence[Tensor]:
         """The times t + c h: 0-d tensors in joint, (batch, 1, ..., 1) per sample; c has shape (S,)."""

@@ -104,6 +104,8 @@ class _Solve:
                     h = solver.t - t
                     self._save(solver)
                     self._record(solver, t, h, y, n_steps)
+                    if self.problem.progress is not None:
+                        self.problem.progress.advance(solver.t, self.t1, h, ended=solver.t == self.t1)
                     n_steps, t, y = n_steps + 1, solver.t, self._field.tensor(solver.y)
                     costs = solver.costs()
             except Stopped as stopped:

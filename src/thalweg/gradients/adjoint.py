@@ -364,6 +364,7 @@ class _Backward:
             dense=False,
             shrink=False,
             watch=None,
+            progress=None,
             first_step=first,
         )
         self.field.first = None

@@ -35,6 +35,7 @@ from ..core.status import Status
 from ..core.step import Carry, Step, Stepper
 from ..output.dense import DenseRecorder
 from ..output.events import Stop
+from ..output.progress import SolveProgress
 from ..output.saving import EndSaver, JointSaver, RowSaver, Saver
 from ..stepsize.controllers import Controller
 from ..stepsize.first_step import first_step
@@ -74,6 +75,8 @@ class Problem:
         Sees each step that is accepted, and may end units with it.
     shrink : bool
         Whether rows that have ended leave the batch; not with `dense`, a callback or a watch.
+    progress : SolveProgress or None
+        What shows a person how far the solve has come.
     """
 
     field: FieldLike
@@ -95,6 +98,7 @@ class Problem:
     graph_times: GraphTimes | None = None
     watch: Watch | None = None
     shrink: bool = False
+    progress: SolveProgress | None = None
 
     def taken(self, rows: Tensor) -> Problem:
         """What is still to be known of it where only those rows remain; the stepper follows by itself."""
@@ -280,6 +284,8 @@ def integrate(problem: Problem, recorder: Recorder | None = None) -> Result:
             recorder.record(step, t, h, y, carry, accept, last, n_accepted, None if home is None else home.rows)
         if dense is not None:
             dense.record(step, t_graph, h_graph, y, accept)
+        if problem.progress is not None:
+            problem.progress.advance(t_next, t1, h_next, ended=not going)
         if problem.callback is not None and problem.callback(step, t, h, y, accept):
             status = where(running, Status.STOPPED.value, status)
             running, going = running & False, False

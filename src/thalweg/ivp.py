@@ -61,7 +61,7 @@ def solve_ivp(
     step_ts: Tensor | Sequence[float] = (),
     jump_ts: Tensor | Sequence[float] = (),
     max_steps: int = 10_000,
-    controller: Controller | Literal["i", "pi", "pid"] | None = None,
+    controller: Controller | Literal["i", "pi", "pid", "gustafsson"] | None = None,
     batching: Literal["joint", "per_sample"] = "joint",
     shrink: bool = False,
     gradient: Literal["checkpointed", "direct", "adjoint"] | GradientMethod | None = None,
@@ -134,8 +134,9 @@ def solve_ivp(
     max_steps : int
         The number of steps, rejected ones too, after which a solve fails; with events that change the state, after
         which it does not begin again.
-    controller : {"i", "pi", "pid"} or Controller, optional
-        How the step size follows the error; by default "pi" for explicit Runge–Kutta methods, "i" for the others.
+    controller : {"i", "pi", "pid", "gustafsson"} or Controller, optional
+        How the step size follows the error; by default "pi" for explicit Runge–Kutta methods, "gustafsson"
+        for fully implicit ones, "i" for the others.
     batching : {"joint", "per_sample"}
         Whose error counts together. `joint`: one step size for all, right for every field. `per_sample`: each row of
         y0 has its own, as if solved alone; rows of the field must not depend on each other.
@@ -609,6 +610,11 @@ def _allowed(name: str, value: float | Tensor, y0: Tensor) -> float | Tensor:
         ) from None
 
 
+_USUAL = {"explicit": "pi", "firk": "gustafsson"}
+"""The controllers of kinds of methods: stability limits the steps of explicit ones, and an I controller runs into it
+again and again; those that solve for all stages at once pay dearly for a step that is rejected, and for a matrix."""
+
+
 def _control(
     method: Method | External, controller: Controller | str | None, step_size: float | None, first_step: float | None
 ) -> tuple[Controller, float | None]:
@@ -620,11 +626,13 @@ def _control(
         return Fixed(), float(step_size)
     if isinstance(controller, str):
         controller = CONTROLLERS[_one_of("controller", controller, tuple(CONTROLLERS))]
-    # stability limits the steps of explicit methods, and an I controller runs into it again and again
-    usual = CONTROLLERS["pi" if isinstance(method, Method) and method.kind == "explicit" else "i"]
+    usual = CONTROLLERS[_USUAL.get(method.kind, "i") if isinstance(method, Method) else "i"]
     control: Controller = usual if controller is None else controller
     if not callable(getattr(control, "adapt", None)):
-        raise ValueError(f"controller must be 'i', 'pi', 'pid' or an object such as thalweg.PID(), got {controller!r}")
+        raise ValueError(
+            f"controller must be one of {', '.join(map(repr, CONTROLLERS))} or an object such as thalweg.PID(), "
+            f"got {controller!r}"
+        )
     if control.adaptive and not method.adaptive:
         instead = "" if method.pair else ", or choose an adaptive method such as 'tsit5'"
         raise ValueError(f"method {method.name!r} has no error estimate; give step_size={instead}")

@@ -8,9 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from thalweg import PID
+from thalweg.stepsize.controllers import Gustafsson
 
 F64 = torch.float64
 CONTROLLERS = {"i": PID(), "pi": PID(0.4, 0.3, 0.0), "pid": PID(0.2, 0.3, 0.1), "d": PID(0.0, 0.1, 0.5)}
+CONTROLLERS["gustafsson"] = Gustafsson()
 errors = st.floats(0, 1e12) | st.sampled_from([0.0, 1.0, math.nextafter(1.0, 2.0), math.inf, math.nan])
 
 

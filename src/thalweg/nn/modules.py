@@ -56,7 +56,7 @@ class NeuralODE(nn.Module):
         step_size: float | None = None,
         rtol: float = 1e-3,
         atol: float = 1e-6,
-        controller: Controller | Literal["i", "pi", "pid"] | None = None,
+        controller: Controller | Literal["i", "pi", "pid", "gustafsson"] | None = None,
         learn_times: bool = False,
         batching: Literal["joint", "per_sample"] = "per_sample",
         gradient: Literal["checkpointed", "direct", "adjoint"] = "checkpointed",

@@ -222,7 +222,16 @@ class _GaussQuadrature(_EvaluatedQuadrature):
     """Where another library takes the steps: Gauss's formula in each, as good as the states inside steps are."""
 
     def record(
-        self, step: Step, t: Number, h: Number, y: Tensor, carry: Carry | None, accept: Flag, last: Flag, level: Count
+        self,
+        step: Step,
+        t: Number,
+        h: Number,
+        y: Tensor,
+        carry: Carry | None,
+        accept: Flag,
+        last: Flag,
+        level: Count,
+        rows: Tensor | None,
     ) -> None:
         """Add a step."""
         if not self.targets:

@@ -19,6 +19,11 @@ class Tolerance:
     rtol: float | Tensor
     atol: Tensor
 
+    def taken(self, rows: Tensor) -> Tolerance:
+        """Those rows, where each entry of y has its own."""
+        rtol = self.rtol[rows] if isinstance(self.rtol, Tensor) else self.rtol
+        return Tolerance(rtol, self.atol[rows] if self.atol.ndim else self.atol)
+
     def scale(self, *states: Tensor) -> Tensor:
         """The allowed error, from the largest absolute value among the states, entry by entry; no less than float32."""
         size = wide_enough(states[0]).abs()

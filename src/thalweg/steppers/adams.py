@@ -286,6 +286,11 @@ class VariableAdamsStepper(_Adams):
         self._tolerance = tolerance
         self._around = torch.arange(-2, 2, device=self._home)
 
+    def take(self, rows: Tensor) -> None:
+        """Go on with some of the rows alone."""
+        super().take(rows)
+        self._tolerance = self._tolerance.taken(rows)
+
     def init(self, slope: Tensor | None) -> Carry | None:
         """The carry of the first step, from the slope at the start."""
         if slope is None:

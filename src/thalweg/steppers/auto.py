@@ -91,10 +91,20 @@ class AutoStepper(StageInterpolation):
         self._tolerance = tolerance
         self._end = torch.ones(1, dtype=wide_dtype(like.device), device=like.device)
 
+    def take(self, rows: Tensor) -> None:
+        """Go on with some of the rows alone."""
+        self._tolerance = self._tolerance.taken(rows)
+
     def init(self, slope: Tensor | None) -> Carry | None:
         """The carry of the first step, explicit, from the slope at the start."""
         self._stiff.init(slope)
         return None if slope is None else (slope, self._zero(slope))
+
+    def take(self, rows: Tensor) -> None:
+        """Go on with some of the rows alone."""
+        self._explicit.take(rows)
+        self._stiff.take(rows)
+        self._tolerance = self._tolerance.taken(rows)
 
     def step(self, field: FieldLike, t: Number, h: Number, y: Tensor, carry: Carry | None) -> Step:
         """Try a step of size h from (t, y)."""

@@ -82,6 +82,7 @@ class FIRK(StageInterpolation):
     def take(self, rows: Tensor) -> None:
         """Go on with some of the rows alone."""
         self._newton.take(rows)
+        self._tolerance = self._tolerance.taken(rows)
         if self._past is not None:
             self._past = _Past(
                 *(x[rows] for x in (self._past.t, self._past.size, self._past.slopes, self._past.solved))

@@ -78,6 +78,7 @@ class SimplifiedNewton(ABC):
     def take(self, rows: Tensor) -> None:
         """Go on with some of the rows alone."""
         self._rows, self._zero = len(rows), self._zero[rows]
+        self._tolerance = self._tolerance.taken(rows)
         self._jacobian = None if self._jacobian is None else self._jacobian[rows]
         self._factors = tuple((matrix[rows], pivots[rows]) for matrix, pivots in self._factors)
         self._size, self._stale, self._failed, self._ratio = (

@@ -91,10 +91,6 @@ class AutoStepper(StageInterpolation):
         self._tolerance = tolerance
         self._end = torch.ones(1, dtype=wide_dtype(like.device), device=like.device)
 
-    def take(self, rows: Tensor) -> None:
-        """Go on with some of the rows alone."""
-        self._tolerance = self._tolerance.taken(rows)
-
     def init(self, slope: Tensor | None) -> Carry | None:
         """The carry of the first step, explicit, from the slope at the start."""
         self._stiff.init(slope)

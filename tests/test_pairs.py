@@ -166,3 +166,38 @@ class TestEvents:
         sol = solve_ivp(pair, (0, 2), torch.ones(1, dtype=F64), "kencarp4", events=half, rtol=1e-9, atol=1e-11)
         for found in torch.autograd.grad(sol.t_events[0].sum(), [a, b]):
             assert abs(found.item() + math.log(2) / 4) < 1e-6
+
+
+@pytest.mark.parametrize("gradient", ["none", "direct", "checkpointed"])
+@pytest.mark.parametrize("method", ADDITIVE + SEPARABLE)
+def test_rows_may_leave_the_batch(method, gradient):
+    """With arguments of their own; nothing changes but the rows that are evaluated."""
+    start = torch.randn(6, 2, dtype=F64)
+    t1 = torch.tensor([0.3, 4.0, 1.0, -1.0, 0.0, 2.5], dtype=F64)
+    rates = torch.linspace(0.5, 3, 6, dtype=F64)[:, None].requires_grad_(gradient != "none")
+    seen = []
+
+    def v(t, y, k):
+        seen.append(len(y))
+        return torch.cos(k * y + t)
+
+    def f(t, y, k):
+        seen.append(len(y))
+        return -k * y
+
+    found, rows = [], []
+    for shrink in (True, False):
+        seen.clear()
+        sol = solve_ivp(
+            (v, f), (0.0, t1), (start, start) if method in SEPARABLE else start, method, args=(rates,),
+            step_size=0.1 if method in SEPARABLE else None, batching="per_sample", shrink=shrink,
+            gradient="checkpointed" if gradient == "none" else gradient,
+        )  # fmt: skip
+        rows.append(sum(seen))
+        ys = sol.ys if method in ADDITIVE else torch.cat(sol.ys, -1)
+        found.append([ys.detach(), sol.stats.nfev, sol.stats.n_steps])
+        if gradient != "none":
+            found[-1] += torch.autograd.grad(ys.square().sum(), rates)
+    assert rows[0] < 0.8 * rows[1]
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-12)

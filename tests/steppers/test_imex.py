@@ -134,6 +134,16 @@ class TestStiffProblems:
         sol = solve_ivp((f, g), (0, 2), y0, "kencarp4", rtol=1e-7, atol=1e-9)
         torch.testing.assert_close(sol.ys[-1], reference(f, g, (0, 2), y0.numpy()), rtol=1e-6, atol=1e-8)
 
+    @pytest.mark.parametrize("place", [0, 1])
+    def test_either_part_may_jump_at_a_known_time(self, place):
+        """Y' = y until t = 0.5 and -3 y from there on, less y throughout."""
+        pair = [lambda t, y: -y, lambda t, y: -y]
+        pair[place] = lambda t, y: torch.where(t < 0.5, 1.0, -3.0) * y
+        y0 = torch.ones(1, dtype=F64)
+        sol = solve_ivp(pair, (0.0, 1.0), y0, "kencarp4", jump_ts=[0.5], rtol=1e-8, atol=1e-8)
+        assert abs(sol.ys[-1].item() - math.exp(-2)) < 1e-7
+        assert sol.stats.njev == 2
+
     def test_single_precision(self):
         y0 = torch.ones(3)
         sol = solve_ivp((lambda t, y: -y, lambda t, y: -1000 * (y - 1)), (0, 1), y0, "kencarp4", rtol=1e-4)

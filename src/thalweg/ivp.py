@@ -610,7 +610,7 @@ def _allowed(name: str, value: float | Tensor, y0: Tensor) -> float | Tensor:
         ) from None
 
 
-_USUAL = {"explicit": "pi", "firk": "gustafsson"}
+_USUAL = {"explicit": "pi", "switching": "pi", "firk": "gustafsson"}
 """The controllers of kinds of methods: stability limits the steps of explicit ones, and an I controller runs into it
 again and again; those that solve for all stages at once pay dearly for a step that is rejected, and for a matrix."""
 

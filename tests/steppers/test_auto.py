@@ -110,6 +110,39 @@ def test_rows_that_are_stiff_and_rows_that_are_not():
     assert (together.ys[-1] - ((y0 - 1) * torch.exp(-3 * rates) + math.cos(3.0))).abs().max() < 1e-5
 
 
+@pytest.mark.parametrize("gradient", ["direct", "checkpointed"])
+def test_rows_that_leave_the_batch_change_nothing(gradient):
+    """With tolerances of their own, and ends at different times."""
+    rates = torch.tensor([[1.0], [1e5], [3.0], [300.0]], dtype=F64)
+    rtol = torch.tensor([[1e-3], [1e-4], [1e-6], [1e-5]], dtype=F64)
+    ends = torch.tensor([2.0, 0.5, 0.1, 3.0], dtype=F64)
+    share = torch.tensor([0.2, 0.6, 1.0], dtype=F64)[:, None]
+
+    def solve(shrink):
+        y0 = torch.tensor([[1.0], [2.0], [0.3], [0.5]], dtype=F64, requires_grad=True)
+        sol = solve_ivp(
+            lambda t, y, rate: -rate * (y - torch.cos(t)),
+            (0.0, ends),
+            y0,
+            "auto",
+            share * ends,
+            args=(rates,),
+            rtol=rtol,
+            atol=1e-7,
+            batching="per_sample",
+            gradient=gradient,
+            shrink=shrink,
+        )
+        return sol, torch.autograd.grad(sol.ys.square().sum(), [y0])[0]
+
+    (one, to_one), (other, to_other) = solve(False), solve(True)
+    torch.testing.assert_close(one.ys, other.ys, rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(to_one, to_other, rtol=1e-9, atol=1e-12)
+    for count in ("n_steps", "nfev", "njev"):
+        assert torch.equal(getattr(one.stats, count), getattr(other.stats, count))
+    assert (one.stats.njev > 0).tolist() == [False, True, False, True]
+
+
 def test_states_and_events_inside_steps_of_either_kind():
     """Dense output and event times of van der Pol's slow parts and of its jumps, against Radau."""
     problem = next(p for p in STIFF if p.name == "van_der_pol")

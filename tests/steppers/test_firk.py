@@ -67,9 +67,9 @@ class TestStiffProblems:
     def test_a_start_beside_a_stiff_solution_costs_few_steps(self):
         """What a tight tolerance leaves of a component of rate 1e6 is no error of the next step."""
         problem = next(p for p in STIFF if p.name == "prothero_robinson")
-        sol = solve_ivp(problem.fun, problem.t_span, problem.state(), "radau5", rtol=1e-8, atol=1e-8)
-        assert (sol.ys[-1] - problem.end).abs() < 5e-8
-        assert sol.stats.n_steps < 20
+        sol = solve_ivp(problem.fun, problem.t_span, problem.state(), "radau5", rtol=1e-9, atol=1e-9)
+        assert (sol.ys[-1] - problem.end).abs() < 5e-9  # and where it is one, it is seen
+        assert sol.stats.n_steps < 50
 
     @pytest.mark.parametrize("batching", BATCHINGS)
     def test_states_between_steps_are_as_good(self, batching):

@@ -74,19 +74,20 @@ class FIRK(StageInterpolation):
         self._b_error = None if tableau.b_error is None else torch.from_numpy(tableau.b_error @ inverse).to(like)
         self._axis = self._newton.axis
         self._past: _Past | None = None
+        self._tried: Tensor | None = None  # where each row's last step began
 
     def init(self, slope: Tensor | None) -> None:
         """Nothing is carried."""
         self._forget()
+        self._tried = None
 
     def take(self, rows: Tensor) -> None:
         """Go on with some of the rows alone."""
         self._newton.take(rows)
         self._tolerance = self._tolerance.taken(rows)
         if self._past is not None:
-            self._past = _Past(
-                *(x[rows] for x in (self._past.t, self._past.size, self._past.slopes, self._past.solved))
-            )
+            self._past = _Past(*(x[rows] for x in (self._past.size, self._past.slopes, self._past.solved)))
+        self._tried = None if self._tried is None else self._tried[rows]
 
     def extend(self, field: FieldLike, t: Number, h: Number, y: Tensor, step: Step) -> Step:
         """The step, which lacks nothing."""
@@ -101,16 +102,18 @@ class FIRK(StageInterpolation):
             self._forget()
         with torch.no_grad():
             now = torch.as_tensor(t, dtype=self._c.dtype, device=y.device).reshape(-1)
-            z, solved = self._solve(field, start, times, now, size.detach(), y.detach())
+            moved = torch.zeros_like(now, dtype=torch.bool) if self._tried is None else now != self._tried
+            self._tried = now
+            z, solved = self._solve(field, start, times, moved, size.detach(), y.detach())
         if recorded:
             z = self._in_graph(field, times, size, y, z)
         slopes = newton.mixed(self._inverse, z)  # h k_i
         h_each = newton.each(size, z)
         y_new = y + (z.select(self._axis, -1) if self._b is None else self._summed(self._b, z))
         with torch.no_grad():
-            error = self._error(field, start, size, y, z, y_new, solved)
+            error = self._error(field, start, size, y, z, y_new, solved & ~moved)
             if not recorded:
-                self._past = _Past(now, size, slopes, solved)
+                self._past = _Past(size, slopes, solved)
         return Step(
             y_new,
             error,
@@ -127,11 +130,11 @@ class FIRK(StageInterpolation):
         self._past = None
 
     def _solve(
-        self, field: FieldLike, start: Tensor, times: Sequence[Tensor], now: Tensor, size: Tensor, y: Tensor
+        self, field: FieldLike, start: Tensor, times: Sequence[Tensor], moved: Tensor, size: Tensor, y: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Z, and which rows converged; those once more that failed with an old Jacobian."""
         newton, slope = self._newton, _Slopes(self._newton, field, times, y)
-        guess = self._continued(now, size, y)
+        guess = self._continued(moved, size, y)
         newton.begin(field, start, y, size)
         z, solved = newton.solve(slope, guess, torch.ones_like(newton.fresh))
         again = ~solved & ~newton.fresh
@@ -143,7 +146,7 @@ class FIRK(StageInterpolation):
         newton.end(solved)
         return z, solved
 
-    def _continued(self, now: Tensor, size: Tensor, y: Tensor) -> Tensor:
+    def _continued(self, moved: Tensor, size: Tensor, y: Tensor) -> Tensor:
         """Where to begin: at the last step's polynomial, or at 0 where it says nothing.
 
         The polynomial lies ahead of a row that has moved on since, and around one that tries again.
@@ -152,12 +155,11 @@ class FIRK(StageInterpolation):
         past, newton = self._past, self._newton
         if past is None:
             return y.new_zeros(shape)
-        moved = (now != past.t).to(now.dtype)
-        ratio = (size / past.size).to(now.dtype)
+        ratio, ahead = (size / past.size).to(self._c.dtype), moved.to(self._c.dtype)
         usable = past.solved & (ratio > 0) & (ratio <= _FARTHEST)
-        theta = moved[:, None] + torch.where(usable, ratio, 0.0)[:, None] * self._c[1:]  # (R, s)
+        theta = ahead[:, None] + torch.where(usable, ratio, 0.0)[:, None] * self._c[1:]  # (R, s)
         weights = self._weights(theta.reshape(-1)).view(self.stages, *theta.shape).permute(1, 2, 0)
-        weights = (weights - moved[:, None, None] * self._weights_at_end).to(y.dtype)
+        weights = (weights - ahead[:, None, None] * self._weights_at_end).to(y.dtype)
         slopes = torch.where(newton.each(usable, past.slopes), past.slopes, 0.0)
         return newton.mixed(weights, slopes)
 
@@ -170,11 +172,12 @@ class FIRK(StageInterpolation):
         return z + Correction.apply(self._newton.each(size, z) * slopes - z, *factors)
 
     def _error(
-        self, field: FieldLike, start: Tensor, size: Tensor, y: Tensor, z: Tensor, y_new: Tensor, solved: Tensor
+        self, field: FieldLike, start: Tensor, size: Tensor, y: Tensor, z: Tensor, y_new: Tensor, doubted: Tensor
     ) -> Tensor | None:
-        """The estimate, filtered; where it would reject the step, once more with the slope where the start may lie.
+        """The estimate, filtered; where it would reject a doubted step, once more with the slope where y should be.
 
-        A start beside the solution makes the first one too large in stiff components (Hairer & Wanner 1996, IV.8).
+        A start beside the solution makes it too large in stiff components. In doubt are a first step and one that is
+        tried again: elsewhere this would hide errors that are none of the start's (Hairer & Wanner 1996, IV.8).
         """
         if self._b_error is None:
             return None
@@ -183,12 +186,12 @@ class FIRK(StageInterpolation):
             return newton.filtered(drift)
         weight = newton.each(size, y) * self.tableau.slope_error
         error = newton.filtered(drift + weight * field(start, y))
-        norm = rms_of_rows((error / self._tolerance.scale(y, y_new)).reshape(len(solved), -1))
-        doubtful = solved & (norm >= 1) & torch.isfinite(norm)
-        newton.nfev = newton.nfev + 1 + doubtful
-        if not bool(doubtful.any()):
+        norm = rms_of_rows((error / self._tolerance.scale(y, y_new)).reshape(len(doubted), -1))
+        doubted = doubted & (norm >= 1) & torch.isfinite(norm)
+        newton.nfev = newton.nfev + 1 + doubted
+        if not bool(doubted.any()):
             return error
-        rows = newton.each(doubtful, y)
+        rows = newton.each(doubted, y)
         slope = field(start, y - torch.where(rows, error, 0.0))
         return torch.where(rows, newton.filtered(drift + weight * slope), error)
 
@@ -202,9 +205,8 @@ class FIRK(StageInterpolation):
 
 @dataclass(frozen=True, slots=True)
 class _Past:
-    """The last step: when it began, its size, h k_i (R, s, N), and whether it was solved."""
+    """The last step: its size, h k_i, and whether it was solved."""
 
-    t: Tensor
     size: Tensor
     slopes: Tensor
     solved: Tensor

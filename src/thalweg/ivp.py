@@ -25,6 +25,7 @@ from .external.integrate import ExternalStepper, either
 from .external.methods import External, get_external
 from .gradients import GRADIENTS, Adjoint, GradientMethod, Request
 from .gradients.segments import solve_with_events
+from .gradients.transforms import refuse_vmap, transformed
 from .loop.batching import Batching, Joint, PerSample
 from .loop.integrate import GraphTimes, Problem, Result, integrate
 from .methods import Method, as_method
@@ -196,6 +197,8 @@ def solve_ivp(
     _check_functions(fun, chosen)
     args = args if isinstance(args, tuple) else (args,)  # as SciPy does
 
+    if transformed():
+        refuse_vmap(pytree.tree_leaves((y0, t_span, t_eval, args)))
     layout, packed = layout_of(y0, by_row=by_row)
     rows = packed.shape[0] if by_row else None
     t0, t1 = (_time(name, t, rows, packed) for name, t in zip(("t0", "t1"), _pair(t_span), strict=True))
@@ -236,6 +239,11 @@ def solve_ivp(
     bar = SolveProgress(problem.t1 - problem.t0) if progress else None
     problem = replace(problem, progress=bar)
     _check_jacobian(jac, sparsity, chosen.name, problem.stepper.implicit)
+    if problem.stepper.implicit and transformed():
+        raise ValueError(
+            f"method {chosen.name!r} makes Jacobians, which torch.func's transforms and forward-mode differentiation "
+            "cannot go through; choose an explicit method, or differentiate by torch.autograd"
+        )
     backward = None
     if isinstance(maker, Adjoint):
         backward = replace(problem, **choice.back(maker).parts(field, layout, packed, units, back=True))
@@ -388,8 +396,14 @@ def _refuse_looks_inside(method: External, *, dense_output: bool, events: bool) 
 def _gradient(gradient: str | GradientMethod | None, method: Method | External) -> GradientMethod:
     """The gradient method of that name, or the object itself."""
     external = isinstance(method, External)
+    inside = transformed()
     if gradient is None:
-        gradient = "adjoint" if external else "checkpointed"
+        gradient = "adjoint" if external else "direct" if inside else "checkpointed"
+    if inside and gradient != "direct":
+        raise ValueError(
+            "torch.func's transforms and forward-mode differentiation go through every operation, as gradient='direct' "
+            f"does, the default there; got method {method.name!r} with gradient {gradient!r}"
+        )
     if external and gradient != "adjoint" and not isinstance(gradient, Adjoint):
         raise ValueError(
             f"the steps of method {method.name!r} are in no graph: choose gradient='adjoint' or a thalweg.Adjoint(), "

@@ -316,13 +316,17 @@ def integrate(problem: Problem, recorder: Recorder | None = None) -> Result:
 
 def _error(problem: Problem, step: Step, y: Tensor) -> Number:
     """The error of each unit relative to what is allowed; infinite where the equations of the step were not solved."""
-    units, tolerance = problem.batching, problem.tolerance
     assert step.error is not None, "an adaptive controller needs a method with an error estimate"
     with torch.no_grad():
-        error = units.reduce(step.error, tolerance, y, step.y)
+        error = _relative(problem, step.error, y, step.y)
         if step.error_coarse is not None:
-            error = _tempered(error, units.reduce(step.error_coarse, tolerance, y, step.y))
+            error = _tempered(error, _relative(problem, step.error_coarse, y, step.y))
     return error if step.converged is True else where(step.converged, error, math.inf)
+
+
+def _relative(problem: Problem, x: Tensor, *states: Tensor) -> Number:
+    """How large x is for each unit, relative to the tolerance; forward-mode differentiation stays out of it."""
+    return problem.batching.reduce(x.detach(), problem.tolerance, *(y.detach() for y in states))
 
 
 def _tempered(error: Number, coarse: Number) -> Number:
@@ -357,7 +361,7 @@ def _saver(problem: Problem, direction: Number) -> Saver:
 
 def _start(problem: Problem, direction: Number) -> tuple[Number, Carry | None, int]:
     """The signed size of the first step, the stepper's first carry, and the evaluations that they took."""
-    units, stepper, y = problem.batching, problem.stepper, problem.y0
+    stepper, y = problem.stepper, problem.y0
     choose = problem.first_step is None
     slope, evaluations = None, 0
     t_graph, _ = _in_graph(problem, problem.t0, 0.0, False)
@@ -377,7 +381,7 @@ def _start(problem: Problem, direction: Number) -> tuple[Number, Carry | None, i
         y.detach(),
         slope.detach(),
         problem.t1 - problem.t0,
-        lambda x: units.reduce(x, problem.tolerance, y),
+        lambda x: _relative(problem, x, y),
         stepper.error_order,
     )
     size = _bounded(problem, size, direction)

@@ -1,0 +1,43 @@
+"""What of PyTorch's function transforms a solve can be part of.
+
+`torch.func.grad`, `vjp`, `jacrev`, `jvp`, `jacfwd`, `hessian` and `torch.autograd.forward_ad` go through every
+operation of the solver, as `direct` does. `torch.func.vmap` hides the values by which steps are chosen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+
+
+def transformed() -> bool:
+    """Whether a transform is at work, or forward-mode differentiation."""
+    return torch._C._functorch.peek_interpreter_stack() is not None or forward_ad._current_level >= 0
+
+
+def refuse_vmap(tensors: Iterable[object]) -> None:
+    """Refuse tensors that are a batch in disguise.
+
+    Raises
+    ------
+    ValueError
+        When one was made so by `torch.func.vmap`.
+    """
+    if any(isinstance(x, Tensor) and _batched(x) for x in tensors):
+        raise ValueError(
+            "solve_ivp cannot choose steps under torch.func.vmap, which hides the values of y0, t_span or args; solve "
+            "the whole batch at once with batching='per_sample', which gives each sample the steps that it has alone"
+        )
+
+
+def _batched(x: Tensor) -> bool:
+    """Whether the values themselves are a batch, below what other transforms have wrapped them in."""
+    functorch = torch._C._functorch
+    while functorch.is_functorch_wrapped_tensor(x):
+        if functorch.is_batchedtensor(x):
+            return True
+        x = functorch.get_unwrapped(x)
+    return False

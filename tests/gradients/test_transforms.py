@@ -1,0 +1,102 @@
+"""torch.func's transforms and forward-mode differentiation: right, or refused in words."""
+
+import pytest
+import torch
+from torch import func
+from torch.autograd import forward_ad
+
+from thalweg import NeuralODE, solve_ivp
+from thalweg.methods import methods
+
+F64 = torch.float64
+Y0 = torch.tensor([[1.0, 2.0]], dtype=F64)
+RATE = torch.tensor(1.3, dtype=F64)
+PLAIN = [method for method in methods() if method.pair is None]
+
+
+def end(y0, rate=RATE, method="tsit5", t_eval=(0.3, 1.0), **options):
+    options = options or {"rtol": 1e-7, "atol": 1e-7}
+    return solve_ivp(
+        lambda t, y, k: -k * y**2 + torch.sin(t), (0.0, 1.0), y0, method, t_eval, args=(rate,), **options
+    ).ys
+
+
+@pytest.mark.parametrize("batching", ["joint", "per_sample"])
+@pytest.mark.parametrize("method", [method for method in PLAIN if method.kind in ("explicit", "adams", "stabilised")])
+def test_forward_and_reverse_mode_agree(method, batching):
+    """To y0 and to an argument, outputs inside steps among them."""
+    size = {"rtol": 1e-6, "atol": 1e-6} if method.adaptive else {"step_size": 0.05}
+
+    def solved(y0, rate):
+        return end(y0, rate, method.name, batching=batching, **size)
+
+    along = (torch.full_like(Y0, 0.7), torch.tensor(-0.4, dtype=F64))
+    _, forward = func.jvp(solved, (Y0, RATE), along)
+    to_y0, to_rate = func.jacrev(solved, (0, 1))(Y0, RATE)
+    reverse = torch.einsum("tbdij,ij->tbd", to_y0, along[0]) + to_rate * along[1]
+    torch.testing.assert_close(forward, reverse, rtol=1e-9, atol=1e-10)
+
+
+@pytest.mark.parametrize("gradient", [None, "direct"])
+class TestKnownDerivatives:
+    """Of dy/dt = -y², y(1) = y0 / (1 + y0)."""
+
+    def end(self, gradient):
+        return lambda y0: solve_ivp(lambda t, y: -(y**2), (0.0, 1.0), y0, rtol=1e-9, atol=1e-9, gradient=gradient).ys[
+            -1
+        ]
+
+    @pytest.mark.parametrize("transform", [func.jacrev, func.jacfwd])
+    def test_jacobians(self, transform, gradient):
+        y0 = Y0[0]
+        torch.testing.assert_close(
+            transform(self.end(gradient))(y0), torch.diag(1 / (1 + y0) ** 2), rtol=1e-7, atol=1e-9
+        )
+
+    def test_hessian(self, gradient):
+        y0 = Y0[0]
+        found = func.hessian(lambda y: self.end(gradient)(y).sum())(y0)
+        torch.testing.assert_close(found, torch.diag(-2 / (1 + y0) ** 3), rtol=1e-6, atol=1e-8)
+
+    def test_dual_numbers(self, gradient):
+        with forward_ad.dual_level():
+            found = forward_ad.unpack_dual(self.end(gradient)(forward_ad.make_dual(Y0[0], torch.ones(2, dtype=F64))))
+        torch.testing.assert_close(found.tangent, 1 / (1 + Y0[0]) ** 2, rtol=1e-7, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    "transform",
+    [
+        func.vmap,
+        lambda f: func.vmap(func.grad(lambda y: f(y).sum())),
+        lambda f: func.grad(lambda y: func.vmap(f)(y).sum()),
+    ],
+)
+def test_vmap_is_refused(transform):
+    with pytest.raises(ValueError, match=r"under torch\.func\.vmap.*batching='per_sample'"):
+        transform(end)(Y0.repeat(3, 1))
+
+
+@pytest.mark.parametrize("gradient", ["checkpointed", "adjoint"])
+def test_methods_with_a_backward_pass_of_their_own_are_refused(gradient):
+    with pytest.raises(ValueError, match="as gradient='direct' does"):
+        func.jvp(lambda y: end(y, gradient=gradient, rtol=1e-3), (Y0,), (Y0,))
+
+
+@pytest.mark.parametrize(
+    "method", [method.name for method in PLAIN if method.kind not in ("explicit", "adams", "stabilised")]
+)
+def test_methods_with_jacobians_are_refused(method):
+    options = {"rtol": 1e-3} if next(m for m in PLAIN if m.name == method).adaptive else {"step_size": 0.1}
+    with pytest.raises(ValueError, match="makes Jacobians"):
+        func.grad(lambda y: end(y, method=method, **options).sum())(Y0)
+
+
+def test_a_module_by_functional_call():
+    flow = NeuralODE(torch.nn.Linear(2, 2)).double()
+    weights = dict(flow.named_parameters())
+    along = {name: torch.ones_like(x) for name, x in weights.items()}
+    _, forward = func.jvp(lambda w: func.functional_call(flow, w, (Y0,)), (weights,), (along,))
+    reverse = func.jacrev(lambda w: func.functional_call(flow, w, (Y0,)))(weights)
+    expected = sum(part.flatten(Y0.ndim).sum(-1) for part in reverse.values())
+    torch.testing.assert_close(forward, expected, rtol=1e-9, atol=1e-10)

@@ -50,7 +50,8 @@ _MESSAGES = {
     "the tolerance asks for more than the dtype holds (loosen rtol and atol, or use float64), or the field jumps",
     Status.NONFINITE: "the state or the field became NaN or infinite and no smaller step avoided it: "
     "check the field at the time of failure, bound its output (tanh, weight decay), or shorten t_span",
-    Status.NOT_CONVERGED: "the equations of an implicit step could not be solved: check that the field is smooth, "
+    Status.NOT_CONVERGED: "the equations of an implicit step could not be solved, or a stabilised one needs more "
+    "stages than rounding allows: check that the field is smooth, "
     "give a smaller step_size or first_step, or choose a method that does not iterate, such as 'tsit5'",
     Status.STOPPED: "the callback stopped the solve",
     Status.EVENT: "a terminal event ended the solve",

@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 from typing import Protocol
 
-from . import adams, auto, dirk, dop853, explicit, firk, imex, rosenbrock, symplectic, verner
+from . import adams, auto, dirk, dop853, explicit, firk, imex, rkc, rosenbrock, symplectic, verner
 from .conditions import check_order
 from .tableau import DiagonalTableau, FullTableau, RungeKutta, Tableau
 
@@ -133,6 +133,13 @@ _METHODS = {
             "smooth fields that are costly to evaluate",
             "Shampine & Gordon 1975",
             "adams",
+        ),
+        Method(
+            "rkc",
+            rkc.Stabilised(),
+            "diffusion: stiff, real eigenvalues, large states",
+            "Sommeijer, Shampine & Verwer 1997",
+            "stabilised",
         ),
         Method("implicit_euler", dirk.IMPLICIT_EULER, "equal steps: stiff, damps what is fast", "Euler 1768", "dirk"),
         Method("implicit_midpoint", dirk.IMPLICIT_MIDPOINT, "equal steps: keeps quadratic invariants", "Gauss", "dirk"),

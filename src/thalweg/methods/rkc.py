@@ -91,3 +91,19 @@ def stages_for(h_rho: float) -> int:
     10
     """
     return 1 + int(math.sqrt(1.54 * h_rho + 1))
+
+
+@dataclass(frozen=True)
+class Stabilised:
+    """The methods of any number of stages as one, each step by as many as keep it stable."""
+
+    order = 2
+    """The order of the method."""
+    interpolant_order = 2
+    """The order of the interpolant, the cubic with the states and the slopes at both ends."""
+    error_order = 3
+    """The power of h by which the error estimate of a step shrinks."""
+    stages = 2
+    """The least number of stages of a step."""
+    adaptive = True
+    """Whether the method estimates its error."""

@@ -12,6 +12,7 @@ from ..methods.adams import Multistep, VariableAdams
 from ..methods.auto import Switching
 from ..methods.imex import Imex
 from ..methods.registry import MethodData
+from ..methods.rkc import Stabilised
 from ..methods.rosenbrock import Rosenbrock
 from ..methods.symplectic import Splitting
 from ..methods.tableau import DiagonalTableau, FullTableau, Tableau
@@ -21,6 +22,7 @@ from .dirk import DIRK
 from .explicit_rk import ExplicitRK
 from .firk import FIRK
 from .imex import ImexStepper
+from .rkc import StabilisedStepper
 from .rosenbrock import RosenbrockStepper
 from .symplectic import SplittingStepper
 
@@ -61,4 +63,6 @@ def stepper_for(data: MethodData, like: Tensor, *, by_row: bool, tolerance: Tole
         return MultistepStepper(data, like, by_row=by_row)
     if isinstance(data, VariableAdams):
         return VariableAdamsStepper(data, like, by_row=by_row, tolerance=tolerance)
+    if isinstance(data, Stabilised):
+        return StabilisedStepper(data, like, by_row=by_row, tolerance=tolerance)
     raise NotImplementedError(f"no stepper takes the steps of {type(data).__name__}")

@@ -33,12 +33,13 @@ DEFAULT = ("small", "tabular", "vdp")
 
 @dataclass(frozen=True)
 class Row:
-    """One way on one workload: milliseconds, field evaluations and relative errors."""
+    """One way on one workload: milliseconds, field evaluations, those for each row of y0, and relative errors."""
 
     way: Way
     times: list[float]
     nfev: int
     nfev_backward: int
+    rows: float
     error: float
     gradient_error: float | None
 
@@ -59,12 +60,17 @@ class Counted(nn.Module):
 
     def __init__(self, field: nn.Module) -> None:
         super().__init__()
-        self.field, self.count = field, 0
+        self.field, self.count, self.rows = field, 0, 0
 
-    def forward(self, t: Tensor, y: Tensor) -> Tensor:
+    def forward(self, t: Tensor, y: Tensor, *args: Tensor) -> Tensor:
         """The field, one more time."""
         self.count += 1
-        return self.field(t, y)
+        self.rows += len(y)
+        return self.field(t, y, *args)
+
+    def of_rows(self) -> tuple[Tensor, ...]:
+        """What belongs to a row."""
+        return self.field.of_rows()
 
 
 class Trial:
@@ -95,7 +101,7 @@ class Trial:
         """What came of it."""
         counted = Counted(self.field)
         end = self.way.solve(counted, self.y0, self.workload)
-        forward, found = counted.count, None
+        forward, rows, found = counted.count, counted.rows / len(self.y0), None
         if self.way.kind != FORWARD:
             found = gradient(self.field, self.y0, end)
         return Row(
@@ -103,6 +109,7 @@ class Trial:
             self.times,
             forward,
             counted.count - forward,
+            rows,
             _relative(end.detach(), exact[0]),
             None if found is None else _relative(found, exact[1]),
         )
@@ -115,7 +122,7 @@ def _relative(found: Tensor, exact: Tensor) -> float:
 def measure(workload: Workload, chosen: Sequence[Way], repeats: int, seconds: float) -> list[Row]:
     """All chosen ways in turn, until each ran `repeats` times or the time is up."""
     exact = reference(workload)
-    trials = [Trial(way, workload) for way in chosen if way.label != "per_sample" or workload.per_sample]
+    trials = [Trial(way, workload) for way in chosen if workload.per_sample or not way.by_row]
     if not list(trials[0].field.parameters()):
         trials = [trial for trial in trials if trial.way.kind == FORWARD]  # nothing to train
     for trial in trials:
@@ -157,7 +164,9 @@ def table(workload: Workload, rows: Sequence[Row]) -> str:
                 f"{min(row.times):.2f}",
                 f"{base.median / row.median:.2f}",
                 f"{min(base.times) / min(row.times):.2f}",
-                f"{row.nfev}" + (f" + {row.nfev_backward}" if row.way.kind != FORWARD else ""),
+                f"{row.nfev}"
+                + (f" + {row.nfev_backward}" if row.way.kind != FORWARD else "")
+                + (f", {row.rows:.0f} a row" if workload.per_sample else ""),
                 f"{row.error:.1e}",
                 "" if row.gradient_error is None else f"{row.gradient_error:.1e}",
             ]
@@ -183,14 +192,15 @@ def heading() -> str:
             f"# {hardware()}, {date}",
             "",
             f"Python {platform.python_version()}, "
-            + ", ".join(f"{name} {version(name)}" for name in ("torch", "torchdiffeq", "thalweg"))
+            + ", ".join(f"{name} {version(name)}" for name in ("torch", "torchdiffeq", "torchode", "thalweg"))
             + "; float32, dopri5, the eager backend.",
             "",
             "Times are medians in milliseconds of runs that took turns, with the middle half of them and the best",
             "beside. How many times faster than the first of its table is said of the medians and of the best, which",
             "a busy machine disturbs least. Errors are relative, in the Euclidean norm, to a solution in float64 at a",
             "tolerance of 1e-10. The gradient is that of the end's sum of squares to y0 and all parameters.",
-            "Evaluations are calls of the field, forward + backward.",
+            "Evaluations are calls of the field, forward + backward, and beside them how often a row was evaluated, in",
+            "the mean, where rows differ.",
             "",
         ]
     )

@@ -27,6 +27,8 @@ class Way:
     solver: str
     label: str
     solve: Callable[[nn.Module, Tensor, Workload], Tensor]
+    by_row: bool = False
+    """Whether each row has a step size of its own."""
 
 
 def torchdiffeq() -> Iterator[Way]:
@@ -45,26 +47,43 @@ def torchdiffeq() -> Iterator[Way]:
     yield Way(ADJOINT, "torchdiffeq", "odeint_adjoint", solve(odeint_adjoint))
 
 
+def torchode() -> Iterator[Way]:
+    """The peer whose rows have steps of their own, for the workloads where that is worth a look."""
+    import torchode as to
+
+    def run(field: nn.Module, y0: Tensor, workload: Workload) -> Tensor:
+        term = to.ODETerm(field)
+        controller = to.IntegralController(atol=workload.tolerance, rtol=workload.tolerance, term=term)
+        solver = to.AutoDiffAdjoint(to.Dopri5(term=term), controller)
+        t0 = torch.zeros(len(y0), dtype=y0.dtype)
+        return solver.solve(to.InitialValueProblem(y0=y0, t_start=t0, t_end=t0 + workload.t1)).ys[:, -1]
+
+    yield Way(FORWARD, "torchode", "Dopri5", run, by_row=True)
+
+
 def thalweg() -> Iterator[Way]:
     """Ours."""
     from thalweg import solve_ivp
 
-    def solve(**options: Any) -> Callable[[nn.Module, Tensor, Workload], Tensor]:
+    def solve(method: str = METHOD, **options: Any) -> Callable[[nn.Module, Tensor, Workload], Tensor]:
         def run(field: nn.Module, y0: Tensor, workload: Workload) -> Tensor:
             tolerance = workload.tolerance
-            sol = solve_ivp(field, (0.0, workload.t1), y0, METHOD, rtol=tolerance, atol=tolerance, **options)
+            args = field.of_rows() if "shrink" in options else ()
+            sol = solve_ivp(field, (0.0, workload.t1), y0, method, args=args, rtol=tolerance, atol=tolerance, **options)
             return sol.ys[-1]
 
         return run
 
     yield Way(FORWARD, "thalweg", "joint", solve())
-    yield Way(FORWARD, "thalweg", "per_sample", solve(batching="per_sample"))
+    yield Way(FORWARD, "thalweg", "per_sample", solve(batching="per_sample"), by_row=True)
+    shrinking = solve(batching="per_sample", shrink=True)
+    yield Way(FORWARD, "thalweg", "per_sample, shrink", shrinking, by_row=True)
     yield Way(EXACT, "thalweg", "direct", solve(gradient="direct"))
     yield Way(EXACT, "thalweg", "checkpointed", solve(gradient="checkpointed"))
     yield Way(ADJOINT, "thalweg", "adjoint", solve(gradient="adjoint"))
 
 
-PEERS = (torchdiffeq, thalweg)
+PEERS = (torchdiffeq, torchode, thalweg)
 
 
 def ways() -> list[Way]:

@@ -42,10 +42,14 @@ class VanDerPol(nn.Module):
         super().__init__()
         self.register_buffer("mu", torch.linspace(0.1, 30.0, rows))
 
-    def forward(self, t: Tensor, y: Tensor) -> Tensor:
-        """dy/dt."""
+    def forward(self, t: Tensor, y: Tensor, mu: Tensor | None = None) -> Tensor:
+        """dy/dt, where only some rows are left with their mu."""
         x, v = y.unbind(-1)
-        return torch.stack([v, self.mu * (1 - x * x) * v - x], -1)
+        return torch.stack([v, (self.mu if mu is None else mu) * (1 - x * x) * v - x], -1)
+
+    def of_rows(self) -> tuple[Tensor, ...]:
+        """What belongs to a row."""
+        return (self.mu,)
 
 
 @dataclass(frozen=True)

@@ -388,16 +388,63 @@ class TestEvents:
             odeint(Spiral(), start(), times(0, 1, 2), event_fn=lambda t, y: y)
 
 
-class TestRefusals:
-    def test_a_method_that_is_not_there_names_the_nearest(self):
-        with pytest.raises(ValueError, match=r"'explicit_adams' has no counterpart .* nearest is 'rk4'"):
-            odeint(Spiral(), start(), times(), method="explicit_adams")
+class TestAdams:
+    @pytest.mark.parametrize(
+        ("method", "max_order", "order"),
+        [
+            ("explicit_adams", None, 5),
+            ("explicit_adams", 5, 4),
+            ("explicit_adams", 4, 3),
+            ("implicit_adams", None, 5),
+            ("implicit_adams", 4, 4),
+            ("fixed_adams", 5, 5),
+        ],
+    )
+    def test_max_order_chooses_the_order(self, method, max_order, order):
+        field, t = Spiral(), times(0, 2)
+        options = {} if max_order is None else {"max_order": max_order}
+        errors = [
+            (odeint(field, start(), t, method=method, options=options | {"step_size": h}) - field.exact(start(), t))
+            .abs()
+            .max()
+            .item()
+            for h in (0.05, 0.025)
+        ]
+        assert math.log2(errors[0] / errors[1]) == pytest.approx(order, abs=0.4)
 
-    def test_the_nearest_ones_are_there(self):
-        from thalweg.compat.torchdiffeq import _METHODS
+    def test_of_an_order_below_4_they_are_rk4(self):
+        with pytest.warns(UserWarning, match="max_order is below 4, so the solver reduces to `rk4`"):
+            ys = odeint(Spiral(), start(), times(), method="explicit_adams", options={"max_order": 3})
+        assert torch.equal(ys, odeint(Spiral(), start(), times(), method="rk4"))
+
+    @pytest.mark.parametrize("max_order", [13, 4.5])
+    def test_of_orders_that_are_none(self, max_order):
+        with pytest.raises(ValueError, match="max_order must be an integer and at most 12"):
+            odeint(Spiral(), start(), times(), method="implicit_adams", options={"max_order": max_order})
+
+    @pytest.mark.parametrize("method", ["explicit_adams", "implicit_adams"])
+    def test_from_output_to_output_however_unequal(self, method):
+        """There the weights are those of equal steps; here of the times that there are."""
+        field = Spiral()
+        t = torch.linspace(0, 1, 41, dtype=torch.float64) ** 2
+        torch.testing.assert_close(odeint(field, start(), t, method=method), field.exact(start(), t), rtol=0, atol=1e-6)
+
+    @pytest.mark.parametrize("solve", [odeint, odeint_adjoint])
+    def test_gradients(self, solve):
+        field, y0, t = Spiral(), start(requires_grad=True), torch.linspace(0, 1, 21, dtype=torch.float64)
+        found = torch.autograd.grad(solve(field, y0, t, method="implicit_adams").pow(2).sum(), [y0, field.matrix])
+        expected = torch.autograd.grad(field.exact(y0, t).pow(2).sum(), [y0, field.matrix])
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+
+
+class TestRefusals:
+    def test_every_method_is_there(self):
+        from thalweg.compat.torchdiffeq import _METHODS, _SCIPY
 
         known = {method.name for method in methods()}
-        assert {_METHODS[method.nearest].name for method in _METHODS.values()} <= known
+        orders = {"adams_bashforth": "5", "adams_moulton": "5"}
+        translated = {method.name + orders.get(method.name, "") for method in _METHODS.values() if method.name}
+        assert translated | set(_SCIPY.values()) <= known
 
     def test_a_method_of_neither_library(self):
         with pytest.raises(ValueError, match="method must be one of dopri8, dopri5"):

@@ -38,20 +38,17 @@ class _Method:
     Attributes
     ----------
     name : str
-        The name that `solve_ivp` knows.
+        The name that `solve_ivp` knows, without the order where that is an option.
     kind : str
         Which options and callbacks it has.
-    nearest : str
-        What to choose, of torchdiffeq's names, where there is none of that name.
     """
 
     name: str
     kind: Literal["adaptive", "fixed", "scipy"] = "fixed"
-    nearest: str = "rk4"
 
 
 _METHODS = {
-    "dopri8": _Method("dopri8", "adaptive", "dopri5"),
+    "dopri8": _Method("dopri8", "adaptive"),
     "dopri5": _Method("dopri5", "adaptive"),
     "tsit5": _Method("tsit5", "adaptive"),
     "bosh3": _Method("bosh3", "adaptive"),
@@ -62,20 +59,23 @@ _METHODS = {
     "heun2": _Method("heun2"),
     "heun3": _Method("heun3"),
     "rk4": _Method("rk38"),
-    "explicit_adams": _Method("adams_bashforth4"),
-    "implicit_adams": _Method("adams_moulton4"),
-    "implicit_euler": _Method("implicit_euler", nearest="euler"),
-    "implicit_midpoint": _Method("implicit_midpoint", nearest="midpoint"),
-    "trapezoid": _Method("trapezoid", nearest="heun2"),
-    "radauIIA3": _Method("radau3", nearest="heun3"),
+    "explicit_adams": _Method("adams_bashforth"),
+    "implicit_adams": _Method("adams_moulton"),
+    "implicit_euler": _Method("implicit_euler"),
+    "implicit_midpoint": _Method("implicit_midpoint"),
+    "trapezoid": _Method("trapezoid"),
+    "radauIIA3": _Method("radau3"),
     "gl4": _Method("gl4"),
     "radauIIA5": _Method("radau5"),
     "gl6": _Method("gl6"),
-    "sdirk2": _Method("sdirk2", nearest="heun2"),
-    "trbdf2": _Method("trbdf2", nearest="heun2"),
-    "fixed_adams": _Method("adams_moulton4"),
-    "scipy_solver": _Method("", "scipy", "dopri5"),
+    "sdirk2": _Method("sdirk2"),
+    "trbdf2": _Method("trbdf2"),
+    "fixed_adams": _Method("adams_moulton"),
+    "scipy_solver": _Method("", "scipy"),
 }
+
+_ADAMS_ORDERS = 4, 12
+"""The least and the greatest max_order of torchdiffeq's Adams methods; below they are its rk4."""
 
 _FAR = 1e9
 """How far a solve goes in search of an event."""
@@ -438,11 +438,22 @@ class _Setting:
             if solver not in _SCIPY:
                 raise ValueError(f"solver must be one of {', '.join(_SCIPY)}, got {solver!r}")
             name = _SCIPY[solver]
-        if name not in {known.name for known in methods()}:
-            raise ValueError(
-                f"method {self.method_name!r} has no counterpart in thalweg; the nearest is {method.nearest!r}"
-            )
-        return name
+        return self._adams(name) if name.startswith("adams") else name
+
+    def _adams(self, name: str) -> str:
+        """The Adams method of that name, of the highest order that there is and that max_order allows.
+
+        So many slopes are combined less one, to which the implicit methods add that at the end of the step.
+        """
+        least, most = _ADAMS_ORDERS
+        order = self.options.get("max_order", most)
+        if not isinstance(order, int) or order > most:
+            raise ValueError(f"max_order must be an integer and at most {most}, got {order!r}")
+        if order < least:
+            warnings.warn(f"max_order is below {least}, so the solver reduces to `rk4`.", stacklevel=5)
+            return _METHODS["rk4"].name
+        slopes = order if name == "adams_moulton" else order - 1
+        return f"{name}{min(slopes, 5)}"
 
     def adjoint(self, params: Sequence[Tensor]) -> Adjoint | str:
         """The gradient method of a solve whose way back this is."""

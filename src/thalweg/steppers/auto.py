@@ -29,8 +29,8 @@ from .rosenbrock import RosenbrockStepper
 
 _VOTES = 8  # of more stiff steps than others, after which a unit goes over to the stiff method
 _VOTES_BACK = 5  # of more steps that are not, after which it comes back
-_NEAR = 0.9  # the share of the stability limit from which on a step is stiff
-_FAR = 0.5  # the share below which it is not: less, as the estimate is from above, and a change costs steps
+_NEAR = 0.6  # the share of the stability limit from which on a step is stiff: a controller may keep well below it
+_FAR = 0.4  # the share below which it is not: less, as a change costs steps
 
 
 @dataclass(frozen=True, slots=True)

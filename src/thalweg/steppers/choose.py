@@ -55,14 +55,14 @@ def stepper_for(data: MethodData, like: Tensor, *, by_row: bool, tolerance: Tole
         return RosenbrockStepper(data, like, by_row=by_row)
     if isinstance(data, Switching):
         return AutoStepper(data, like, by_row=by_row, tolerance=tolerance)
-    if isinstance(data, Imex):
-        return ImexStepper(data, like, by_row=by_row, tolerance=tolerance)
-    if isinstance(data, Splitting):
-        return SplittingStepper(data, like, by_row=by_row)
     if isinstance(data, Multistep):
         return MultistepStepper(data, like, by_row=by_row)
     if isinstance(data, VariableAdams):
         return VariableAdamsStepper(data, like, by_row=by_row, tolerance=tolerance)
+    if isinstance(data, Imex):
+        return ImexStepper(data, like, by_row=by_row, tolerance=tolerance)
+    if isinstance(data, Splitting):
+        return SplittingStepper(data, like, by_row=by_row)
     if isinstance(data, Stabilised):
         return StabilisedStepper(data, like, by_row=by_row, tolerance=tolerance)
     raise NotImplementedError(f"no stepper takes the steps of {type(data).__name__}")

@@ -76,6 +76,36 @@ class TriedStep:
     accepted: Flag
 
 
+@dataclass(frozen=True, slots=True)
+class TakenStep:
+    """A step that some unit accepted, as one that keeps steps sees it.
+
+    Attributes
+    ----------
+    step : Step
+        What came of it; it holds until the next step is tried.
+    t, h : float, or Tensor (B,)
+        Where it began, and its size.
+    y : Tensor
+        The state where it began.
+    carry : tuple of Tensor or None
+        What it had of the step before.
+    accept, last : bool, or Tensor (B,)
+        Which units accepted it, and for which it ends at t1.
+    rows : Tensor or None
+        Which rows are in the batch, where it has shrunk.
+    """
+
+    step: Step
+    t: Number
+    h: Number
+    y: Tensor
+    carry: Carry | None
+    accept: Flag
+    last: Flag
+    rows: Tensor | None = None
+
+
 class Stepper(Protocol):
     """How a family of methods takes one step; made anew for each solve.
 

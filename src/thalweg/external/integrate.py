@@ -18,7 +18,7 @@ from ..core.field import FieldLike
 from ..core.jacobian import LARGEST, Jacobians
 from ..core.norms import Tolerance
 from ..core.status import Status
-from ..core.step import Step
+from ..core.step import Step, TakenStep
 from ..loop.integrate import Problem, Recorder, Result
 from ..output.saving import EndSaver, JointSaver
 from .methods import External
@@ -103,7 +103,7 @@ class _Solve:
                     solver.step()
                     h = solver.t - t
                     self._save(solver)
-                    self._record(solver, t, h, y, n_steps)
+                    self._record(solver, t, h, y)
                     if self.problem.progress is not None:
                         self.problem.progress.advance(solver.t, self.t1, h, ended=solver.t == self.t1)
                     n_steps, t, y = n_steps + 1, solver.t, self._field.tensor(solver.y)
@@ -138,12 +138,12 @@ class _Solve:
             t = self._times[i]
             self._ys.append(self._field.tensor(solver.y if t == solver.t else solver.inside(t)))
 
-    def _record(self, solver: Solver, t: float, h: float, y: Tensor, level: int) -> None:
+    def _record(self, solver: Solver, t: float, h: float, y: Tensor) -> None:
         """Show the recorder a step."""
         if self.recorder is not None:
             stages = [self._field.tensor(solver.inside(t + c * h)) for c in NODES]
             step = Step(self._field.tensor(solver.y), None, stages, None, 0)
-            self.recorder.record(step, t, h, y, None, True, solver.t == self.t1, level, None)
+            self.recorder.record(TakenStep(step, t, h, y, None, True, solver.t == self.t1))
 
 
 class _OnArrays:

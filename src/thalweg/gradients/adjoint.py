@@ -21,11 +21,11 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from ..core.arithmetic import Count, Flag, Number, absolute, across, where, wide_dtype
+from ..core.arithmetic import Flag, Number, absolute, across, where, wide_dtype
 from ..core.field import Field, FieldLike
 from ..core.norms import Tolerance
 from ..core.status import Status
-from ..core.step import Carry, Step
+from ..core.step import TakenStep
 from ..external.integrate import NODES, WEIGHTS, ExternalStepper
 from ..loop.integrate import Problem, Result
 from ..methods import Method
@@ -172,25 +172,15 @@ class _JointQuadrature:
         self.sums = Accumulator(len(field.targets))
         self.evaluations = 0
 
-    def record(
-        self,
-        step: Step,
-        t: Number,
-        h: Number,
-        y: Tensor,
-        carry: Carry | None,
-        accept: Flag,
-        last: Flag,
-        level: Count,
-        rows: Tensor | None,
-    ) -> None:
+    def record(self, taken: TakenStep) -> None:
         """Add an accepted step."""
         field = self.field
         if not field.targets:
             return
-        assert isinstance(step.nfev, int)
-        stages = list(field.latest)[-step.nfev :]
-        if carry is not None:
+        nfev, h = taken.step.nfev, taken.h
+        assert isinstance(nfev, int)
+        stages = list(field.latest)[-nfev:]
+        if taken.carry is not None:
             assert field.first is not None
             stages.insert(0, field.first)
         field.first = stages[-1]  # with a carry, the last stage is the first one of the next step
@@ -221,24 +211,14 @@ class _EvaluatedQuadrature:
 class _GaussQuadrature(_EvaluatedQuadrature):
     """Where another library takes the steps: Gauss's formula in each, as good as the states inside steps are."""
 
-    def record(
-        self,
-        step: Step,
-        t: Number,
-        h: Number,
-        y: Tensor,
-        carry: Carry | None,
-        accept: Flag,
-        last: Flag,
-        level: Count,
-        rows: Tensor | None,
-    ) -> None:
+    def record(self, taken: TakenStep) -> None:
         """Add a step."""
         if not self.targets:
             return
+        h = taken.h
         assert isinstance(h, float)
-        times = self.field.times(t, h, torch.tensor(NODES, dtype=torch.float64, device="cpu"))
-        for time, weight, state in zip(times, WEIGHTS, step.stages, strict=True):
+        times = self.field.times(taken.t, h, torch.tensor(NODES, dtype=torch.float64, device="cpu"))
+        for time, weight, state in zip(times, WEIGHTS, taken.step.stages, strict=True):
             z, a = state.unbind(0)
             self._add(time, z, a * (-h * weight))
 
@@ -257,25 +237,17 @@ class _RowQuadrature(_EvaluatedQuadrature):
         self._weights = [(i, weight) for i, weight in enumerate(b) if weight]
         self._c = torch.tensor(stepper.tableau.c, dtype=wide_dtype(stepper.device), device=stepper.device)
 
-    def record(
-        self,
-        step: Step,
-        t: Number,
-        h: Number,
-        y: Tensor,
-        carry: Carry | None,
-        accept: Flag,
-        last: Flag,
-        level: Count,
-        rows: Tensor | None,
-    ) -> None:
+    def record(self, taken: TakenStep) -> None:
         """Add an accepted step; the rows that reject it, or have ended, add nothing."""
         if not self.targets:
             return
+        t, h, y, accept = taken.t, taken.h, taken.y, taken.accept
         times = self.field.times(t, h, self._c)
         mask = across(torch.as_tensor(accept), y.ndim)
         for i, weight in self._weights:
-            state = torch.where(mask, self.stepper.stage_state(i, y, h, step.stages), y)  # others may not be finite
+            state = torch.where(
+                mask, self.stepper.stage_state(i, y, h, taken.step.stages), y
+            )  # others may not be finite
             scale = across(torch.as_tensor(where(accept, h * -weight, 0.0)).to(y.dtype), y.ndim - 1)
             z, a = state.unbind(1)
             self._add(times[i], z, a * scale)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..core.arithmetic import Count, Flag, Number
+from ..core.arithmetic import Number
 from ..core.field import FieldLike
-from ..core.step import Carry, Step, Stepper
+from ..core.step import Carry, Step, Stepper, TakenStep
 from ..loop.integrate import Recorder
 
 AMPLE = 2**28
@@ -71,21 +72,10 @@ class RecordingStepper:
         with torch.no_grad():
             return self._stepper.extend(field, t, h, y, step)
 
-    def record(
-        self,
-        step: Step,
-        t: Number,
-        h: Number,
-        y: Tensor,
-        carry: Carry | None,
-        accept: Flag,
-        last: Flag,
-        level: Count,
-        rows: Tensor | None,
-    ) -> None:
+    def record(self, taken: TakenStep) -> None:
         """Count the room that is left, and show the step to the tape without its graph."""
         self._room -= self._each
-        self._tape.record(step, t, h, y.detach(), _detached(carry), accept, last, level, rows)
+        self._tape.record(replace(taken, y=taken.y.detach(), carry=_detached(taken.carry)))
 
 
 def _detached(carry: Carry | None) -> Carry | None:

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..core.arithmetic import Count, Flag, Number
-from ..core.step import Carry, Step, Stepper
+from ..core.arithmetic import Flag, Number
+from ..core.step import Carry, Step, Stepper, TakenStep
 from ..output.saving import EndSaver, JointSaver, RowSaver, Saver
 
 
@@ -37,20 +37,9 @@ class JointTape:
     def __init__(self) -> None:
         self._levels: list[Level] = []
 
-    def record(
-        self,
-        step: Step,
-        t: Number,
-        h: Number,
-        y: Tensor,
-        carry: Carry | None,
-        accept: Flag,
-        last: Flag,
-        level: Count,
-        rows: Tensor | None,
-    ) -> None:
+    def record(self, taken: TakenStep) -> None:
         """Keep where the step began."""
-        self._levels.append(Level(t, h, y, carry, last, True))
+        self._levels.append(Level(taken.t, taken.h, taken.y, taken.carry, taken.last, True))
 
     def close(self) -> int:
         """The number of levels."""
@@ -69,20 +58,9 @@ class RowTape:
         self._calls: list[Level] = []  # as they came; `valid` where the row accepted
         self._total: int | None = None
 
-    def record(
-        self,
-        step: Step,
-        t: Number,
-        h: Number,
-        y: Tensor,
-        carry: Carry | None,
-        accept: Flag,
-        last: Flag,
-        level: Count,
-        rows: Tensor | None,
-    ) -> None:
+    def record(self, taken: TakenStep) -> None:
         """Keep where the step of each accepting row began."""
-        self._calls.append(Level(t, h, y, carry, last, accept, rows))
+        self._calls.append(Level(taken.t, taken.h, taken.y, taken.carry, taken.last, taken.accept, taken.rows))
 
     def close(self) -> int:
         """The number of levels; rows that have fewer are given a step that is known to be finite in their place."""

@@ -32,7 +32,7 @@ from ..core.arithmetic import (
 from ..core.field import Divisible, FieldLike
 from ..core.norms import Tolerance
 from ..core.status import Status
-from ..core.step import Carry, Step, Stepper
+from ..core.step import Carry, Step, Stepper, TakenStep
 from ..output.dense import DenseRecorder
 from ..output.events import Stop
 from ..output.progress import SolveProgress
@@ -132,22 +132,8 @@ class Watch(Protocol):
 class Recorder(Protocol):
     """What a gradient method may ask of the loop: to be shown each step that some unit accepts."""
 
-    def record(
-        self,
-        step: Step,
-        t: Number,
-        h: Number,
-        y: Tensor,
-        carry: Carry | None,
-        accept: Flag,
-        last: Flag,
-        level: Count,
-        rows: Tensor | None,
-    ) -> None:
-        """See a step of size h from (t, y); `last` where it ends at t1; `level` counts the steps accepted before.
-
-        `rows` says which are in the batch, where it has shrunk.
-        """
+    def record(self, taken: TakenStep) -> None:
+        """See a step."""
 
 
 @dataclass(frozen=True)
@@ -281,7 +267,8 @@ def integrate(problem: Problem, recorder: Recorder | None = None) -> Result:
         if most:
             saver.save(stepper, step, t_graph, h_graph, y, n_accepted, most)
         if recorder is not None and accept is not False:
-            recorder.record(step, t, h, y, carry, accept, last, n_accepted, None if home is None else home.rows)
+            rows = None if home is None else home.rows
+            recorder.record(TakenStep(step, t, h, y, carry, accept, last, rows))
         if dense is not None:
             dense.record(step, t_graph, h_graph, y, accept)
         if problem.progress is not None:

@@ -111,6 +111,10 @@ class StabilisedStepper(StageInterpolation):
         following = (after, radius, vector)
         return Step(y_new, error, (mean, slope, after), following, nfev, converged=possible)
 
+    def take(self, rows: Tensor) -> None:
+        """Go on with some of the rows alone."""
+        self._rows = len(rows)
+
     def extend(self, field: FieldLike, t: Number, h: Number, y: Tensor, step: Step) -> Step:
         """The step, which lacks nothing."""
         return step

@@ -330,14 +330,14 @@ class TestGradients:
         by_row = batching == "per_sample"
         y = torch.tensor([[1.0, 0.3], [0.2, -1.0]], dtype=F64)
         layout, _ = layout_of(y, by_row=by_row)
-        field = CoreField(lambda t, y: -5 * y.flip(-1) ** 3 + torch.cos(t), (), layout, y)
+        field = CoreField(lambda t, y: -2 * y.flip(-1) ** 3 + torch.cos(t), (), layout, y)
         h = torch.tensor([0.3, 0.2], dtype=F64) if by_row else 0.3
         used, new = (
-            stepper_for(get_method("radau5").data, y, by_row=by_row, tolerance=Tolerance(1e-5, torch.tensor(1e-5)))
+            stepper_for(get_method("radau5").data, y, by_row=by_row, tolerance=Tolerance(1e-2, torch.tensor(1e-2)))
             for _ in range(2)
         )
         with torch.no_grad():
-            used.step(field, 0 * h, h, y, None)
+            assert torch.as_tensor(used.step(field, 0 * h, h, y, None).converged).all()
         leaf = y.clone().requires_grad_()
         one, other = used.step(field, h, h, leaf, None), new.step(field, h, h, leaf, None)
         assert torch.equal(one.y, other.y)

@@ -457,9 +457,11 @@ class _Setting:
 
     def adjoint(self, params: Sequence[Tensor]) -> Adjoint | str:
         """The gradient method of a solve whose way back this is."""
-        if next(method for method in methods() if method.name == self.method).kind != "explicit":
-            return "checkpointed"  # the adjoint goes back with explicit methods alone
-        return Adjoint(**self.steps(params))
+        steps, kind = self.steps(params), next(method for method in methods() if method.name == self.method).kind
+        if kind == "adams":
+            return Adjoint(**(steps | {"method": _METHODS["rk4"].name}))  # on the same grid
+        # the adjoint goes back with explicit Runge–Kutta methods alone
+        return Adjoint(**steps) if kind == "explicit" else "checkpointed"
 
     def steps(self, params: Sequence[Tensor] = ()) -> dict[str, Any]:
         """How steps are taken, in the words of `solve_ivp` and of its adjoint."""

@@ -82,6 +82,19 @@ def test_it_goes_over_and_comes_back(batching):
     assert (sol.ys.reshape(-1, 2)[between] - exact[between]).abs().max() < 1e-5
 
 
+def test_evaluations_are_counted_where_it_changes():
+    """All of them, as each Jacobian comes from an evaluation that is a stage too."""
+    calls = []
+
+    def field(t, y):
+        calls.append(1)
+        return turns(t, y)
+
+    sol = solve_ivp(field, (0.0, 40.0), torch.tensor([0.5, 1.5], dtype=F64), "auto", rtol=1e-6, atol=1e-6)
+    assert sol.stats.nfev == len(calls)
+    assert 0 < sol.stats.njev < sol.stats.n_steps
+
+
 def test_rows_that_are_stiff_and_rows_that_are_not():
     """Each row's answer, steps and costs are those it has alone; those of rows that are not stiff are tsit5's."""
     rates = torch.tensor([[1.0], [1e5], [3.0], [300.0], [2e3]], dtype=F64)

@@ -228,6 +228,23 @@ class TestCosts:
         assert int(sol.stats.nfev) == len(calls) - len(jacobians)
         assert int(sol.stats.nlu) <= int(sol.stats.n_steps) + len(jacobians)
 
+    @pytest.mark.parametrize("batching", BATCHINGS)
+    def test_a_jacobian_with_which_a_step_failed_serves_the_next_try(self, batching):
+        by_row = batching == "per_sample"
+        y = torch.tensor([[1.0, 0.3], [0.2, -1.0]], dtype=F64)
+        layout, _ = layout_of(y, by_row=by_row)
+        field = CoreField(lambda t, y: -5 * y.flip(-1) ** 3 + torch.cos(t), (), layout, y)
+        h = torch.tensor([0.6, 0.6], dtype=F64) if by_row else 0.6
+        stepper = stepper_for(
+            get_method("radau5").data, y, by_row=by_row, tolerance=Tolerance(1e-5, torch.tensor(1e-5))
+        )
+        with torch.no_grad():
+            failed, again = (stepper.step(field, 0 * h, size, y, None) for size in (h, 0.1 * h))
+        assert not torch.as_tensor(failed.converged).any()
+        assert torch.as_tensor(again.converged).all()
+        assert torch.as_tensor(failed.njev).tolist() == torch.as_tensor(again.nlu).tolist()
+        assert not torch.as_tensor(again.njev).any()
+
     def test_a_step_begins_where_the_last_ones_polynomial_leads(self):
         """It leads to within the tolerance where steps are small, so that hardly more than one iteration is needed."""
 

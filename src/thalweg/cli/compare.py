@@ -6,11 +6,11 @@ import json
 from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .configure import configure
+from .configure import ConfigFile, Data, DataDir, Epochs, Settings, Target, Task, configure, of_data
 from .console import console, plain_table
 
 if TYPE_CHECKING:
@@ -20,34 +20,17 @@ if TYPE_CHECKING:
 
 
 def compare(
-    data: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="DATA", help="A CSV or Parquet file, or a named data set such as digits, as for thalweg train."
-        ),
-    ] = None,
-    target: Annotated[
-        str | None, typer.Option(metavar="COLUMN", help="The column to predict; the named data sets know theirs.")
-    ] = None,
-    task: Annotated[
-        Literal["classification", "regression"] | None,
-        typer.Option(metavar="TASK", help="classification or regression; decided from the target by default."),
-    ] = None,
+    data: Data = None,
+    target: Target = None,
+    task: Task = None,
     seeds: Annotated[int, typer.Option(min=1, metavar="N", help="How many splits, each with weights of its own.")] = 5,
-    epochs: Annotated[int | None, typer.Option(min=1, metavar="N", help="Passes over the rows.")] = None,
+    epochs: Epochs = None,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", metavar="FILE", help="Keep every trial in a new JSON file.")
     ] = None,
-    config: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="A YAML file; the other options outweigh it.")
-    ] = None,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Any key of a config.yaml; may be given several times."),
-    ] = None,
-    data_dir: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="The folder with the IDX files of mnist.")
-    ] = None,
+    config: ConfigFile = None,
+    settings: Settings = None,
+    data_dir: DataDir = None,
 ) -> None:
     """Set the neural ODE beside what else there is, on the same rows.
 
@@ -58,14 +41,7 @@ def compare(
 
     For example: `thalweg compare iris --seeds 3`
     """
-    options: dict[str, object] = {
-        "data.source": data,
-        "data.target": target,
-        "data.task": task,
-        "data.data_dir": None if data_dir is None else str(data_dir),
-        "training.max_epochs": epochs,
-    }
-    asked = configure(config, options, settings or [])
+    asked = configure(config, of_data(data, target, task, data_dir, epochs), settings or [])
     if out is not None and out.exists():
         raise ValueError(f"{out} exists already; give the name of a new file with --out")
 

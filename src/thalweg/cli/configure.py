@@ -1,16 +1,57 @@
-"""From a command's options to a configuration."""
+"""From a command's options to a configuration; the options that several commands have."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
 
 from .console import explain, usage_error
 
 if TYPE_CHECKING:
     from ..learn.config import Config
+
+Data = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="DATA",
+        help="A CSV or Parquet file, or one of digits, iris, wine, breast_cancer, diabetes, moons, circles, "
+        "spirals and mnist. May be left out where --config names it.",
+    ),
+]
+Target = Annotated[
+    str | None, typer.Option(metavar="COLUMN", help="The column to predict; the named data sets know theirs.")
+]
+Task = Annotated[
+    Literal["classification", "regression"] | None,
+    typer.Option(metavar="TASK", help="classification or regression; decided from the target by default."),
+]
+Epochs = Annotated[int | None, typer.Option(min=1, metavar="N", help="Passes over the rows.")]
+ConfigFile = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="A YAML file, such as the config.yaml of a run; the other options outweigh it."),
+]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Any key of a config.yaml; may be given several times."),
+]
+DataDir = Annotated[Path | None, typer.Option(metavar="DIR", help="The folder with the IDX files of mnist.")]
+
+
+def of_data(
+    data: str | None, target: str | None, task: str | None, data_dir: Path | None, epochs: int | None
+) -> dict[str, Any]:
+    """The options that say what is learnt from, by their keys."""
+    return {
+        "data.source": data,
+        "data.target": target,
+        "data.task": task,
+        "data.data_dir": None if data_dir is None else str(data_dir),
+        "training.max_epochs": epochs,
+    }
 
 
 def configure(file: Path | None, options: Mapping[str, Any], settings: Sequence[str]) -> Config:

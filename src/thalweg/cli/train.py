@@ -8,11 +8,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .configure import configure
+from .configure import ConfigFile, Data, DataDir, Epochs, Settings, Target, Task, configure, of_data
 from .console import console, count, plain_table
 
 if TYPE_CHECKING:
@@ -26,22 +26,10 @@ _MANY = 20  # columns, from which on they are summed up
 
 
 def train(
-    data: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="DATA",
-            help="A CSV or Parquet file, or one of digits, iris, wine, breast_cancer, diabetes, moons, circles, "
-            "spirals and mnist. May be left out where --config names it.",
-        ),
-    ] = None,
-    target: Annotated[
-        str | None, typer.Option(metavar="COLUMN", help="The column to predict; the named data sets know theirs.")
-    ] = None,
-    task: Annotated[
-        Literal["classification", "regression"] | None,
-        typer.Option(metavar="TASK", help="classification or regression; decided from the target by default."),
-    ] = None,
-    epochs: Annotated[int | None, typer.Option(min=1, metavar="N", help="Passes over the rows.")] = None,
+    data: Data = None,
+    target: Target = None,
+    task: Task = None,
+    epochs: Epochs = None,
     seed: Annotated[
         int | None,
         typer.Option(min=0, metavar="N", help="Decides the split, the first weights and the order of the rows."),
@@ -50,19 +38,9 @@ def train(
         Path | None,
         typer.Option(metavar="DIR", help="The run folder, a new one; by default runs/DATA-1, or the next free number."),
     ] = None,
-    config: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE", help="A YAML file, such as the config.yaml of a run; the other options outweigh it."
-        ),
-    ] = None,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Any key of a config.yaml; may be given several times."),
-    ] = None,
-    data_dir: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="The folder with the IDX files of mnist.")
-    ] = None,
+    config: ConfigFile = None,
+    settings: Settings = None,
+    data_dir: DataDir = None,
     figures: Annotated[bool, typer.Option(help="Draw the flow and the course of training.")] = True,
 ) -> None:
     """Train a neural ODE to predict a column of a table.
@@ -77,18 +55,8 @@ def train(
 
     `thalweg train houses.csv --target price --epochs 100 --set model.width=128`
     """
-    asked = configure(
-        config,
-        {
-            "data.source": data,
-            "data.target": target,
-            "data.task": task,
-            "data.data_dir": None if data_dir is None else str(data_dir),
-            "training.max_epochs": epochs,
-            "seed": seed,
-        },
-        settings or [],
-    )
+    options = of_data(data, target, task, data_dir, epochs) | {"seed": seed}
+    asked = configure(config, options, settings or [])
     screen = console()
 
     from ..learn.runs import check_free, prepare, train_run

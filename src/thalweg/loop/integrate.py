@@ -213,12 +213,7 @@ def integrate(problem: Problem, recorder: Recorder | None = None) -> Result:
         error = _error(problem, step, y) if controller.adaptive else None
         order = stepper.error_order if step.error_order is None else step.error_order
         decision = controller.adapt(error, h, state, order)
-        accept = decision.accept & running
-        if problem.min_step > 0 and error is not None:
-            accept = accept | (running & isfinite(error) & (absolute(h) <= problem.min_step * (1 + _SLACK)))
-        unsolved = step.converged is not True
-        if unsolved:
-            accept = accept & step.converged
+        accept = _accepted(problem, decision.accept, running, step, error, h)
         if isinstance(error, Tensor) and torch.is_grad_enabled() and not bool(torch.isfinite(error).all()):
             # in the graph even a step that is thrown away must be finite, as 0 * inf is NaN: let those rows stand still
             step = stepper.step(problem.field, t_graph, where(accept, h_graph, 0.0), y, carry)
@@ -240,13 +235,7 @@ def integrate(problem: Problem, recorder: Recorder | None = None) -> Result:
         if stepper.implicit:
             njev, nlu = tally(njev, running, step.njev), tally(nlu, running, step.nlu)
         h_next = decision.h
-        stuck: Flag = False
-        if error is not None:
-            stuck = running & (absolute(h_next) <= maximum(absolute(t) * _SPACING, floor))
-            if problem.min_step > 0:
-                stuck = stuck | (running & (absolute(h) <= problem.min_step))
-        elif unsolved:
-            stuck = running & negate(step.converged)  # no other size is allowed
+        stuck = _stuck(problem, running, step, error, t, h, h_next, floor)
         if stops is not None:  # a step cut short by a stop says little of the next one's size
             h_next = where(accept & lands & (absolute(h_next) < absolute(proposed)), proposed, h_next)
         h_next = where(running, _bounded(problem, h_next, direction), proposed)
@@ -309,6 +298,31 @@ def _error(problem: Problem, step: Step, y: Tensor) -> Number:
         if step.error_coarse is not None:
             error = _tempered(error, _relative(problem, step.error_coarse, y, step.y))
     return error if step.converged is True else where(step.converged, error, math.inf)
+
+
+def _accepted(problem: Problem, fits: Flag, running: Flag, step: Step, error: Number | None, h: Number) -> Flag:
+    """Which running units keep the step: where it fits the tolerance, or is as small as it may be; none unsolved."""
+    accept = fits & running
+    if problem.min_step > 0 and error is not None:
+        accept = accept | (running & isfinite(error) & (absolute(h) <= problem.min_step * (1 + _SLACK)))
+    return accept if step.converged is True else accept & step.converged
+
+
+def _stuck(
+    problem: Problem,
+    running: Flag,
+    step: Step,
+    error: Number | None,
+    t: Number,
+    h: Number,
+    h_next: Number,
+    floor: Number,
+) -> Flag:
+    """Which units, if they reject the step, can try no smaller one."""
+    if error is None:  # no other size is allowed
+        return False if step.converged is True else running & negate(step.converged)
+    stuck = running & (absolute(h_next) <= maximum(absolute(t) * _SPACING, floor))
+    return stuck if problem.min_step == 0 else stuck | (running & (absolute(h) <= problem.min_step))
 
 
 def _relative(problem: Problem, x: Tensor, *states: Tensor) -> Number:

@@ -94,7 +94,7 @@ _METHODS = {
         Method(
             "dopri5",
             explicit.DOPRI5,
-            "the steps of SciPy's RK45 and torchdiffeq's dopri5",
+            "SciPy's RK45 and torchdiffeq's dopri5",
             "Dormand & Prince 1980; Shampine 1986",
         ),
         Method("tsit5", explicit.TSIT5, "the default: smooth fields, 1e-2 … 1e-8", "Tsitouras 2011"),
@@ -102,7 +102,7 @@ _METHODS = {
         Method(
             "dopri8",
             dop853.DOPRI8,
-            "tight tolerances: the steps of SciPy's DOP853",
+            "tight tolerances: SciPy's DOP853",
             "Prince & Dormand 1981; Hairer, Nørsett & Wanner 1993",
         ),
         Method("vern8", verner.VERN8, "smooth fields at tolerances 1e-8 … 1e-12", "Verner 2010"),

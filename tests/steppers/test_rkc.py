@@ -149,6 +149,19 @@ class TestRadius:
         assert (sol.ys[-1] - exact).abs().max() < 1e-4
         assert sol.stats.n_rejected < 10
 
+    def test_of_what_swings_is_not_sought_for_ever(self):
+        """Eigenvalues -3 ± 30 i: the radius is no less than theirs, at few evaluations a step."""
+        matrix = torch.tensor([[-3.0, 90.0], [-10.0, -3.0]], dtype=F64)
+        y = torch.tensor([1.0, 0.0], dtype=F64)
+        stepper, field = self.stepper_and_field(y, lambda t, y: matrix @ y)
+        carry = stepper.init(matrix @ y)
+        with torch.no_grad():
+            for i in range(20):
+                step = stepper.step(field, 0.0, 0.0, y, carry)
+                carry = step.carry
+                assert carry[1] > 0.9 * math.hypot(3, 30)
+                assert i == 0 or step.nfev <= 2 + 3
+
     def test_of_a_field_that_does_not_depend_on_the_state(self):
         sol = solve_ivp(lambda t, y: torch.cos(t) + 0 * y, (0.0, 2.0), torch.zeros(3, dtype=F64), "rkc", rtol=1e-6)
         torch.testing.assert_close(sol.ys[-1], torch.full((3,), math.sin(2.0), dtype=F64), rtol=1e-4, atol=1e-4)

@@ -26,7 +26,8 @@ from .interpolation import CUBIC, StageInterpolation
 
 _SAFETY = 1.2  # as an iteration finds the spectral radius from below
 _AGREED = 0.01  # the change of the radius, relative to it, at which the iteration ends
-_ITERATIONS = 50
+_ITERATIONS = 50  # where nothing is known yet
+_MORE = 3  # in a later step
 _MARGIN = 1.5  # of the estimate, which is of a linear field's error: its authors take a safety of 0.8, not of 0.9
 
 _Weights: TypeAlias = tuple[float, ...] | tuple[Tensor, ...]
@@ -176,8 +177,9 @@ class StabilisedStepper(StageInterpolation):
         norm = self._norm(y)
         distance = self._eps**0.5 * torch.where(norm > 0, norm, 1.0)
         evaluations = torch.zeros(self._rows, dtype=torch.int64, device=self.device)
-        going = torch.ones(self._rows, dtype=torch.bool, device=self.device)
-        for _ in range(_ITERATIONS):
+        most = torch.where(radius > 0, _MORE, _ITERATIONS)
+        largest, going = torch.zeros_like(radius), most > 0
+        for n in range(1, _ITERATIONS + 1):
             moved = y + self._unit(vector) * self._per_unit(distance, y)
             change = field(time, moved) - slope
             found = torch.nan_to_num(self._norm(change) / distance, 0.0, 0.0)
@@ -185,8 +187,11 @@ class StabilisedStepper(StageInterpolation):
             # where nothing changes, the direction is kept for when something does
             vector = torch.where(self._per_unit(going & (found > 0), y), change, vector)
             agreed = (found - radius).abs() <= _AGREED * found
-            radius = torch.where(going, found, radius)
-            going = going & ~agreed
+            # complex eigenvalues let it swing for ever
+            largest = torch.maximum(largest, found)
+            ends = going & (n == most) & ~agreed
+            radius = torch.where(going, torch.where(ends, largest, found), radius)
+            going = going & ~agreed & ~ends
             if not bool(going.any()):
                 break
         return radius, vector, evaluations

@@ -80,6 +80,25 @@ class TestExactness:
         assert got.ys[-1].item() == pytest.approx(y[-1], rel=1e-13)
 
     @pytest.mark.parametrize("batching", BATCHINGS)
+    @pytest.mark.parametrize("name", ["adams", *FIXED])
+    def test_interpolants_end_where_steps_end(self, name, batching):
+        """Of a coarse solve, in which predictor and corrector differ much."""
+        sizes = {"rtol": 1e-2, "atol": 1e-2} if name == "adams" else {"step_size": 0.3}
+        y0 = torch.tensor([[1.0, 0.5]], dtype=F64)
+        sol = solve_ivp(
+            lambda t, y: torch.sin(3 * y.flip(-1)) + t,
+            (0.0, 3.1),
+            y0,
+            name,
+            dense_output=True,
+            batching=batching,
+            **sizes,
+        )
+        starts = sol.sol._y[1:]  # of all steps but the first
+        ends = torch.nextafter(sol.sol.ts[1:-1], torch.tensor(0.0, dtype=F64))
+        torch.testing.assert_close(sol(ends), starts, rtol=1e-12, atol=1e-12)
+
+    @pytest.mark.parametrize("batching", BATCHINGS)
     def test_the_variable_order_climbs_to_the_degree(self, batching):
         """A polynomial of degree 10 is integrated in few steps, without error."""
         coefficients = torch.linspace(-1, 1, 11, dtype=F64)

@@ -14,6 +14,7 @@ where the c_i are positive and c_i(1) = 1: nothing cancels, however unequal the 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -21,7 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..core.arithmetic import Count, Number, across, wide_dtype
+from ..core.arithmetic import Count, Number, across, maximum, minimum, negate, where, wide_dtype
 from ..core.field import FieldLike
 from ..core.norms import Tolerance
 from ..core.step import Carry, Step
@@ -152,7 +153,7 @@ class _Adams(StageInterpolation):
             shifted = torch.cat([torch.zeros_like(row[:, :1]), row[:, :-1]], 1)
             row = torch.lerp(row, shifted, alpha.unsqueeze(1))
             rows.append(row)
-        c, count = torch.stack(rows, 2), slope.differences.shape[1]  # (R, stages, K + 1) or (R, stages, K)
+        c, count = (torch.stack(rows, 2), slope.differences.shape[1])  # (R, stages, K + 1) or (R, stages, K)
         within = self._columns[:count] < slope.order.unsqueeze(1)
         used = torch.where(within.unsqueeze(1), c[:, :, :count], 0.0)
         last = c.gather(2, slope.order.view(-1, 1, 1).expand(-1, self.stages, 1))
@@ -194,7 +195,7 @@ class MultistepStepper(_Adams):
         slope = self._flat(slope).unsqueeze(1)
         unknown = slope.new_zeros((self._rows, self._kept - 1, self._size))
         past = torch.zeros((self._rows, self._kept), dtype=self._wide, device=self._home)
-        return torch.cat([slope, unknown], 1), past, torch.ones(self._rows, dtype=torch.int64, device=self._home)
+        return (torch.cat([slope, unknown], 1), past, torch.ones(self._rows, dtype=torch.int64, device=self._home))
 
     def step(self, field: FieldLike, t: Number, h: Number, y: Tensor, carry: Carry | None) -> Step:
         """Take a step of size h from (t, y); without a carry it evaluates the slope there itself."""
@@ -219,7 +220,7 @@ class MultistepStepper(_Adams):
                 y_new, nfev = begun.y, nfev + begun.nfev
             else:
                 mask = across(starting, y.ndim)
-                y_new, nfev = torch.where(mask, begun.y, y_new), torch.where(starting, begun.nfev, nfev)
+                y_new, nfev = (torch.where(mask, begun.y, y_new), torch.where(starting, begun.nfev, nfev))
                 stages = torch.where(mask, stages, self._monomials(newton).view(self.stages, *y.shape))
         slope = field(end, y_new)
         following = (
@@ -240,7 +241,7 @@ class MultistepStepper(_Adams):
         y_new, last = y + step.view(y.shape), predicted[:, -1]
         if self.method.corrector is not None:  # the slope at the end in place of the oldest one
             change = self._flat(field(end, y_new)) - predicted.sum(1)
-            y_new, last = y + (step + integrals[:, -1:] * change).view(y.shape), last + change
+            y_new, last = (y + (step + integrals[:, -1:] * change).view(y.shape), last + change)
         order = torch.full_like(self._index, self._kept - 1)
         return y_new, _Newton(predicted, weights.alpha, last, order)
 
@@ -300,7 +301,7 @@ class VariableAdamsStepper(_Adams):
             unknown = differences.new_zeros((self._rows, self._kept - 1, self._size))
             differences = torch.cat([differences, unknown], 1)
         past = torch.zeros(differences.shape[:2], dtype=self._wide, device=self._home)
-        return differences, past, torch.ones((self._rows, 2), dtype=torch.int64, device=self._home)
+        return (differences, past, torch.ones((self._rows, 2), dtype=torch.int64, device=self._home))
 
     def step(self, field: FieldLike, t: Number, h: Number, y: Tensor, carry: Carry | None) -> Step:
         """Try a step of size h from (t, y); without a carry it evaluates the slope there itself."""
@@ -330,32 +331,45 @@ class VariableAdamsStepper(_Adams):
         width = min(past.shape[1] + 1, self._kept)
         differences = self._next_differences(predicted, slope, width)
         with torch.no_grad():
-            after = self._order(order, known, integrals.detach(), differences.detach(), y.detach(), y_new.detach())
-            known = torch.minimum(known + 1, after + 2).clamp(max=self._kept)
-            if not self.by_row:
-                width = int(known)
-        following = (
-            differences[:, :width],
-            self._next_past(size, past, width),
-            torch.stack([after, known], 1),
-        )
+            errors = self._errors(order, integrals.detach(), differences.detach(), y.detach(), y_new.detach())
+            if self.by_row:
+                after = self._next_order(order, known, errors)
+                assert isinstance(after, Tensor)
+                known = torch.minimum(known + 1, after + 2).clamp(max=self._kept)
+                counts = torch.stack([after, known], 1)
+            else:
+                after = self._next_order(int(order), int(known), errors)
+                assert isinstance(after, int)
+                width = min(int(known) + 1, after + 2, self._kept)
+                counts = torch.tensor([[after, width]], device=self._home)
+        following = (differences[:, :width], self._next_past(size, past, width), counts)
         shrinks = (order + 1).to(self._wide) if self.by_row else float(order + 1)
         newton = _Newton(predicted, weights.alpha, change, order)
         return _NewtonStep(y_new, error, (), following, nfev, error_order=shrinks, newton=newton)
 
-    def _order(
-        self, order: Tensor, known: Tensor, integrals: Tensor, differences: Tensor, y: Tensor, y_new: Tensor
-    ) -> Tensor:
-        """The orders of the next step, from the errors of this one with orders around its own."""
-        columns = (order.unsqueeze(1) + self._around).clamp(0, differences.shape[1] - 1)  # orders k - 2 … k + 1
-        place = self._index.unsqueeze(1).to(self.device), columns.to(self.device)
-        scale = self._tolerance.scale(y, y_new).expand(y.shape)
-        relative = differences[place] / self._flat(scale).unsqueeze(1)
-        norms = torch.linalg.vector_norm(relative, dim=2) / max(self._size, 1) ** 0.5
+    def _errors(
+        self, order: Tensor, integrals: Tensor, differences: Tensor, y: Tensor, y_new: Tensor
+    ) -> Sequence[Number]:
+        """Those of this step with orders k - 2 … k + 1, relative to what is allowed; clamped to those known."""
+        scale = self._flat(self._tolerance.scale(y, y_new).expand(y.shape)).unsqueeze(1)
+        last = differences.shape[1] - 1
+        if not self.by_row:
+            k = int(order)
+            first = max(k - 2, 0)
+            sizes = torch.linalg.vector_norm(differences[:, first : k + 2] / scale, dim=2)[0].tolist()
+            g = integrals[0].tolist()
+            places = [min(max(q, 0), last) for q in range(k - 2, k + 2)]
+            return [abs(g[q] - g[max(q - 1, 0)]) * sizes[q - first] / max(self._size, 1) ** 0.5 for q in places]
+        columns = (order.unsqueeze(1) + self._around).clamp(0, last)
+        norms = torch.linalg.vector_norm(differences[self._index.unsqueeze(1), columns] / scale, dim=2)
         weights = (integrals.gather(1, columns) - integrals.gather(1, (columns - 1).clamp(min=0))).abs()
-        lowest, lower, same, higher = (weights * norms.to(weights)).unbind(1)
-        down = torch.where(order > 2, torch.maximum(lowest, lower) <= same, (order == 2) & (lower <= 0.5 * same))
-        down = down | ((order > 1) & (known > order) & (lower <= torch.minimum(same, higher)))
-        up = (known == order) | (higher < torch.where(order > 1, same, 0.5 * same))
-        up = up & ~down & (order < self.method.order)
-        return order + up.long() - down.long()
+        return (weights * norms.to(weights) / max(self._size, 1) ** 0.5).unbind(1)
+
+    def _next_order(self, order: Count, known: Count, errors: Sequence[Number]) -> Count:
+        """The orders of the next step."""
+        lowest, lower, same, higher = errors
+        down = where(order > 2, maximum(lowest, lower) <= same, (order == 2) & (lower <= 0.5 * same))
+        down = down | ((order > 1) & (known > order) & (lower <= minimum(same, higher)))
+        up = (known == order) | (higher < where(order > 1, same, 0.5 * same))
+        up = up & negate(down) & (order < self.method.order)
+        return where(up, order + 1, where(down, order - 1, order))

@@ -33,7 +33,9 @@ from .methods.tableau import RungeKutta
 from .output.events import Event, Found, as_events
 from .output.progress import SolveProgress
 from .steppers.choose import stepper_for
+from .steppers.dirk import DIRK
 from .steppers.explicit_rk import ExplicitRK
+from .steppers.firk import FIRK
 from .stepsize.controllers import CONTROLLERS, Controller, Fixed
 from .stepsize.stops import Stops
 
@@ -309,11 +311,15 @@ class _Choice:
         else:
             fixed = not control.adaptive
             stepper = stepper_for(method.data, y0, by_row=units.by_row, tolerance=tolerance, fixed=fixed)
-        if back and not isinstance(stepper, ExplicitRK | ExternalStepper):
+        if (
+            back
+            and not isinstance(stepper, ExplicitRK | ExternalStepper)
+            and (units.by_row or not isinstance(stepper, DIRK | FIRK))
+        ):
+            which = "explicit Runge–Kutta methods" if units.by_row else "Runge–Kutta methods"
             raise ValueError(
-                "gradient='adjoint' goes back in time with explicit Runge–Kutta methods alone, and method "
-                f"{method.name!r} is none; choose gradient='checkpointed', or such a method for the way back: "
-                "thalweg.Adjoint(method='tsit5')"
+                f"gradient='adjoint' goes back in time with {which} alone, and method {method.name!r} is none; choose "
+                "gradient='checkpointed', or such a method for the way back: thalweg.Adjoint(method='tsit5')"
             )
         return {
             "field": field.with_jumps(jump_ts),

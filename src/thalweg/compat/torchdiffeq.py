@@ -17,12 +17,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from ..core.arithmetic import Number
 from ..core.status import SolveError
 from ..core.step import TriedStep
 from ..gradients import Adjoint
 from ..ivp import solve_ivp
 from ..methods import methods
+from ..output.events import Event
 from ..stepsize.controllers import PID
 
 __all__ = ["odeint", "odeint_adjoint", "odeint_dense", "odeint_event"]
@@ -158,10 +158,7 @@ def odeint(
     tensor([1.0000, 0.3679, 0.1353])
     """
     setting = _Setting(func, y0, _checked_times(t), rtol, atol, method, options)
-    if event_fn is not None:
-        solve = functools.partial(odeint, func, y0, rtol=rtol, atol=atol, method=method, options=options)
-        return _until_event(solve, setting, event_fn)
-    return _solve(func, setting, setting.steps(), "direct")
+    return _solve(func, setting, setting.steps(), "direct", event_fn)
 
 
 def odeint_adjoint(
@@ -211,28 +208,20 @@ def odeint_adjoint(
     params = tuple(p for p in _parameters(func, adjoint_params) if p.requires_grad)
     if adjoint_options is None:
         adjoint_options = {name: value for name, value in (options or {}).items() if name != "norm"}
-    times = _checked_times(t)
-    setting = _Setting(func, y0, times, rtol, atol, method, options)
-    if event_fn is not None:
-        solve = functools.partial(
-            odeint_adjoint, func, y0, rtol=rtol, atol=atol, method=method, options=options, adjoint_rtol=adjoint_rtol,
-            adjoint_atol=adjoint_atol, adjoint_method=adjoint_method, adjoint_options=adjoint_options,
-            adjoint_params=params,
-        )  # fmt: skip
-        return _until_event(solve, setting, event_fn)
+    setting = _Setting(func, y0, _checked_times(t), rtol, atol, method, options)
     steps = setting.steps()
     back = _Setting(
         func,
         y0,
-        times.flip(0),
+        setting.t.flip(0),
         rtol if adjoint_rtol is None else adjoint_rtol,
         atol if adjoint_atol is None else adjoint_atol,
         method if adjoint_method is None else adjoint_method,
         adjoint_options,
         back=True,
     )
-    ys = _solve(functools.partial(_holding, func, params), setting, steps, back.adjoint(params))
-    return pytree.tree_map(lambda y: _ZeroWhereUnused.apply(y, *params), ys) if params else ys
+    found = _solve(functools.partial(_holding, func, params), setting, steps, back.adjoint(params), event_fn)
+    return pytree.tree_map(lambda x: _ZeroWhereUnused.apply(x, *params), found) if params else found
 
 
 def odeint_dense(
@@ -306,90 +295,47 @@ def odeint_event(
 
 
 def _until_event(
-    solve: Callable[[Tensor], State], setting: _Setting, event_fn: Callable[..., Tensor]
+    func: Callable[..., Any],
+    setting: _Setting,
+    steps: dict[str, Any],
+    event_fn: Callable[..., Tensor],
+    gradient: Any,
 ) -> tuple[Tensor, State]:
-    """The time of the event, and the states at the start and then, by `solve` to it.
-
-    The time is a root of c(t, y(t)) = 0. Its gradient is that of one more step of Newton's method, and the state
-    moves along with it.
-    """
-    t0 = setting.t[:1]
-    if len(setting.t) != 2:
-        raise ValueError(f"with event_fn, t holds the start and a time that says the direction, got {len(setting.t)}")
-    found = _event_time(setting, event_fn)
-    time = t0.detach().new_tensor(found)
-    if time == t0[0]:
-        return t0[0], pytree.tree_map(lambda y: torch.stack([y, y]), setting.y0)
-    ys = solve(torch.cat([t0, time.reshape(1)]))
-    end = pytree.tree_map(lambda y: y[-1], ys)
-    crossing, slope, rate = _crossing(setting, event_fn, time, end)
-    c = event_fn(time, end).reshape(-1)[crossing]
-    time = time - ((c - c.detach()) / rate).to(time.dtype)
-    moved = pytree.tree_map(lambda y, f: y + f * (time - time.detach()).to(y.real.dtype), end, slope)
-    return time, pytree.tree_map(lambda y, last: torch.cat([y[:1], last.unsqueeze(0)]), ys, moved)
-
-
-def _event_time(setting: _Setting, event_fn: Callable[..., Tensor]) -> float:
-    """When the first entry of event_fn changes its sign, found in the step in which it does."""
+    """The time at which the first entry of event_fn is zero, and the states at the start and then."""
+    t, y0 = setting.t, setting.y0
+    if len(t) != 2:
+        raise ValueError(f"with event_fn, t holds the start and a time that says the direction, got {len(t)}")
     if setting.kind == "fixed" and setting.options.get("step_size") is None:
         raise ValueError("with event_fn, a method of fixed steps needs step_size in options")
-    start, towards = setting.t.tolist()
-    direction = math.copysign(1.0, towards - start)
-
-    def signs(t: Number, y: State) -> Tensor:
-        return torch.sign(event_fn(setting.t.detach().new_tensor(float(t)), y)).reshape(-1)
-
     with torch.no_grad():
-        before = signs(start, setting.y0)
-        if bool((before == 0).any()):
-            return start
-        steps = setting.steps()
-        watch = steps.pop("callback")
-        ends: list[tuple[float, float]] = []
+        negative = event_fn(t[0], y0).reshape(-1) < 0
 
-        def callback(step: TriedStep) -> bool:
-            if watch is not None:
-                watch(step)
-            crossed = bool(step.accepted) and not torch.equal(signs(step.t + step.h, step.y_new), before)
-            if crossed:
-                ends.append((float(step.t), float(step.t + step.h)))
-            return crossed
+    def first(time: Tensor, y: State) -> Tensor:
+        """The least of the entries, all of which begin positive: it is zero where the first of them is."""
+        values = event_fn(time, y).reshape(-1)
+        return torch.where(negative, -values, values).min()
 
-        span = (start, start + direction * _FAR)
-        field = _field(setting.func, setting.y0)
-        sol = solve_ivp(field, span, setting.y0, dense_output=True, callback=callback, on_failure="return", **steps)
-        if not ends:
-            raise SolveError(f"no event came: {sol.message}", sol)
-        (low, high), atol = ends[0], setting.atol
-        tolerance = max(float(atol) if isinstance(atol, float) else 1e-9, 1e-15 * abs(high))
-        while abs(high - low) > tolerance:
-            middle = (low + high) / 2
-            if middle in (low, high):
-                break
-            low, high = (middle, high) if torch.equal(signs(middle, sol(middle)), before) else (low, middle)
-        return (low + high) / 2
+    start, towards = t.detach()
+    span, event = (t[0], start + torch.sign(towards - start) * _FAR), Event(first, terminal=True)
+    sol = solve_ivp(_field(func, y0), span, y0, events=event, gradient=gradient, on_failure="return", **steps)
+    assert sol.t_events is not None
+    assert sol.y_events is not None
+    if not len(sol.t_events[0]):
+        raise SolveError(f"no event came: {sol.message}", sol)
+    ys = pytree.tree_map(lambda y, end: torch.cat([y.unsqueeze(0), end]), y0, sol.y_events[0])
+    return sol.t_events[0][0].to(t.dtype), ys
 
 
-def _crossing(setting: _Setting, event_fn: Callable[..., Tensor], t: Tensor, y: State) -> tuple[int, State, Tensor]:
-    """Which entry of event_fn is zero at (t, y), the slope there, and how fast that entry changes along it."""
-    t = t.detach().clone().requires_grad_()
-    y = pytree.tree_map(lambda part: part.detach().clone().requires_grad_(), y)
-    leaves = _leaves(y)
-    with torch.no_grad():
-        slope = _field(setting.func, setting.y0)(t.to(leaves[0].real.dtype), y)
-    with torch.enable_grad():
-        values = event_fn(t, y).reshape(-1)
-        crossing = int(values.detach().abs().argmin())
-        g_t, *g_y = torch.autograd.grad(values[crossing], (t, *leaves), allow_unused=True)
-    rate = torch.zeros_like(values[crossing].detach()) if g_t is None else g_t.to(values.dtype)
-    for g, f in zip(g_y, _leaves(slope), strict=True):
-        if g is not None:
-            rate = rate + (g.conj() * f).real.sum().to(values.dtype)
-    return crossing, slope, rate
-
-
-def _solve(func: Callable[..., Any], setting: _Setting, steps: dict[str, Any], gradient: Any) -> State:
-    """The states at all times of a setting."""
+def _solve(
+    func: Callable[..., Any],
+    setting: _Setting,
+    steps: dict[str, Any],
+    gradient: Any,
+    event_fn: Callable[..., Tensor] | None,
+) -> State:
+    """The states at all times of a setting, or what comes until the event."""
+    if event_fn is not None:
+        return _until_event(func, setting, steps, event_fn, gradient)
     t, y0 = setting.t, setting.y0
     if len(t) == 1:
         return pytree.tree_map(lambda y: y.unsqueeze(0), y0)
@@ -460,8 +406,8 @@ class _Setting:
         steps, kind = self.steps(params), next(method for method in methods() if method.name == self.method).kind
         if kind == "adams":
             return Adjoint(**(steps | {"method": _METHODS["rk4"].name}))  # on the same grid
-        # the adjoint goes back with explicit Runge–Kutta methods alone
-        return Adjoint(**steps) if kind == "explicit" else "checkpointed"
+        # the adjoint goes back with Runge–Kutta methods alone
+        return "checkpointed" if kind == "rosenbrock" else Adjoint(**steps)
 
     def steps(self, params: Sequence[Tensor] = ()) -> dict[str, Any]:
         """How steps are taken, in the words of `solve_ivp` and of its adjoint."""

@@ -21,7 +21,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from ..core.arithmetic import Flag, Number, absolute, across, where, wide_dtype
+from ..core.arithmetic import Flag, Number, absolute, across, weighted_sum, where, wide_dtype
 from ..core.field import Field, FieldLike
 from ..core.norms import Tolerance
 from ..core.status import Status
@@ -31,7 +31,10 @@ from ..loop.integrate import Problem, Result
 from ..methods import Method
 from ..methods.tableau import Tableau
 from ..output.saving import EndSaver
+from ..steppers.choose import stepper_for
+from ..steppers.dirk import DIRK
 from ..steppers.explicit_rk import ExplicitRK
+from ..steppers.firk import FIRK
 from .base import Accumulator, Integrate, Request, SolveNode, check_reach
 
 _Gradients: TypeAlias = list[Tensor | None]
@@ -223,6 +226,28 @@ class _GaussQuadrature(_EvaluatedQuadrature):
             self._add(time, z, a * (-h * weight))
 
 
+class _StageQuadrature(_EvaluatedQuadrature):
+    """With the weights of an implicit method, whose evaluations are many more than its stages."""
+
+    def __init__(self, field: Field, targets: list[Tensor], stepper: DIRK | FIRK, retain: bool) -> None:
+        super().__init__(field, targets, retain)
+        self.tableau = stepper.tableau
+        self._c = torch.tensor(self.tableau.c, dtype=torch.float64, device="cpu")
+
+    def record(self, taken: TakenStep) -> None:
+        """Add an accepted step."""
+        if not self.targets:
+            return
+        h, stages, tableau = taken.h, taken.step.stages, self.tableau
+        assert isinstance(h, float)
+        times = self.field.times(taken.t, h, self._c)
+        for time, weight, row in zip(times, tableau.b, tableau.a, strict=True):
+            if weight:
+                moved = weighted_sum(row, stages[: len(row)]) if any(row) else 0.0
+                z, a = (taken.y + h * moved).unbind(0)
+                self._add(time, z, a * (-h * weight))
+
+
 class _RowQuadrature(_EvaluatedQuadrature):
     """The integral of aᵀ ∂f/∂θ where each row has a step size of its own.
 
@@ -274,11 +299,16 @@ class _Backward:
         field = field.with_jumps(self.backward.field.jumps)
         like = self._stack(self.problem.y0, self.problem.y0)
         retain, stepper = node.sources.retain(), self.backward.stepper
-        self.quadrature: _RowQuadrature | _JointQuadrature | _GaussQuadrature
+        self.quadrature: _RowQuadrature | _JointQuadrature | _GaussQuadrature | _StageQuadrature
         if isinstance(stepper, ExternalStepper):
             self.stepper: Any = ExternalStepper(stepper.method, like, by_row=False)
             self.field = _AugmentedField(field, targets, self.dim, 0, retain)
             self.quadrature = _GaussQuadrature(field, targets, retain)
+        elif isinstance(stepper, DIRK | FIRK):
+            tolerance, fixed = self._tolerance(self.problem.y0), not self.backward.controller.adaptive
+            self.stepper = stepper_for(stepper.tableau, like, by_row=False, tolerance=tolerance, fixed=fixed)
+            self.field = _AugmentedField(field, targets, self.dim, 0, retain)
+            self.quadrature = _StageQuadrature(field, targets, stepper, retain)
         else:
             assert isinstance(stepper, ExplicitRK)
             tableau = stepper.tableau

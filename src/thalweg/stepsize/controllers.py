@@ -11,6 +11,8 @@ from typing import Any, Protocol
 
 from ..core.arithmetic import Flag, Number, absolute, at_least, maximum, minimum, where
 
+_TELLING = 0.1  # the least error of an earlier step that says how errors go on
+
 
 @dataclass(frozen=True, slots=True)
 class Decision:
@@ -83,14 +85,15 @@ class PID:
 
         h safety error_n^(-(p + i + d) / k) error_{n-1}^((p + 2 d) / k) error_{n-2}^(-d / k),
 
-    its change held between `factor_min` and `factor_max`.
+    its change held between `factor_min` and `factor_max`. Of an earlier step, an error below 0.1 counts as 0.1: that
+    step was not as large as it might have been, and says nothing of how errors go on.
 
     Parameters
     ----------
     pcoeff, icoeff, dcoeff : float
-        The coefficients; (0, 1, 0), the default, is the plain I controller of most textbooks, `"i"`; (0.2, 0.65, 0)
-        the PI controller of DOPRI5, `"pi"`; (0.4, 0.3, 0) a smoother one where stability limits the steps throughout;
-        (0.2, 0.3, 0.1) a PID one, `"pid"`.
+        The coefficients; (0, 1, 0), the default, is the plain I controller of most textbooks, `"i"`; (0.2, 0.8, 0)
+        a PI controller, `"pi"`, which costs the same where accuracy limits the steps, and is not thrown back again and
+        again where stability does; (0.2, 0.3, 0.1) a PID one, `"pid"`.
     safety : float
         The share of the predicted size that is taken, in (0, 1].
     factor_min, factor_max : float
@@ -145,7 +148,7 @@ class PID:
             two_before = where(accept, before, two_before)
         if self.pcoeff or self.dcoeff:
             factor = factor * before ** ((self.pcoeff + 2 * self.dcoeff) / order)
-            before = where(accept, error, before)
+            before = where(accept, maximum(error, _TELLING), before)
         most = where(accept, state.limit, state.safety)  # whatever came before, a rejected step must shrink
         factor = at_least(minimum(factor, most), state.least)
         limit = where(accept, state.most, state.one)
@@ -246,7 +249,7 @@ class Gustafsson:
 
 CONTROLLERS: dict[str, Controller] = {
     "i": PID(),
-    "pi": PID(0.2, 0.65, 0.0),
+    "pi": PID(0.2, 0.8, 0.0),
     "pid": PID(0.2, 0.3, 0.1),
     "gustafsson": Gustafsson(),
 }

@@ -8,13 +8,14 @@ so that a solver that aims at 1e-6 and one that meets it by aiming at 1e-8 are c
 Evaluations are those that a solver counts itself. For implicit methods they leave out what Jacobians took, which SciPy
 makes of differences and the others by automatic differentiation; diffrax's count each Jacobian as one more, and
 LSODA's all of its differences. Times are the best of three where they are short, with one thread, and without
-diffrax's compilation.
+diffrax's compilation. What was measured lies beside the report as JSON, so that a run that was cut short goes on.
 """
 
 from __future__ import annotations
 
 import argparse
 import datetime
+import json
 import math
 import platform
 import re
@@ -22,7 +23,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -358,9 +359,15 @@ def part(
 ) -> str:
     """Measure, draw, and say it as Markdown."""
     curves: Curves = {}
+    kept = stem.with_suffix(".json")
+    measured = json.loads(kept.read_text()) if kept.exists() else {}
     for solver in solvers:
         for p in problems:
-            curves[solver.name, p.name] = curve(solver, p)
+            key = f"{solver.name}, {p.name}"
+            if key not in measured:
+                measured[key] = [astuple(point) for point in curve(solver, p)]
+                kept.write_text(json.dumps(measured))
+            curves[solver.name, p.name] = [Point(*point) for point in measured[key]]
         print(f"{solver.name} done", flush=True)
     stiff = solvers[0].stiff
     kind = "stiff" if stiff else "detest"

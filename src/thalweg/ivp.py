@@ -138,8 +138,8 @@ def solve_ivp(
         The number of steps, rejected ones too, after which a solve fails; with events that change the state, after
         which it does not begin again.
     controller : {"i", "pi", "pid", "gustafsson"} or Controller, optional
-        How the step size follows the error; by default "pi" for explicit Runge–Kutta methods, "gustafsson"
-        for fully implicit ones, "i" for the others.
+        How the step size follows the error; by default "gustafsson" for fully implicit methods, "i", as in SciPy, for
+        the others. "pi" is worth a trial where stability limits the steps of an explicit one.
     batching : {"joint", "per_sample"}
         Whose error counts together. `joint`: one step size for all, right for every field. `per_sample`: each row of
         y0 has its own, as if solved alone; rows of the field must not depend on each other.
@@ -630,9 +630,9 @@ def _allowed(name: str, value: float | Tensor, y0: Tensor) -> float | Tensor:
         ) from None
 
 
-_USUAL = {"explicit": "pi", "switching": "pi", "firk": "gustafsson"}
-"""The controllers of kinds of methods: stability limits the steps of explicit ones, and an I controller runs into it
-again and again; those that solve for all stages at once pay dearly for a step that is rejected, and for a matrix."""
+_USUAL = {"firk": "gustafsson"}
+"""The controllers of kinds of methods that do not have the I controller: those that solve for all stages at once pay
+dearly for a step that is rejected, and for a matrix."""
 
 
 def _control(

@@ -251,3 +251,16 @@ class TestGradients:
     def test_complex_states_are_refused_at_the_door(self):
         with pytest.raises(ValueError, match="complex"):
             solve_ivp(lambda t, y: -y, (0, 1), torch.ones(1, dtype=torch.complex64), "kvaerno5")
+
+
+@pytest.mark.parametrize("batching", ["joint", "per_sample"])
+@pytest.mark.parametrize("method", [m.name for m in methods() if m.kind in ("dirk", "firk")])
+def test_steps_of_a_given_size_solve_their_equations_to_the_tolerance(method, batching):
+    """Of a field that is a constant where the solution is, so that the first step says nothing of the next ones."""
+
+    def field(t, y):
+        return 0.2 + (y - (0.2 * t + 3.0)) ** 5
+
+    y0 = torch.full((1, 1), 3.2, dtype=F64)
+    sol = solve_ivp(field, (1.0, 8.0), y0, method, rtol=1e-7, atol=1e-9, step_size=0.78, batching=batching)
+    torch.testing.assert_close(sol.ys[-1], torch.full((1, 1), 4.6, dtype=F64), rtol=1e-7, atol=0)

@@ -246,14 +246,14 @@ class TestCosts:
         assert not torch.as_tensor(again.njev).any()
 
     def test_a_step_begins_where_the_last_ones_polynomial_leads(self):
-        """It leads to within the tolerance where steps are small, so that hardly more than one iteration is needed."""
+        """It leads to within the tolerance where steps are small: one iteration more shows that, and none is needed."""
 
         def field(t, y):
             return torch.stack([y[1], -torch.sin(y[0])])
 
         y0 = torch.tensor([1.0, 0.0], dtype=F64)
         sol = solve_ivp(field, (0.0, 5.0), y0, "gl6", step_size=0.05, rtol=1e-6, atol=1e-6)
-        assert sol.stats.nfev < 1.3 * 3 * sol.stats.n_steps
+        assert sol.stats.nfev <= 2 * 3 * sol.stats.n_steps
         assert sol.stats.njev == 1
         assert sol.stats.nlu <= 2  # the last step's size is rounded
 

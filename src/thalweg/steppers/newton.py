@@ -54,6 +54,7 @@ class SimplifiedNewton(ABC):
         self, like: Tensor, *, by_row: bool, tolerance: Tolerance, adaptive: bool, evaluations: int = 1
     ) -> None:
         self._evaluations = evaluations  # of the field, an iteration
+        self._adaptive = adaptive
         self._most = _MOST if adaptive else _PATIENT
         self.by_row = by_row
         self._jacobians = Jacobians(like, by_row=by_row)
@@ -112,7 +113,9 @@ class SimplifiedNewton(ABC):
 
     def solve(self, slope: Callable[[Tensor], Tensor], w: Tensor, active: Tensor) -> tuple[Tensor, Tensor]:
         """W, from a first guess, and which of the active rows converged."""
-        ratio, before = self._ratio.clamp(min=self._eps) ** 0.8, None
+        # without an error estimate nothing would see it if the rate of the stage before did not hold for this one
+        ratio = self._ratio.clamp(min=self._eps) ** 0.8 if self._adaptive else torch.ones_like(self._ratio)
+        before: Tensor | None = None
         going, solved = active, torch.zeros_like(active)
         for left in reversed(range(self._most)):
             if not bool(going.any()):

@@ -6,7 +6,7 @@ step's error estimate relative to the tolerance, so 1 is just allowed. Sizes are
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from ..core.arithmetic import Flag, Number, absolute, at_least, maximum, minimum, where
@@ -62,19 +62,29 @@ class Fixed:
 
 
 @dataclass(frozen=True, slots=True)
-class PIDState:
-    """Errors of the two accepted steps before, and the most the size may grow: not at all after a rejection.
+class _Factors:
+    """The changes of size that do not themselves change, as numbers of the units, so that a step need not make them."""
 
-    The factors that do not change are numbers of the units too, so that a step need not make them.
-    """
-
-    before: Number
-    two_before: Number
-    limit: Number
     least: Number
     safety: Number
     one: Number
     most: Number
+
+    @classmethod
+    def of(cls, controller: PID | Gustafsson, like: Number) -> _Factors:
+        """Those of a controller, for units that have numbers like that."""
+        one = like * 0 + 1.0
+        return cls(one * controller.factor_min, one * controller.safety, one, one * controller.factor_max)
+
+
+@dataclass(frozen=True, slots=True)
+class PIDState:
+    """Errors of the two accepted steps before, and the most the size may grow: not at all after a rejection."""
+
+    before: Number
+    two_before: Number
+    limit: Number
+    factors: _Factors
 
 
 @dataclass(frozen=True)
@@ -132,9 +142,8 @@ class PID:
 
     def init(self, h: Number) -> PIDState:
         """No history: errors of 1, and no limit on growth."""
-        one = h * 0 + 1.0
-        least, safety, most = one * self.factor_min, one * self.safety, one * self.factor_max
-        return PIDState(one, one, most, least, safety, one, most)
+        factors = _Factors.of(self, h)
+        return PIDState(factors.one, factors.one, factors.most, factors)
 
     def adapt(self, error: Number | None, h: Number, state: PIDState, order: Number) -> Decision:
         """Accept where the error is at most 1; a step that is not finite is rejected and shrinks all it may."""
@@ -142,32 +151,27 @@ class PID:
         accept = error <= 1.0
         error = maximum(error, 1e-10)  # what is smaller lets a step grow no further
         factor = self.safety * error ** (-(self.pcoeff + self.icoeff + self.dcoeff) / order)
-        before, two_before = state.before, state.two_before
+        before, two_before, most, factors = state.before, state.two_before, state.limit, state.factors
         if self.dcoeff:
             factor = factor * two_before ** (-self.dcoeff / order)
             two_before = where(accept, before, two_before)
         if self.pcoeff or self.dcoeff:
             factor = factor * before ** ((self.pcoeff + 2 * self.dcoeff) / order)
             before = where(accept, maximum(error, _TELLING), before)
-        most = where(accept, state.limit, state.safety)  # whatever came before, a rejected step must shrink
-        factor = at_least(minimum(factor, most), state.least)
-        limit = where(accept, state.most, state.one)
-        return Decision(accept, h * factor, replace(state, before=before, two_before=two_before, limit=limit))
+            most = where(accept, most, factors.safety)  # whatever came before, a rejected step must shrink
+        factor = at_least(minimum(factor, most), factors.least)
+        limit = where(accept, factors.most, factors.one)
+        return Decision(accept, h * factor, PIDState(before, two_before, limit, factors))
 
 
 @dataclass(frozen=True, slots=True)
 class GustafssonState:
-    """Size and error of the accepted step before, size 0 where there is none, and the most the size may grow.
-
-    The factors that do not change are numbers of the units too, so that a step need not make them.
-    """
+    """Size and error of the accepted step before, size 0 where there is none, and the most the size may grow."""
 
     h: Number
     error: Number
     limit: Number
-    least: Number
-    one: Number
-    most: Number
+    factors: _Factors
 
 
 @dataclass(frozen=True)
@@ -223,9 +227,8 @@ class Gustafsson:
 
     def init(self, h: Number) -> GustafssonState:
         """No step before, and no limit on growth."""
-        one = h * 0 + 1.0
-        most = one * self.factor_max
-        return GustafssonState(h * 0, one, most, one * self.factor_min, one, most)
+        factors = _Factors.of(self, h)
+        return GustafssonState(h * 0, factors.one, factors.most, factors)
 
     def adapt(self, error: Number | None, h: Number, state: GustafssonState, order: Number) -> Decision:
         """Accept where the error is at most 1; a step that is not finite is rejected and shrinks all it may."""
@@ -236,13 +239,14 @@ class Gustafsson:
         known = accept & (state.h != 0)
         trend = absolute(h / where(known, state.h, 1.0)) * (state.error / error) ** (1 / order)
         factor = where(known, factor * minimum(trend, 1.0), factor)
-        factor = at_least(minimum(factor, where(accept, state.limit, self.safety)), state.least)
+        factors = state.factors
+        factor = at_least(minimum(factor, where(accept, state.limit, factors.safety)), factors.least)
         factor = where(accept & (factor >= 1) & (factor < self.hold), 1.0, factor)
-        before = replace(
-            state,
-            h=where(accept, h, state.h),
-            error=where(accept, maximum(error, 0.01), state.error),  # what is smaller is mostly rounding, and no trend
-            limit=where(accept, state.most, state.one),
+        before = GustafssonState(
+            where(accept, h, state.h),
+            where(accept, maximum(error, 0.01), state.error),  # what is smaller is mostly rounding, and no trend
+            where(accept, factors.most, factors.one),
+            factors,
         )
         return Decision(accept, h * factor, before)
 

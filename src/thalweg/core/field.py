@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from .arithmetic import Number
+from .rows import rows_of
 from .sparsity import Sparsity
 from .state import Layout
 
@@ -115,13 +116,8 @@ class Field:
 
     def taken(self, rows: Tensor) -> Field:
         """The field of some of the rows: tensors in the arguments that have an entry for each row have fewer then."""
-        whole = self._like.shape[0]
-
-        def part(x: Any) -> Any:
-            return x[rows] if isinstance(x, Tensor) and x.ndim and x.shape[0] == whole else x
-
-        jac = part(self.jac) if isinstance(self.jac, Tensor) and self.jac.ndim == 3 else self.jac
-        args = pytree.tree_map(part, self.args)
+        args = rows_of(self.args, rows, len(self._like))
+        jac = self.jac[rows] if isinstance(self.jac, Tensor) and self.jac.ndim == 3 else self.jac
         layout, like = self.layout.taken(len(rows)), self._like[rows]
         return type(self)(self.fun, args, layout, like, jac, self.jumps, sparsity=self.sparsity)
 

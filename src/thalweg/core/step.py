@@ -6,7 +6,7 @@ y, k_i: (*shape) in joint, (B, *D) per sample. t, h: a float or a 0-d tensor in 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Protocol, TypeAlias
 
 from torch import Tensor
@@ -53,6 +53,11 @@ class Step:
     error_coarse: Tensor | None = None
     converged: Flag = True
     error_order: Number | None = None
+
+
+def parts_of(step: Step, **changes: Any) -> dict[str, Any]:
+    """The parts of a step, some of them changed: what a step of a kind of its own shares with all."""
+    return {part.name: getattr(step, part.name) for part in fields(Step)} | changes
 
 
 @dataclass(frozen=True, slots=True)

@@ -270,9 +270,8 @@ class _RowQuadrature(_EvaluatedQuadrature):
         times = self.field.times(t, h, self._c)
         mask = across(torch.as_tensor(accept), y.ndim)
         for i, weight in self._weights:
-            state = torch.where(
-                mask, self.stepper.stage_state(i, y, h, taken.step.stages), y
-            )  # others may not be finite
+            state = self.stepper.stage_state(i, y, h, taken.step.stages)
+            state = torch.where(mask, state, y)  # others may not be finite
             scale = across(torch.as_tensor(where(accept, h * -weight, 0.0)).to(y.dtype), y.ndim - 1)
             z, a = state.unbind(1)
             self._add(times[i], z, a * scale)

@@ -20,7 +20,10 @@ from ..output.saving import EndSaver, JointSaver, RowSaver, Saver
 
 @dataclass(frozen=True, slots=True)
 class Level:
-    """One accepted step of each unit; `valid` where there is one, `last` where it ends at t1; None for all rows."""
+    """One accepted step of each unit; `valid` where there is one, `last` where it ends at t1.
+
+    `rows` are those in the batch, None for all.
+    """
 
     t: Number
     h: Number

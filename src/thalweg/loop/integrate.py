@@ -31,6 +31,7 @@ from ..core.arithmetic import (
 )
 from ..core.field import Divisible, FieldLike
 from ..core.norms import Tolerance
+from ..core.rows import rows_of
 from ..core.status import Status
 from ..core.step import Carry, Step, Stepper, TakenStep
 from ..output.dense import DenseRecorder
@@ -41,7 +42,7 @@ from ..stepsize.controllers import Controller
 from ..stepsize.first_step import first_step
 from ..stepsize.stops import Stops
 from .batching import Batching, PerSample
-from .shrink import Home, crowded, taken
+from .shrink import Home, crowded
 
 _SLACK = 1e-6  # a step that ends this near t1, relative to its size, ends there
 _SPACING = 10 * 2.0**-52
@@ -102,14 +103,17 @@ class Problem:
 
     def taken(self, rows: Tensor) -> Problem:
         """What is still to be known of it where only those rows remain; the stepper follows by itself."""
-        field, (t0, t1, tolerance), whole = self.field, (self.t0, self.t1, self.tolerance), len(self.y0)
         times = self.graph_times
+        assert isinstance(self.t0, Tensor)
+        assert isinstance(self.t1, Tensor)
         return replace(
             self,
-            field=cast(Divisible, field).taken(rows),
+            field=cast(Divisible, self.field).taken(rows),
             batching=PerSample(len(rows), rows.device),
-            **dict(zip(("t0", "t1", "tolerance"), taken((t0, t1, tolerance), rows, whole), strict=True)),
+            tolerance=self.tolerance.taken(rows),
             y0=self.y0[rows],
+            t0=self.t0[rows],
+            t1=self.t1[rows],
             graph_times=None if times is None else replace(times, t0=times.t0[rows], t1=times.t1[rows]),
         )
 
@@ -273,7 +277,7 @@ def integrate(problem: Problem, recorder: Recorder | None = None) -> Result:
             numbers: Any = (t, h, y, status, n_steps, n_accepted, nfev, njev, nlu)
             home = Home(numbers) if home is None else home
             rows = home.leave(running, numbers)
-            numbers, rest = taken((numbers, (t1, carry, state, running, floor, direction)), rows, len(y))
+            numbers, rest = rows_of((numbers, (t1, carry, state, running, floor, direction)), rows, len(y))
             t, h, y, status, n_steps, n_accepted, nfev, njev, nlu = numbers
             t1, carry, state, running, floor, direction = rest
             problem = problem.taken(rows)

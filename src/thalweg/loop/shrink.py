@@ -8,7 +8,6 @@ What leaves: numbers (B,), states (B, *D).
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -55,17 +54,3 @@ def crowded(running: Flag) -> bool:
     """Whether so many rows run that none should leave: one read of the device."""
     assert isinstance(running, Tensor)
     return int(running.sum()) > CROWDED * len(running)
-
-
-def taken(value: Any, rows: Tensor, whole: int) -> Any:
-    """Those rows of every tensor that has an entry for each of the `whole`, in tuples, lists, dicts, data classes."""
-    if isinstance(value, Tensor):
-        return value[rows] if value.ndim and value.shape[0] == whole else value
-    if isinstance(value, tuple | list):
-        return type(value)(taken(part, rows, whole) for part in value)
-    if isinstance(value, dict):
-        return {name: taken(part, rows, whole) for name, part in value.items()}
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        parts = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
-        return dataclasses.replace(value, **{name: taken(part, rows, whole) for name, part in parts.items()})
-    return value

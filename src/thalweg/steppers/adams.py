@@ -15,7 +15,7 @@ where the c_i are positive and c_i(1) = 1: nothing cancels, however unequal the 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -25,7 +25,7 @@ from torch import Tensor
 from ..core.arithmetic import Count, Number, across, maximum, minimum, negate, where, wide_dtype
 from ..core.field import FieldLike
 from ..core.norms import Tolerance
-from ..core.step import Carry, Step
+from ..core.step import Carry, Step, parts_of
 from ..methods.adams import Multistep, VariableAdams
 from .explicit_rk import ExplicitRK
 from .interpolation import StageInterpolation
@@ -105,8 +105,7 @@ class _Adams(StageInterpolation):
         if not isinstance(step, _NewtonStep):
             return step
         assert step.newton is not None
-        shared = {f.name: getattr(step, f.name) for f in fields(Step)}
-        return Step(**{**shared, "stages": self._monomials(step.newton).view(self.stages, *y.shape).unbind()})
+        return Step(**parts_of(step, stages=self._monomials(step.newton).view(self.stages, *y.shape).unbind()))
 
     def _number(self, x: Any) -> Tensor:
         """What rows have one of."""

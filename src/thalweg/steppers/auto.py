@@ -12,8 +12,7 @@ hand. A unit changes once enough of its accepted steps have said so.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
-from typing import Any
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -21,7 +20,7 @@ from torch import Tensor
 from ..core.arithmetic import Number, across, weighted_sum, wide_dtype
 from ..core.field import FieldLike
 from ..core.norms import Tolerance, rms_of_rows
-from ..core.step import Carry, Step
+from ..core.step import Carry, Step, parts_of
 from ..methods.auto import Switching
 from .explicit_rk import ExplicitRK
 from .interpolation import StageInterpolation
@@ -150,7 +149,7 @@ class AutoStepper(StageInterpolation):
             stiff = change > _NEAR * self._limit * apart
             m = torch.where(stiff, m + 1, (m - 1).clamp(min=0))
             m = torch.where(m < _VOTES, m, -1)
-        return _Switched(**_parts(step, carry=(step.carry[0], m)), explicit=step)
+        return _Switched(**parts_of(step, carry=(step.carry[0], m)), explicit=step)
 
     def _take_stiff(self, field: FieldLike, t: Number, h: Number, y: Tensor, m: Tensor) -> _Switched:
         """A step of the stiff method, and the slope at its end of the units that come back."""
@@ -166,7 +165,7 @@ class AutoStepper(StageInterpolation):
             (time,) = field.times(t, h, self._end)
             slope = torch.where(self._each(back, y), field(time, step.y), slope)
             nfev = nfev + back if self.by_row else nfev + 1
-        return _Switched(**_parts(step, carry=(slope, m), nfev=nfev), stiff=step)
+        return _Switched(**parts_of(step, carry=(slope, m), nfev=nfev), stiff=step)
 
     def _merged(self, mode: Tensor, stiff: _Switched, explicit: _Switched) -> _Switched:
         """The one step in rows of the stiff mode, the other in the others."""
@@ -208,11 +207,6 @@ class AutoStepper(StageInterpolation):
 
     def _zero(self, y: Tensor) -> Tensor:
         return torch.zeros(y.shape[:1] if self.by_row else (), dtype=torch.int64, device=y.device)
-
-
-def _parts(step: Step, **changes: Any) -> dict[str, Any]:
-    """The parts of a step, some of them changed."""
-    return {part.name: getattr(step, part.name) for part in fields(Step)} | changes
 
 
 def _combined(weights: Sequence[Sequence[float]], stages: Sequence[Tensor]) -> list[Tensor]:

@@ -20,7 +20,7 @@ from ..core.norms import Tolerance
 from ..core.step import Carry, Step
 from ..methods.tableau import DiagonalTableau
 from .interpolation import StageInterpolation
-from .newton import Correction, Newton
+from .newton import Correction, Newton, divided
 
 Slopes: TypeAlias = tuple[Tensor, ...]
 """Of one stage: that of the stiff function, which is solved for, and those of the others."""
@@ -182,7 +182,7 @@ class DiagonalStepper(StageInterpolation):
             w, active = newton.solve(_SlopeAt(g, times[i], phi), guess, active)
             increments.append(w)
             state = phi + w
-            slopes.append((_divided(w, scale), *(other(times[i], state) for other in others)))
+            slopes.append((divided(w, scale), *(other(times[i], state) for other in others)))
         return _Stages(slopes, increments, state, active, rows * (len(others) * len(increments)))
 
     def _in_graph(
@@ -203,7 +203,7 @@ class DiagonalStepper(StageInterpolation):
                 factors = newton.exact(g, times[i].detach(), phi.detach() + w)
             w = w + Correction.apply(scale * g(times[i], phi + w) - w, *factors)
             state = phi + w
-            slopes.append((_divided(w, scale), *(other(times[i], state) for other in others)))
+            slopes.append((divided(w, scale), *(other(times[i], state) for other in others)))
         evaluations = found.evaluations + len(others) * len(found.increments)
         return _Stages(slopes, found.increments, state, found.solved, evaluations)
 
@@ -244,11 +244,6 @@ class _SlopeAt:
 
     def __call__(self, w: Tensor) -> Tensor:
         return self.function(self.time, self.phi + w)
-
-
-def _divided(w: Tensor, scale: Tensor) -> Tensor:
-    """W / (gamma h), and 0 in a step of size 0, where w is."""
-    return w / torch.where(scale == 0, 1.0, scale)
 
 
 def _detached(known: list[Slopes]) -> list[Slopes]:

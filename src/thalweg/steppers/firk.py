@@ -25,7 +25,7 @@ from ..core.norms import Tolerance, rms_of_rows
 from ..core.step import Carry, Step
 from ..methods.tableau import FullTableau
 from .interpolation import StageInterpolation
-from .newton import Correction, Factors, SimplifiedNewton, factorised, solved_with
+from .newton import Correction, Factors, SimplifiedNewton, divided, factorised, solved_with
 
 _DISTINCT = 1e-6  # eigenvalues nearer to 0 or to each other cost half of the digits
 _FARTHEST = 10.0  # steps ahead, to which the last step's polynomial says something of the next one's
@@ -117,7 +117,7 @@ class FIRK(StageInterpolation):
         return Step(
             y_new,
             error,
-            (slopes / torch.where(h_each == 0, 1.0, h_each)).unbind(self._axis),
+            divided(slopes, h_each).unbind(self._axis),
             None,
             self._count(newton.nfev),
             self._count(newton.njev),

@@ -195,6 +195,11 @@ class Correction(torch.autograd.Function):
         return solved_with(factors, pivots, cotangent, adjoint=True), None, None
 
 
+def divided(w: Tensor, size: Tensor) -> Tensor:
+    """W / size, and 0 in a step of size 0, where w is."""
+    return w / torch.where(size == 0, 1.0, size)
+
+
 def factorised(matrix: Tensor) -> Factors:
     """Its LU factors; those of a singular one solve to what is not finite."""
     factors, pivots, _ = torch.linalg.lu_factor_ex(matrix)

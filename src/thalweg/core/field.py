@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from typing import Any, Protocol, TypeAlias
 
 import torch
@@ -218,32 +219,18 @@ class Field:
 class AdditiveField(Field):
     """dy/dt = f(t, y, *args) + g(t, y, *args), `fun` being (f, g); `jac` and `sparsity` are those of g alone."""
 
-    def __init__(
-        self,
-        fun: Pair,
-        args: tuple[Any, ...],
-        layout: Layout,
-        like: Tensor,
-        jac: Callable[..., Any] | Tensor | None = None,
-        jumps: Sequence[float] = (),
-        *,
-        sparsity: Sparsity | None = None,
-    ) -> None:
-        super().__init__(fun, args, layout, like, jac, jumps, sparsity=sparsity)
-        f, g = fun
-        self._parts = (
-            Field(f, args, layout, like, None, jumps, name="fun[0]"),
-            Field(g, args, layout, like, jac, jumps, sparsity=sparsity, name="fun[1]"),
-        )
-
-    @property
+    @cached_property
     def parts(self) -> Sequence[Field]:
         """The fields of f and of g."""
-        return self._parts
+        (f, g), given = self.fun, (self.args, self.layout, self._like)
+        return (
+            Field(f, *given, None, self.jumps, name="fun[0]"),
+            Field(g, *given, self.jac, self.jumps, sparsity=self.sparsity, name="fun[1]"),
+        )
 
     def __call__(self, t: Tensor, y: Tensor) -> Tensor:
         """The sum."""
-        f, g = self._parts
+        f, g = self.parts
         return f(t, y) + g(t, y)
 
     def jacobian(self, t: Tensor, y: Tensor) -> None:
@@ -261,33 +248,22 @@ class SeparableField(Field):
         When the state is no such pair.
     """
 
-    def __init__(
-        self,
-        fun: Pair,
-        args: tuple[Any, ...],
-        layout: Layout,
-        like: Tensor,
-        jac: Callable[..., Any] | Tensor | None = None,
-        jumps: Sequence[float] = (),
-        *,
-        sparsity: Sparsity | None = None,
-    ) -> None:
-        super().__init__(fun, args, layout, like, None, jumps)
-        half, q = _half_layout(layout, like), halves(like)[0]
-        v, f = fun
-        self._parts = (
-            _Half(v, args, half, q, None, jumps, name="fun[0]", state="q"),
-            _Half(f, args, half, q, None, jumps, name="fun[1]", state="p"),
-        )
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        _half_layout(self.layout, self._like)  # refuses a state that is no pair, also where nothing is evaluated
 
-    @property
+    @cached_property
     def parts(self) -> Sequence[Field]:
         """The fields of v and of f."""
-        return self._parts
+        (v, f), given = self.fun, (self.args, _half_layout(self.layout, self._like), halves(self._like)[0])
+        return (
+            _Half(v, *given, None, self.jumps, name="fun[0]", state="q"),
+            _Half(f, *given, None, self.jumps, name="fun[1]", state="p"),
+        )
 
     def __call__(self, t: Tensor, y: Tensor) -> Tensor:
         """Both slopes."""
-        (v, f), (q, p) = self._parts, halves(y)
+        (v, f), (q, p) = self.parts, halves(y)
         return torch.cat([v(t, p), f(t, q)], -1)
 
 

@@ -3,19 +3,31 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from .arguments import (
+    Time,
+    as_time,
+    as_tolerance,
+    blotted,
+    check_functions,
+    check_jacobian,
+    check_shrink,
+    ends_of,
+    one_of,
+    output_times,
+    positive,
+    stop_times,
+)
 from .core.arithmetic import Flag, Number, wide_dtype
 from .core.field import FIELDS, Field, Pair
-from .core.norms import Tolerance
 from .core.solution import Solution, Stats
 from .core.sparsity import Sparsity
 from .core.state import Layout, layout_of
@@ -38,8 +50,6 @@ from .steppers.explicit_rk import ExplicitRK
 from .steppers.firk import FIRK
 from .stepsize.controllers import CONTROLLERS, Controller, Fixed
 from .stepsize.stops import Stops
-
-Time: TypeAlias = float | Tensor
 
 
 def solve_ivp(
@@ -189,22 +199,22 @@ def solve_ivp(
     >>> round(rate.grad.item(), 6)
     -0.367879
     """
-    by_row = _one_of("batching", batching, ("joint", "per_sample")) == "per_sample"
-    _one_of("on_failure", on_failure, ("raise", "return"))
-    _one_of("backend", backend, ("auto", "eager"))
+    by_row = one_of("batching", batching, ("joint", "per_sample")) == "per_sample"
+    one_of("on_failure", on_failure, ("raise", "return"))
+    one_of("backend", backend, ("auto", "eager"))
     chosen = _method(method)
     maker = _gradient(gradient, chosen)
     if shrink:
-        _check_shrink(by_row, dense_output=dense_output, events=events is not None, callback=callback is not None)
-    _check_functions(fun, chosen)
+        check_shrink(by_row, dense_output=dense_output, events=events is not None, callback=callback is not None)
+    check_functions(fun, chosen)
     args = args if isinstance(args, tuple) else (args,)  # as SciPy does
 
     if transformed():
         refuse_vmap(pytree.tree_leaves((y0, t_span, t_eval, args)))
     layout, packed = layout_of(y0, by_row=by_row)
     rows = packed.shape[0] if by_row else None
-    t0, t1 = (_time(name, t, rows, packed) for name, t in zip(("t0", "t1"), _pair(t_span), strict=True))
-    times, padding = (None, None) if t_eval is None else _output_times(t_eval, t0, t1, rows, packed)
+    t0, t1 = (as_time(name, t, rows, packed) for name, t in zip(("t0", "t1"), ends_of(t_span), strict=True))
+    times, padding = (None, None) if t_eval is None else output_times(t_eval, t0, t1, rows, packed)
     units: Batching = PerSample(packed.shape[0], packed.device) if by_row else Joint()
     choice = _Choice(
         chosen, rtol, atol, norm, step_size, first_step, max_step, min_step, max_steps, controller, step_ts, jump_ts,
@@ -240,7 +250,7 @@ def solve_ivp(
     )
     bar = SolveProgress(problem.t1 - problem.t0) if progress else None
     problem = replace(problem, progress=bar)
-    _check_jacobian(jac, sparsity, chosen.name, problem.stepper.implicit)
+    check_jacobian(jac, sparsity, chosen.name, problem.stepper.implicit)
     if problem.stepper.implicit and transformed():
         raise ValueError(
             f"method {chosen.name!r} makes Jacobians, which torch.func's transforms and forward-mode differentiation "
@@ -250,15 +260,15 @@ def solve_ivp(
     if isinstance(maker, Adjoint):
         backward = replace(problem, **choice.back(maker).parts(field, layout, packed, units, back=True))
     graph_times, run = GraphTimes(t0, t1, times), either(integrate)
-    times = None if times is None else _blotted(times, padding)
+    times = None if times is None else blotted(times, padding)
     if watched := as_events(events):
         with bar or nullcontext():
             evented = solve_with_events(run, maker, Request(problem, packed, graph_times, stats, backward), watched)
-        parts = (_blotted(evented.ys, padding), t0, evented.t_end, times, stats, layout.unpack, packed, on_failure)
+        parts = (blotted(evented.ys, padding), t0, evented.t_end, times, stats, layout.unpack, packed, on_failure)
         return _solution(problem, evented.result, *parts, evented.found)
     with bar or nullcontext():
         ys, result = maker.run(run, Request(problem, packed, graph_times if timed else None, stats, backward))
-    found, ys = None if events is None else (), _blotted(ys, padding)
+    found, ys = None if events is None else (), blotted(ys, padding)
     return _solution(problem, result, ys, t0, t1, times, stats, layout.unpack, packed, on_failure, found)
 
 
@@ -292,14 +302,14 @@ class _Choice:
     def parts(self, field: Field, layout: Layout, y0: Tensor, units: Batching, *, back: bool = False) -> dict[str, Any]:
         """What the loop needs to know, checked; `back` where the state is a pair of y and its adjoint."""
         method = _method(self.method)
-        tolerance = _tolerance(self.rtol, self.atol, y0)
+        tolerance = as_tolerance(self.rtol, self.atol, y0)
         control, first = _control(method, self.controller, self.step_size, self.first_step)
-        _positive("max_step", self.max_step)
+        positive("max_step", self.max_step)
         if not (isinstance(self.max_steps, int) and self.max_steps > 0):
             raise ValueError(f"max_steps must be a positive integer, got {self.max_steps!r}")
         if isinstance(self.min_step, bool) or not 0 <= self.min_step <= self.max_step:
             raise ValueError(f"min_step must lie between 0 and max_step, {self.max_step}, got {self.min_step!r}")
-        step_ts, jump_ts = _stop_times("step_ts", self.step_ts), _stop_times("jump_ts", self.jump_ts)
+        step_ts, jump_ts = stop_times("step_ts", self.step_ts), stop_times("jump_ts", self.jump_ts)
         if units.by_row and (jump_ts or self.norm is not None):
             name = "jump_ts" if jump_ts else "norm"
             raise ValueError(f"{name} is one for all rows of y0 and needs batching='joint'")
@@ -372,19 +382,6 @@ def _callback(
     return lambda step, t, h, y, accept: callback(TriedStep(t, h, state(y), state(step.y), accept))
 
 
-def _stop_times(name: str, times: Tensor | Sequence[float]) -> list[float]:
-    """Times that no step crosses."""
-    if isinstance(times, tuple) and not times:
-        return []
-    try:
-        values = torch.as_tensor(times, dtype=torch.float64, device="cpu").detach()
-    except (TypeError, ValueError, RuntimeError):
-        raise ValueError(f"{name} must be real numbers, got {times!r}") from None
-    if values.ndim != 1 or not bool(torch.isfinite(values).all()):
-        raise ValueError(f"{name} must be finite times of shape (K,), got {times!r}")
-    return values.tolist()
-
-
 def _method(method: str | Method | RungeKutta | External) -> Method | External:
     """The method of that name, thalweg's own or another library's, or one from its coefficients."""
     if isinstance(method, External):
@@ -416,7 +413,7 @@ def _gradient(gradient: str | GradientMethod | None, method: Method | External) 
             f"got {gradient!r}"
         )
     if isinstance(gradient, str):
-        return GRADIENTS[_one_of("gradient", gradient, tuple(GRADIENTS))]
+        return GRADIENTS[one_of("gradient", gradient, tuple(GRADIENTS))]
     if not callable(getattr(gradient, "run", None)):
         names = ", ".join(map(repr, GRADIENTS))
         raise ValueError(f"gradient must be one of {names} or an object such as thalweg.Adjoint(), got {gradient!r}")
@@ -460,176 +457,6 @@ def _solution(
     return sol
 
 
-def _one_of(name: str, value: str, choices: Sequence[str]) -> str:
-    if value not in choices:
-        raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}")
-    return value
-
-
-_PAIRS = {
-    "additive": "fun=(f, g) for dy/dt = f(t, y) + g(t, y) with a stiff g, solved for, and an f that is not stiff; "
-    "where there is no such split, choose a method for stiff fields, such as 'kvaerno5'",
-    "separable": "fun=(v, f) for dq/dt = v(t, p), dp/dt = f(t, q) and y0=(q, p); "
-    "where there is no such split, choose a method for one function, such as 'tsit5'",
-}
-
-
-def _check_functions(fun: Any, method: Method | External) -> None:
-    """Refuse what is not as many functions as the method takes."""
-    if method.pair is not None:
-        if not (isinstance(fun, tuple | list) and len(fun) == 2 and all(map(callable, fun))):
-            got = f"{len(fun)} of them" if isinstance(fun, tuple | list) else type(fun).__name__
-            raise ValueError(f"method {method.name!r} takes two functions, {_PAIRS[method.pair]}; got {got}")
-    elif isinstance(fun, tuple | list) and fun and all(map(callable, fun)):
-        raise ValueError(
-            f"method {method.name!r} takes one function, got {len(fun)}; give the whole field, such as "
-            "lambda t, y: f(t, y) + g(t, y), or choose a method for pairs (`thalweg methods` says which)"
-        )
-    elif not callable(fun):
-        raise ValueError(f"fun must be callable as fun(t, y, *args), got {type(fun).__name__}")
-
-
-def _check_jacobian(jac: Any, sparsity: Sparsity | None, method: str, implicit: bool) -> None:
-    """Refuse what is no Jacobian; whether it fits the state is seen where it is used."""
-    if not (jac is None or callable(jac) or isinstance(jac, Tensor)):
-        raise ValueError(f"jac must be callable as jac(t, y, *args), or a tensor, got {type(jac).__name__}")
-    if not implicit and (jac is not None or sparsity is not None):
-        name = "jac_sparsity" if jac is None else "jac"
-        warnings.warn(f"method {method!r} is explicit and makes no use of {name}", stacklevel=3)
-
-
-def _positive(name: str, value: float) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
-        raise ValueError(f"{name} must be a positive number, got {value!r}")
-    return float(value)
-
-
-def _check_shrink(by_row: bool, **asked: bool) -> None:
-    """Refuse to shrink a batch where all rows must stay."""
-    if not by_row:
-        raise ValueError("shrink=True needs batching='per_sample': in joint batching all rows end together")
-    for name in (name for name, wanted in asked.items() if wanted):
-        raise ValueError(f"shrink=True does not go with {name}, which sees all rows; leave out one of them")
-
-
-def _pair(t_span: Any) -> tuple[Time, Time]:
-    """Both ends of t_span."""
-    try:
-        t0, t1 = t_span
-    except (TypeError, ValueError):
-        raise ValueError(f"t_span must be a pair (t0, t1), got {t_span!r}") from None
-    return t0, t1
-
-
-def _time(name: str, t: Time, rows: int | None, like: Tensor) -> Tensor:
-    """An end of t_span as the loop keeps it: 0-d, or (batch,)."""
-    try:
-        time = torch.as_tensor(t, dtype=wide_dtype(like.device), device=like.device)
-    except (TypeError, ValueError, RuntimeError):
-        raise ValueError(f"{name} in t_span must be a real number or tensor, got {t!r}") from None
-    if rows is None and time.numel() == 1:
-        time = time.reshape(())
-    elif rows is not None and time.ndim == 0:
-        time = time.expand(rows)
-    if time.shape != (() if rows is None else (rows,)):
-        expected = "be one number" if rows is None else f"be a number or have shape ({rows},), one for each row of y0"
-        hint = "; times of their own for each row need batching='per_sample'" if rows is None else ""
-        raise ValueError(f"{name} in t_span must {expected}, got shape {tuple(time.shape)}{hint}")
-    if not (math.isfinite(t) if isinstance(t, float | int) else bool(torch.isfinite(time).all())):
-        raise ValueError(f"{name} in t_span must be finite, got {t!r}")
-    return time
-
-
-def _output_times(t_eval: Any, t0: Tensor, t1: Tensor, rows: int | None, like: Tensor) -> tuple[Tensor, Tensor | None]:
-    """t_eval as the loop keeps it: (T,), or (T, batch), in the direction of time; and where NaN stood for no time.
-
-    The loop takes a row's last time again in the place of NaN, whose outputs are then blotted out.
-    """
-    try:
-        times = torch.as_tensor(t_eval, dtype=wide_dtype(like.device), device=like.device)
-    except (TypeError, ValueError, RuntimeError):
-        raise ValueError(f"t_eval must be real numbers, got {t_eval!r}") from None
-    if rows is not None and times.ndim == 1:
-        times = times.unsqueeze(1).expand(-1, rows)
-    if times.ndim != t0.ndim + 1 or times.shape[1:] != t0.shape:
-        expected = "(T,)" if rows is None else f"(T,) or (T, {rows})"
-        raise ValueError(f"t_eval must have shape {expected}, got {tuple(torch.as_tensor(t_eval).shape)}")
-    times, padding = (times, None) if rows is None else _filled(times, t0)
-    with torch.no_grad():
-        direction = torch.sign(t1 - t0)
-        inside = (torch.minimum(t0, t1) <= times) & (times <= torch.maximum(t0, t1))
-        if not bool(inside.all()):
-            raise ValueError(
-                "t_eval must lie within t_span, which runs from "
-                f"{_range(t0)} to {_range(t1)}, but it holds {times[~inside][0].item():g}"
-            )
-        if bool((times.diff(dim=0) * direction < 0).any()):
-            order = "ascend" if bool((direction >= 0).all()) else "run in the direction of t_span"
-            raise ValueError(f"t_eval must {order}; sort it")
-    return times, padding
-
-
-def _blotted(x: Tensor, padding: Tensor | None) -> Tensor:
-    """X (T, batch, …) with NaN where there is padding (T, batch)."""
-    return x if padding is None else torch.where(padding.view(*padding.shape, *(1,) * (x.ndim - 2)), torch.nan, x)
-
-
-def _filled(times: Tensor, t0: Tensor) -> tuple[Tensor, Tensor | None]:
-    """Times (T, batch) with each row's last one, or t0, where it has NaN; and where that is."""
-    padding = torch.isnan(times)
-    if not bool(padding.any()):
-        return times, None
-    if bool((padding[:-1] & ~padding[1:]).any()):
-        raise ValueError("t_eval may hold NaN only after all times of a row, to make rows with fewer as long as others")
-    last = (~padding).sum(0) - 1
-    place = torch.minimum(torch.arange(len(times), device=times.device).unsqueeze(1), last.clamp(min=0))
-    return torch.where(last < 0, t0, times.gather(0, place)), padding
-
-
-def _range(t: Tensor) -> str:
-    """A time, or the range of the rows' times."""
-    if t.numel() == 0:
-        return "nowhere"
-    low, high = t.min().item(), t.max().item()
-    return f"{low:g}" if low == high else f"{low:g}..{high:g}"
-
-
-def _tolerance(rtol: float | Tensor, atol: float | Tensor, y0: Tensor) -> Tolerance:
-    """The tolerance, no tighter than the dtype can hold."""
-    least = 10 * torch.finfo(y0.dtype).eps
-    relative = _allowed("rtol", rtol, y0) if isinstance(rtol, Tensor) else _positive("rtol", rtol)
-    lowest = relative if isinstance(relative, float) else min(relative.flatten().tolist(), default=1.0)
-    if lowest <= 0:
-        raise ValueError("rtol must be positive in every entry")
-    if lowest < least:
-        warnings.warn(
-            f"rtol={lowest:g} is below what {y0.dtype} holds; using {least:.1e} (a tighter tolerance needs float64)",
-            stacklevel=4,
-        )
-        relative = max(relative, least) if isinstance(relative, float) else relative.clamp(min=least)
-    absolute = _allowed("atol", atol, y0)
-    if not isinstance(absolute, Tensor):
-        absolute = torch.tensor(absolute, dtype=torch.promote_types(y0.real.dtype, torch.float32), device=y0.device)
-    return Tolerance(relative, absolute)
-
-
-def _allowed(name: str, value: float | Tensor, y0: Tensor) -> float | Tensor:
-    """One of the tolerances: a number, or a tensor shaped like y0."""
-    if not isinstance(value, Tensor):
-        if isinstance(value, bool) or not isinstance(value, int | float) or not value >= 0:
-            raise ValueError(f"{name} must be a number that is not negative, or a tensor of such, got {value!r}")
-        return float(value)
-    value = value.detach().to(device=y0.device, dtype=y0.real.dtype if y0.is_complex() else y0.dtype)
-    if not bool((value >= 0).all()):
-        raise ValueError(f"{name} must not be negative")
-    try:
-        return value.expand(y0.shape)
-    except RuntimeError:
-        raise ValueError(
-            f"{name} must broadcast against y0, of shape {tuple(y0.shape)}, got shape {tuple(value.shape)}"
-        ) from None
-
-
 _USUAL = {"firk": "gustafsson"}
 """The controllers of kinds of methods that do not have the I controller: those that solve for all stages at once pay
 dearly for a step that is rejected, and for a matrix."""
@@ -640,12 +467,12 @@ def _control(
 ) -> tuple[Controller, float | None]:
     """The controller, and the size of the first step where it is given."""
     if step_size is not None:
-        _positive("step_size", step_size)
+        positive("step_size", step_size)
         if controller is not None or first_step is not None:
             raise ValueError("step_size fixes every step; leave out controller and first_step")
         return Fixed(), float(step_size)
     if isinstance(controller, str):
-        controller = CONTROLLERS[_one_of("controller", controller, tuple(CONTROLLERS))]
+        controller = CONTROLLERS[one_of("controller", controller, tuple(CONTROLLERS))]
     usual = CONTROLLERS[_USUAL.get(method.kind, "i") if isinstance(method, Method) else "i"]
     control: Controller = usual if controller is None else controller
     if not callable(getattr(control, "adapt", None)):
@@ -658,4 +485,4 @@ def _control(
         raise ValueError(f"method {method.name!r} has no error estimate; give step_size={instead}")
     if not control.adaptive and first_step is None:
         raise ValueError("a controller of fixed steps needs the size of the step: give step_size=")
-    return control, None if first_step is None else _positive("first_step", first_step)
+    return control, None if first_step is None else positive("first_step", first_step)

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from gradient_checks import central_differences
 from pairs import solve
 from thalweg import solve_ivp
 from thalweg.gradients import recording
@@ -31,22 +32,6 @@ class Field(torch.nn.Module):
 
     def forward(self, t, y, other):
         return torch.tanh(y @ self.weight + t * self.bias) - 0.3 * y * torch.sin(t + y @ other)
-
-
-def central_differences(value, x, eps=1e-5):
-    """d value() / d x, by changing x in place."""
-    out = torch.zeros_like(x)
-    flat, grad = x.detach().view(-1), out.view(-1)
-    with torch.no_grad():
-        for j in range(flat.numel()):
-            old = flat[j].item()
-            flat[j] = old + eps
-            above = value()
-            flat[j] = old - eps
-            below = value()
-            flat[j] = old
-            grad[j] = (above - below) / (2 * eps)
-    return out
 
 
 def times(direction, batching, outputs):

@@ -7,6 +7,7 @@ import pytest
 import torch
 from scipy.integrate import solve_ivp as scipy_solve_ivp
 
+from gradient_checks import assert_gradients_pass_through_pytrees, assert_rows_that_fail_are_not_felt
 from problems import F64, rober
 from testset import STIFF
 from thalweg import SolveError, Status, solve_ivp
@@ -363,36 +364,10 @@ class TestGradients:
     @pytest.mark.parametrize("gradient", ["direct", "checkpointed"])
     def test_do_not_feel_rows_that_fail(self, gradient):
         """To an argument that all rows share: one row turns NaN, one meets a pole, and one is never finite."""
-        starts = torch.tensor([[0.5, 0.0], [1.0, 1.0], [1.0, 2.0], [math.nan, 0.0], [-1.0, 0.0]], dtype=F64)
-
-        def field(t, y, k):
-            z, kind = y.unbind(-1)
-            well = -k * z + torch.sin(t[:, 0])
-            slope = torch.where(kind == 1, torch.where(t[:, 0] > 0.5, torch.nan, well), well)
-            slope = torch.where(kind == 2, k * torch.where(kind == 2, z, 0.0) ** 2, slope)
-            return torch.stack([slope, torch.zeros_like(z)], -1)
-
-        def found(rows):
-            k = torch.tensor(3.0, dtype=F64, requires_grad=True)
-            sol = solve_ivp(
-                field, (0.0, 1.0), starts[rows], "radau5", args=(k,), rtol=1e-4, batching="per_sample",
-                gradient=gradient, on_failure="return", max_steps=60,
-            )  # fmt: skip
-            return torch.autograd.grad(sol.ys[-1, sol.success].square().sum(), [k])[0], sol.success.tolist()
-
-        among, success = found([0, 1, 2, 3, 4])
-        assert success == [True, False, False, False, True]
-        alone, _ = found([0, 4])
-        torch.testing.assert_close(among, alone, rtol=1e-10, atol=0)
+        assert_rows_that_fail_are_not_felt("radau5", gradient, max_steps=60)
 
     def test_pytrees(self):
-        y0 = {"x": torch.ones(3, 2, dtype=F64, requires_grad=True), "v": torch.zeros(3, 2, dtype=F64)}
-        for batching in BATCHINGS:
-            sol = solve_ivp(
-                lambda t, y: {"x": y["v"], "v": -y["x"]}, (1.0, 0.0), y0, "radau5", batching=batching, rtol=1e-8
-            )
-            (found,) = torch.autograd.grad(sol.ys["x"][-1].sum(), [y0["x"]])
-            torch.testing.assert_close(found, torch.full((3, 2), math.cos(1.0), dtype=F64), rtol=1e-5, atol=1e-5)
+        assert_gradients_pass_through_pytrees("radau5")
 
     def test_a_second_derivative_is_an_error_and_not_wrong(self):
         y0 = torch.ones(1, dtype=F64, requires_grad=True)

@@ -6,6 +6,7 @@ from itertools import pairwise
 import pytest
 import torch
 
+from gradient_checks import assert_rows_that_fail_are_not_felt, central_differences
 from thalweg import Status, solve_ivp
 from thalweg.core.field import Field as CoreField
 from thalweg.core.norms import Tolerance
@@ -203,20 +204,6 @@ class Field(torch.nn.Module):
         return k * laplacian(y) + torch.tanh(y @ self.weight + t)
 
 
-def central_differences(value, x, eps=2e-6):
-    """d value() / d x, by changing x in place."""
-    flat, grad = x.detach().view(-1), torch.zeros(x.numel(), dtype=F64)
-    with torch.no_grad():
-        for j, old in enumerate(flat.tolist()):
-            flat[j] = old + eps
-            above = value()
-            flat[j] = old - eps
-            below = value()
-            flat[j] = old
-            grad[j] = (above - below) / (2 * eps)
-    return grad.view(x.shape)
-
-
 @pytest.mark.parametrize("outputs", [False, True], ids=["end", "t_eval"])
 @pytest.mark.parametrize("batching", BATCHINGS)
 class TestGradients:
@@ -253,7 +240,7 @@ class TestGradients:
         )
         for i, x in enumerate(sources):
             torch.testing.assert_close(found[i], direct[i], rtol=1e-10, atol=1e-11)
-            expected = central_differences(lambda: loss("rkc", **options).item(), x)
+            expected = central_differences(lambda: loss("rkc", **options).item(), x, eps=2e-6)
             assert (found[i] - expected).norm() < 1e-7 * (1 + expected.norm()), f"source {i}"
 
     def test_of_adaptive_steps_are_the_flows(self, batching, outputs):
@@ -271,27 +258,7 @@ class TestGradients:
 @pytest.mark.parametrize("gradient", ["direct", "checkpointed"])
 def test_gradients_do_not_feel_rows_that_fail(gradient):
     """To an argument that all rows share: one row turns NaN, one meets a pole, and one is never finite."""
-    starts = torch.tensor([[0.5, 0.0], [1.0, 1.0], [1.0, 2.0], [math.nan, 0.0], [-1.0, 0.0]], dtype=F64)
-
-    def field(t, y, k):
-        z, kind = y.unbind(-1)
-        well = -k * z + torch.sin(t[:, 0])
-        slope = torch.where(kind == 1, torch.where(t[:, 0] > 0.5, torch.nan, well), well)
-        slope = torch.where(kind == 2, k * torch.where(kind == 2, z, 0.0) ** 2, slope)
-        return torch.stack([slope, torch.zeros_like(z)], -1)
-
-    def found(rows):
-        k = torch.tensor(3.0, dtype=F64, requires_grad=True)
-        sol = solve_ivp(
-            field, (0.0, 1.0), starts[rows], "rkc", args=(k,), rtol=1e-4, batching="per_sample", gradient=gradient,
-            on_failure="return", max_steps=150,
-        )  # fmt: skip
-        return torch.autograd.grad(sol.ys[-1, sol.success].square().sum(), [k])[0], sol.status.tolist()
-
-    among, status = found([0, 1, 2, 3, 4])
-    assert [s == Status.SUCCESS for s in status] == [True, False, False, False, True]
-    alone, _ = found([0, 4])
-    torch.testing.assert_close(among, alone, rtol=1e-10, atol=0)
+    assert_rows_that_fail_are_not_felt("rkc", gradient, max_steps=150)
 
 
 @pytest.mark.parametrize("by_row", [False, True])

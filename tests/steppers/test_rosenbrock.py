@@ -6,6 +6,7 @@ import pytest
 import torch
 from scipy.integrate import solve_ivp as scipy_solve_ivp
 
+from gradient_checks import Nonlinear, assert_rows_that_fail_are_not_felt, central_differences
 from problems import F64, rober
 from testset import STIFF
 from thalweg import SolveError, Status, solve_ivp
@@ -148,31 +149,6 @@ class TestSingularMatrix:
         assert int(sol.status) == Status.NONFINITE
 
 
-class Field(torch.nn.Module):
-    """Nonlinear in y, in t and in its parameters."""
-
-    def __init__(self):
-        super().__init__()
-        self.weight = torch.nn.Parameter(torch.randn(2, 2, dtype=F64))
-
-    def forward(self, t, y, k):
-        return torch.tanh(y @ self.weight + t) - k * y * torch.sin(t + y)
-
-
-def central_differences(value, x, eps=1e-5):
-    """d value() / d x, by changing x in place."""
-    flat, grad = x.detach().view(-1), torch.zeros(x.numel(), dtype=F64)
-    with torch.no_grad():
-        for j, old in enumerate(flat.tolist()):
-            flat[j] = old + eps
-            above = value()
-            flat[j] = old - eps
-            below = value()
-            flat[j] = old
-            grad[j] = (above - below) / (2 * eps)
-    return grad.view(x.shape)
-
-
 @pytest.mark.parametrize("ample", [True, False], ids=["recorded", "computed again"])
 @pytest.mark.parametrize("outputs", [False, True], ids=["end", "t_eval"])
 @pytest.mark.parametrize("batching", BATCHINGS)
@@ -183,7 +159,7 @@ class TestGradients:
     def check(self, method, batching, outputs, ample, monkeypatch, *, back, sizes, bound):
         if not ample:
             monkeypatch.setattr(recording, "AMPLE", 0)
-        field = Field()
+        field = Nonlinear()
         y0, k = torch.randn(3, 2, dtype=F64), torch.rand(3, 2, dtype=F64)
         t0, t1 = torch.tensor(0.2, dtype=F64), torch.tensor(1.1, dtype=F64)
         t_eval = torch.tensor([0.31, 0.74, 1.02], dtype=F64) if outputs else None
@@ -441,34 +417,7 @@ def test_the_step_limit_and_underflow_are_what_they_are_elsewhere():
 @pytest.mark.parametrize("method", METHODS)
 def test_gradients_do_not_feel_rows_that_fail(method, gradient):
     """To an argument that all rows share: one row turns NaN, one meets a pole, and one is never finite."""
-    starts = torch.tensor([[0.5, 0.0], [1.0, 1.0], [1.0, 2.0], [math.nan, 0.0], [-1.0, 0.0]], dtype=F64)
-
-    def field(t, y, k):
-        z, kind = y.unbind(-1)
-        well = -k * z + torch.sin(t[:, 0])
-        slope = torch.where(kind == 1, torch.where(t[:, 0] > 0.5, torch.nan, well), well)
-        slope = torch.where(kind == 2, k * torch.where(kind == 2, z, 0.0) ** 2, slope)
-        return torch.stack([slope, torch.zeros_like(z)], -1)
-
-    def found(rows):
-        k = torch.tensor(3.0, dtype=F64, requires_grad=True)
-        sol = solve_ivp(
-            field,
-            (0.0, 1.0),
-            starts[rows],
-            method,
-            args=(k,),
-            rtol=1e-4,
-            batching="per_sample",
-            gradient=gradient,
-            on_failure="return",
-        )
-        return torch.autograd.grad(sol.ys[-1, sol.success].square().sum(), [k])[0], sol.success.tolist()
-
-    among, success = found([0, 1, 2, 3, 4])
-    assert success == [True, False, False, False, True]
-    alone, _ = found([0, 4])
-    torch.testing.assert_close(among, alone, rtol=1e-10, atol=0)
+    assert_rows_that_fail_are_not_felt(method, gradient)
 
 
 @pytest.mark.parametrize("again", [(0.0, 1.0), (0.5, 0.0)], ids=["state", "time"])

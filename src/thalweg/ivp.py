@@ -35,7 +35,7 @@ from .core.status import SolveError, Status
 from .core.step import Step, Stepper, TriedStep
 from .external.integrate import ExternalStepper, either
 from .external.methods import External, get_external
-from .gradients import GRADIENTS, Adjoint, GradientMethod, Request
+from .gradients import GRADIENTS, Adjoint, GradientMethod, GradientName, Request
 from .gradients.segments import solve_with_events
 from .gradients.transforms import refuse_vmap, transformed
 from .loop.batching import Batching, Joint, PerSample
@@ -77,7 +77,7 @@ def solve_ivp(
     controller: Controller | Literal["i", "pi", "pid", "gustafsson"] | None = None,
     batching: Literal["joint", "per_sample"] = "joint",
     shrink: bool = False,
-    gradient: Literal["checkpointed", "direct", "adjoint"] | GradientMethod | None = None,
+    gradient: GradientName | GradientMethod | None = None,
     callback: Callable[[TriedStep], bool | None] | None = None,
     progress: bool = False,
     backend: Literal["auto", "eager"] = "auto",
@@ -158,13 +158,13 @@ def solve_ivp(
         with fewer and fewer rows, and must get what belongs to a row by `args`: a tensor there whose first dimension
         is the batch is taken to hold an entry for each row. Worth it where the field is dear, or some rows take many
         more steps than others.
-    gradient : {"checkpointed", "direct", "adjoint"} or Adjoint
+    gradient : str, or an object with options such as Adjoint
+        How gradients are made; the guide's page on gradients compares them.
         `checkpointed`, the default: the exact gradient of what was computed; recorded in one graph as long as that
-        holds no more than 256 MiB, otherwise each accepted step is computed again. `direct`: the same by
-        backpropagation through the solver, of any order, at the memory of all that it did. `adjoint`: the continuous
-        adjoint, solved back in time (Chen et al. 2018), at the memory of one step;
-        `thalweg.Adjoint(rtol=…)` says how that solve takes its steps. The default, and the only one, where another
-        library takes the steps.
+        holds no more than 256 MiB, otherwise each accepted step is computed again.
+        `direct`: the same by backpropagation through the solver, of any order, at the memory of all that it did.
+        `adjoint`, `thalweg.Adjoint(rtol=…)`: the continuous adjoint, solved back in time (Chen et al. 2018), at the
+        memory of one step. The default, and the only one, where another library takes the steps.
     callback : callable, optional
         callback(step), called with a `TriedStep` of every step that is tried, kept or not: its `t`, `h`, `y`, `y_new`
         and `accepted`. The solve fails with `Status.STOPPED` where it returns true.

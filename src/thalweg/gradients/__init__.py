@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+from typing import Literal, TypeAlias
+
 from .adjoint import Adjoint
 from .base import GradientMethod, Request
 from .checkpointed import Checkpointed
 from .direct import Direct
+
+GradientName: TypeAlias = Literal[
+    "checkpointed",
+    "direct",
+    "adjoint",
+]
+"""The names of gradient methods."""
 
 GRADIENTS: dict[str, GradientMethod] = {
     "checkpointed": Checkpointed(),
     "direct": Direct(),
     "adjoint": Adjoint(),
 }
-"""The gradient methods that have a name."""
+"""What they stand for."""
 
-__all__ = ["GRADIENTS", "Adjoint", "Checkpointed", "Direct", "GradientMethod", "Request"]
+__all__ = ["GRADIENTS", "Adjoint", "Checkpointed", "Direct", "GradientMethod", "GradientName", "Request"]

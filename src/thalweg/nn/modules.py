@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ..core.solution import Solution, Stats
-from ..gradients import GradientMethod
+from ..gradients import GradientMethod, GradientName
 from ..ivp import solve_ivp
 from ..stepsize.controllers import Controller
 
@@ -60,7 +60,7 @@ class NeuralODE(nn.Module):
         controller: Controller | Literal["i", "pi", "pid", "gustafsson"] | None = None,
         learn_times: bool = False,
         batching: Literal["joint", "per_sample"] = "per_sample",
-        gradient: Literal["checkpointed", "direct", "adjoint"] | GradientMethod | None = None,
+        gradient: GradientName | GradientMethod | None = None,
         max_steps: int = 10_000,
     ) -> None:
         super().__init__()

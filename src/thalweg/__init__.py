@@ -19,6 +19,7 @@ _HOMES = {
     "Status": "thalweg.core.status",
     "DenseOutput": "thalweg.output.dense",
     "Adjoint": "thalweg.gradients.adjoint",
+    "Forward": "thalweg.gradients.forward",
     "Event": "thalweg.output.events",
     "PID": "thalweg.stepsize.controllers",
     "Fixed": "thalweg.stepsize.controllers",
@@ -34,6 +35,7 @@ __all__ = [
     "DenseOutput",
     "Event",
     "Fixed",
+    "Forward",
     "NeuralODE",
     "NeuralODEClassifier",
     "NeuralODERegressor",
@@ -52,6 +54,7 @@ if TYPE_CHECKING:
     from .core.sparsity import Sparsity
     from .core.status import SolveError, Status
     from .gradients.adjoint import Adjoint
+    from .gradients.forward import Forward
     from .ivp import solve_ivp
     from .learn.estimators import NeuralODEClassifier, NeuralODERegressor
     from .methods import register_method

@@ -165,6 +165,8 @@ def solve_ivp(
         `direct`: the same by backpropagation through the solver, of any order, at the memory of all that it did.
         `adjoint`, `thalweg.Adjoint(rtol=…)`: the continuous adjoint, solved back in time (Chen et al. 2018), at the
         memory of one step. The default, and the only one, where another library takes the steps.
+        `forward`, `thalweg.Forward(limit=…)`: the same as `direct` by forward-mode differentiation, at a memory that
+        does not grow with the steps; for few numbers that need a gradient, and explicit methods.
     callback : callable, optional
         callback(step), called with a `TriedStep` of every step that is tried, kept or not: its `t`, `h`, `y`, `y_new`
         and `accepted`. The solve fails with `Status.STOPPED` where it returns true.

@@ -12,7 +12,7 @@ def blow_up(t, y):
     return y * y
 
 
-@pytest.mark.parametrize("gradient", ["direct", "checkpointed", "adjoint"])
+@pytest.mark.parametrize("gradient", ["direct", "checkpointed", "adjoint", "forward"])
 def test_gradients_of_good_rows_are_those_that_they_have_alone(gradient):
     """y' = y², which leaves for infinity at t = 1 / y0."""
     y0 = torch.tensor([[0.3], [2.0], [-1.0]], dtype=F64, requires_grad=True)
@@ -34,7 +34,7 @@ def test_gradients_of_good_rows_are_those_that_they_have_alone(gradient):
     torch.testing.assert_close(found[[0, 2]], 1 / (1 - good) ** 2, rtol=1e-6, atol=0)
 
 
-@pytest.mark.parametrize("gradient", ["direct", "checkpointed"])
+@pytest.mark.parametrize("gradient", ["direct", "checkpointed", "forward"])
 def test_outputs_before_the_failure_have_gradients(gradient):
     y0 = torch.tensor([2.0], dtype=F64, requires_grad=True)
     sol = solve_ivp(

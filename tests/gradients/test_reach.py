@@ -9,7 +9,7 @@ from thalweg import solve_ivp
 from thalweg.gradients import recording
 
 F64 = torch.float64
-GRADIENTS = ["direct", "checkpointed", "adjoint"]
+GRADIENTS = ["direct", "checkpointed", "adjoint", "forward"]
 EXPECTED = -torch.exp(torch.tensor(-1.0, dtype=F64)).item()
 SCALE = torch.tensor(1.0, dtype=F64, requires_grad=True)
 
@@ -128,7 +128,7 @@ class TestReached:
         assert not solve(lambda t, y: -y, gradient).ys.requires_grad
 
 
-@pytest.mark.parametrize("gradient", ["checkpointed", "adjoint"])
+@pytest.mark.parametrize("gradient", ["checkpointed", "adjoint", "forward"])
 class TestRefused:
     @pytest.mark.parametrize("known", [True, False], ids=["with y0", "alone"])
     def test_a_tensor_out_of_sight(self, gradient, known):

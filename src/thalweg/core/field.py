@@ -107,20 +107,24 @@ class Field:
         """The functions that one evaluation takes: itself alone."""
         return (self,)
 
+    def changed(self, **changes: Any) -> Field:
+        """The same field with other parts, named as the parameters are."""
+        given = {"fun": self.fun, "args": self.args, "layout": self.layout, "like": self._like, "jac": self.jac}
+        return type(self)(**{**given, "jumps": self.jumps, "sparsity": self.sparsity, **changes})
+
     def with_args(self, args: tuple[Any, ...]) -> Field:
         """The same field with other arguments."""
-        return type(self)(self.fun, args, self.layout, self._like, self.jac, self.jumps, sparsity=self.sparsity)
+        return self.changed(args=args)
 
     def with_jumps(self, jumps: Sequence[float]) -> Field:
         """The same field with other jumps."""
-        return type(self)(self.fun, self.args, self.layout, self._like, self.jac, jumps, sparsity=self.sparsity)
+        return self.changed(jumps=jumps)
 
     def taken(self, rows: Tensor) -> Field:
         """The field of some of the rows: tensors in the arguments that have an entry for each row have fewer then."""
         args = rows_of(self.args, rows, len(self._like))
         jac = self.jac[rows] if isinstance(self.jac, Tensor) and self.jac.ndim == 3 else self.jac
-        layout, like = self.layout.taken(len(rows)), self._like[rows]
-        return type(self)(self.fun, args, layout, like, jac, self.jumps, sparsity=self.sparsity)
+        return self.changed(args=args, layout=self.layout.taken(len(rows)), like=self._like[rows], jac=jac)
 
     def times(self, t: Number, h: Number, c: Tensor) -> Sequence[Tensor]:
         """The times t + c h: 0-d tensors in joint, (batch, 1, ..., 1) per sample; c has shape (S,)."""

@@ -8,11 +8,13 @@ from .adjoint import Adjoint
 from .base import GradientMethod, Request
 from .checkpointed import Checkpointed
 from .direct import Direct
+from .forward import Forward
 
 GradientName: TypeAlias = Literal[
     "checkpointed",
     "direct",
     "adjoint",
+    "forward",
 ]
 """The names of gradient methods."""
 
@@ -20,7 +22,8 @@ GRADIENTS: dict[str, GradientMethod] = {
     "checkpointed": Checkpointed(),
     "direct": Direct(),
     "adjoint": Adjoint(),
+    "forward": Forward(),
 }
 """What they stand for."""
 
-__all__ = ["GRADIENTS", "Adjoint", "Checkpointed", "Direct", "GradientMethod", "GradientName", "Request"]
+__all__ = ["GRADIENTS", "Adjoint", "Checkpointed", "Direct", "Forward", "GradientMethod", "GradientName", "Request"]

@@ -17,7 +17,7 @@ from ..core.field import Field, FieldLike
 from ..core.solution import Stats
 from ..core.sparsity import Sparsity
 from ..loop.integrate import GraphTimes, Problem, Result
-from .capture import captured_tensors, unreached
+from .capture import captured_tensors, held_tensors, unreached
 
 Integrate = Callable[..., Result]
 """The loop, as it is handed to a gradient method."""
@@ -68,9 +68,15 @@ class Sources:
     `args` are replaced by copies of their own where the field is evaluated for a backward pass, so that one tensor
     that is both an argument and captured counts twice, as it must. Captured tensors cannot be replaced; the backward
     pass asks for their gradients by name.
+
+    Attributes
+    ----------
+    apart : bool
+        Whether a captured tensor that was computed from another one counts beside it, for what the field makes of each.
     """
 
     request: Request
+    apart: bool = False
     arguments: list[Tensor] = field(init=False)
     captured: list[Tensor] = field(init=False)
     _computed: bool = field(init=False)
@@ -80,6 +86,8 @@ class Sources:
         self.arguments = [leaf for leaf in leaves if isinstance(leaf, Tensor) and leaf.requires_grad]
         functions = (self.request.field.fun, self.request.field.jac, [x for x in leaves if callable(x)])
         self.captured, self._computed = captured_tensors(functions)
+        if self.apart:
+            self.captured = held_tensors(functions)
 
     @property
     def needed(self) -> bool:
@@ -95,16 +103,17 @@ class Sources:
 
     def detached_field(self) -> tuple[Field, list[Tensor]]:
         """The field with arguments of their own, and the tensors to ask for gradients: arguments, then captured."""
-        copies: list[Tensor] = []
+        copies = [leaf.detach().requires_grad_() for leaf in self.arguments]
+        return self.field_with(copies), [*copies, *self.captured]
+
+    def field_with(self, arguments: Sequence[Tensor]) -> Field:
+        """The field with others in place of the arguments that need a gradient."""
+        others = iter(arguments)
 
         def replaced(leaf: Any) -> Any:
-            if not (isinstance(leaf, Tensor) and leaf.requires_grad):
-                return leaf
-            copies.append(leaf.detach().requires_grad_())
-            return copies[-1]
+            return next(others) if isinstance(leaf, Tensor) and leaf.requires_grad else leaf
 
-        args = pytree.tree_map(replaced, self.request.field.args)
-        return self.request.field.with_args(args), [*copies, *self.captured]
+        return self.request.field.with_args(pytree.tree_map(replaced, self.request.field.args))
 
     def retain(self) -> bool:
         """Whether a backward pass runs into a graph that must stay: one behind a captured tensor."""
@@ -118,9 +127,12 @@ class SolveNode(ABC):
     ----------
     keeps_outputs : bool
         Whether the backward pass reads the outputs, so that changing them in place before it is an error.
+    apart : bool
+        How captured tensors count (see `Sources`).
     """
 
     keeps_outputs: ClassVar[bool] = False
+    apart: ClassVar[bool] = False
 
     def __init__(self, integrate: Integrate, request: Request, sources: Sources) -> None:
         self.integrate, self.request, self.sources = integrate, request, sources
@@ -130,12 +142,15 @@ class SolveNode(ABC):
         ]
 
     @classmethod
-    def solve(cls, integrate: Integrate, request: Request) -> tuple[Tensor, Result]:
-        """The outputs with the backward pass behind them, or alone where nothing needs a gradient."""
-        sources = Sources(request) if torch.is_grad_enabled() else None
+    def solve(cls, integrate: Integrate, request: Request, *options: Any) -> tuple[Tensor, Result]:
+        """The outputs with the backward pass behind them, or alone where nothing needs a gradient.
+
+        The options are for the class.
+        """
+        sources = Sources(request, cls.apart) if torch.is_grad_enabled() else None
         if sources is None or not sources.needed:
             return solve_without_graph(integrate, request)
-        node = cls(integrate, request, sources)
+        node = cls(integrate, request, sources, *options)
         ys = _Function.apply(node, *sources.tensors())
         assert node.result is not None
         return ys, node.result

@@ -25,6 +25,13 @@ def captured_tensors(fun: Any) -> tuple[list[Tensor], bool]:
     """The tensors that require a gradient and that `fun` holds, each once, so that none is part of another's history.
 
     Told as well is whether any of those that `fun` holds was computed: a backward pass then runs into its graph.
+    """
+    held = held_tensors(fun)
+    return _independent(held), not all(tensor.is_leaf for tensor in held)
+
+
+def held_tensors(fun: Any) -> list[Tensor]:
+    """The tensors that require a gradient and that `fun` holds, each once, also where one was computed from another.
 
     Looked through are modules, closures, defaults, globals that the code names, partial functions, bound methods,
     attributes of callable objects, and lists, tuples, sets and dicts of all these.
@@ -33,8 +40,7 @@ def captured_tensors(fun: Any) -> tuple[list[Tensor], bool]:
     for value in _walk(fun):
         if value.requires_grad:
             found.setdefault(id(value), value)
-    held = list(found.values())
-    return _independent(held), not all(tensor.is_leaf for tensor in held)
+    return list(found.values())
 
 
 def unreached(outputs: Iterable[Tensor], known: Iterable[Tensor]) -> list[Tensor]:

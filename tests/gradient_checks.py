@@ -4,9 +4,15 @@ import math
 
 import torch
 
-from thalweg import solve_ivp
+from thalweg import Checkpointed, solve_ivp
+from thalweg.gradients import GRADIENTS
 
 F64 = torch.float64
+
+
+def give_room(monkeypatch, room):
+    """Let `checkpointed`, where it is asked for by its name, keep graphs of no more than so many bytes."""
+    monkeypatch.setitem(GRADIENTS, "checkpointed", Checkpointed(memory_limit=room))
 
 
 def central_differences(value, x, eps=1e-5):

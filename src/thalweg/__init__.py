@@ -20,6 +20,7 @@ _HOMES = {
     "DenseOutput": "thalweg.output.dense",
     "Adjoint": "thalweg.gradients.adjoint",
     "Forward": "thalweg.gradients.forward",
+    "Checkpointed": "thalweg.gradients.checkpointed",
     "Event": "thalweg.output.events",
     "PID": "thalweg.stepsize.controllers",
     "Fixed": "thalweg.stepsize.controllers",
@@ -32,6 +33,7 @@ _HOMES = {
 __all__ = [
     "PID",
     "Adjoint",
+    "Checkpointed",
     "DenseOutput",
     "Event",
     "Fixed",
@@ -55,6 +57,7 @@ if TYPE_CHECKING:
     from .core.status import SolveError, Status
     from .gradients.adjoint import Adjoint
     from .gradients.forward import Forward
+    from .gradients.checkpointed import Checkpointed
     from .ivp import solve_ivp
     from .learn.estimators import NeuralODEClassifier, NeuralODERegressor
     from .methods import register_method

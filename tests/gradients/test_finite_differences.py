@@ -3,10 +3,9 @@
 import pytest
 import torch
 
-from gradient_checks import central_differences
+from gradient_checks import central_differences, give_room
 from pairs import solve
 from thalweg import solve_ivp
-from thalweg.gradients import recording
 from thalweg.methods import methods
 
 F64 = torch.float64
@@ -165,7 +164,7 @@ def test_checkpointed_equals_direct_at_loose_tolerances_too(batching, tolerance)
 @pytest.mark.parametrize("gradient", ["checkpointed", "adjoint"])
 def test_memory_of_the_forward_pass_is_not_that_of_a_graph(gradient, monkeypatch):
     """Nothing that a field computes in the forward pass is recorded, where memory is not ample."""
-    monkeypatch.setattr(recording, "AMPLE", 0)
+    give_room(monkeypatch, 0)
     recorded = []
 
     def field(t, y):

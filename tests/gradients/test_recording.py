@@ -3,9 +3,9 @@
 import pytest
 import torch
 
+from gradient_checks import give_room
 from problems import FORCED
-from thalweg import solve_ivp
-from thalweg.gradients import recording
+from thalweg import Checkpointed, solve_ivp
 
 F64 = torch.float64
 
@@ -41,7 +41,7 @@ def gradients(sol, sources, **options):
 @pytest.mark.parametrize("t_eval", [None, torch.linspace(0, 2, 7, dtype=F64)], ids=["ends", "outputs"])
 @pytest.mark.parametrize("room", [0, 10_000, 2**28], ids=["none", "some", "all"])
 def test_gradients_do_not_depend_on_how_much_is_recorded(room, t_eval, batching, monkeypatch):
-    monkeypatch.setattr(recording, "AMPLE", room)
+    give_room(monkeypatch, room)
     sol, field, sources = solve(t_eval, batching=batching)
     recorded = field.recorded
     assert (recorded > 0) == (room > 0)
@@ -51,6 +51,19 @@ def test_gradients_do_not_depend_on_how_much_is_recorded(room, t_eval, batching,
     direct, _, others = solve(t_eval, batching=batching, gradient="direct")
     for one, other in zip(found, gradients(direct, others), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-12)
+
+
+def test_the_limit_is_that_of_the_object():
+    """Where one step holds more than it, none is recorded."""
+    sol, _, sources = solve(gradient=Checkpointed(memory_limit=1))
+    gradients(sol, sources)
+    assert sol.stats.nfev_backward > 0
+
+
+@pytest.mark.parametrize("limit", [-1, 0.5, True, "256 MiB"])
+def test_a_limit_is_a_number_of_bytes(limit):
+    with pytest.raises(ValueError, match="memory_limit must be a number of bytes"):
+        Checkpointed(memory_limit=limit)
 
 
 @pytest.mark.parametrize("batching", ["joint", "per_sample"])

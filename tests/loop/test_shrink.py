@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from gradient_checks import give_room
 from thalweg import solve_ivp
 from thalweg.methods import methods
 
@@ -64,7 +65,7 @@ def test_what_a_method_keeps_to_itself_follows(method):
 def test_gradients_are_the_same(t_eval, gradient, room, monkeypatch):
     """To y0, to what belongs to a row, to what all rows share, and to times of each row."""
     if room == "none":
-        monkeypatch.setattr("thalweg.gradients.recording.AMPLE", 0)
+        give_room(monkeypatch, 0)
     shared = torch.tensor(1.0, dtype=F64, requires_grad=True)
     found = []
     for shrink in (True, False):

@@ -7,13 +7,12 @@ import pytest
 import torch
 from scipy.integrate import solve_ivp as scipy_solve_ivp
 
-from gradient_checks import Nonlinear, assert_rows_that_fail_are_not_felt, central_differences
+from gradient_checks import Nonlinear, assert_rows_that_fail_are_not_felt, central_differences, give_room
 from problems import PROBLEMS
 from thalweg import solve_ivp
 from thalweg.core.field import Field as CoreField
 from thalweg.core.norms import Tolerance
 from thalweg.core.state import layout_of
-from thalweg.gradients import recording
 from thalweg.methods import adams
 from thalweg.steppers.adams import MultistepStepper, VariableAdamsStepper
 
@@ -286,7 +285,7 @@ class TestGradients:
     def test_of_fixed_steps_are_exact(self, name, batching, outputs, ample, back, monkeypatch):
         """However coarse: the derivative of what was computed, and the last step is a shorter one."""
         if not ample:
-            monkeypatch.setattr(recording, "AMPLE", 0)
+            give_room(monkeypatch, 0)
         sizes = {"rtol": 1e-3, "atol": 1e-3} if name == "adams" else {}
         check_gradients(name, batching, outputs, back=back, bound=1e-8, step_size=0.11, **sizes)
 

@@ -6,13 +6,13 @@ import pytest
 import torch
 from scipy.integrate import solve_ivp as scipy_solve_ivp
 
+from gradient_checks import give_room
 from problems import F64, FORCED, PROBLEMS, rober
 from testset import STIFF
 from thalweg import Event, solve_ivp
 from thalweg.core.field import Field
 from thalweg.core.norms import Tolerance
 from thalweg.core.state import layout_of
-from thalweg.gradients import recording
 from thalweg.methods.auto import AUTO, Switching
 from thalweg.methods.explicit import BOSH3, RK4, TSIT5
 from thalweg.methods.rosenbrock import RODAS5P
@@ -196,7 +196,7 @@ class Mixed(torch.nn.Module):
 def test_gradients_through_both_methods_and_the_changes(batching, outputs, ample, monkeypatch):
     """Fixed steps, some rows stiff with them: those of finite differences of what was computed, by both ways."""
     if not ample:
-        monkeypatch.setattr(recording, "AMPLE", 0)
+        give_room(monkeypatch, 0)
     field, y0 = Mixed(), torch.randn(3, 2, dtype=F64)
     rate = torch.tensor([[1.0], [90.0], [5.0]], dtype=F64).expand(3, 2).clone()
     t0, t1 = torch.tensor(0.0, dtype=F64), torch.tensor(0.97, dtype=F64)
@@ -231,7 +231,7 @@ def test_gradients_through_both_methods_and_the_changes(batching, outputs, ample
 def test_gradients_of_a_reaction(ample, monkeypatch):
     """To the rates of a reaction, by finite differences."""
     if not ample:
-        monkeypatch.setattr(recording, "AMPLE", 0)
+        give_room(monkeypatch, 0)
     log_rates = torch.tensor([0.04, 3e7, 1e4], dtype=F64).log().requires_grad_()
 
     def end(log_rates, gradient="checkpointed"):

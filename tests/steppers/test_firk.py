@@ -7,14 +7,13 @@ import pytest
 import torch
 from scipy.integrate import solve_ivp as scipy_solve_ivp
 
-from gradient_checks import assert_gradients_pass_through_pytrees, assert_rows_that_fail_are_not_felt
+from gradient_checks import assert_gradients_pass_through_pytrees, assert_rows_that_fail_are_not_felt, give_room
 from problems import F64, rober
 from testset import STIFF
 from thalweg import SolveError, Status, solve_ivp
 from thalweg.core.field import Field as CoreField
 from thalweg.core.norms import Tolerance
 from thalweg.core.state import layout_of
-from thalweg.gradients import recording
 from thalweg.methods import get_method, methods
 from thalweg.methods.tableau import FullTableau
 from thalweg.steppers.choose import stepper_for
@@ -282,7 +281,7 @@ class TestGradients:
     def test_are_those_of_finite_differences(self, method, direction, batching, ample, monkeypatch):
         """Of coarse fixed steps: to a parameter, y0, both times and those of the outputs."""
         if not ample:
-            monkeypatch.setattr(recording, "AMPLE", 0)
+            give_room(monkeypatch, 0)
         k = torch.tensor([1.5, 0.7], dtype=F64, requires_grad=True)
         y0 = torch.tensor([[1.0, -0.5], [0.2, 0.8]], dtype=F64, requires_grad=True)
         t0, t1 = (torch.tensor(x * direction, dtype=F64, requires_grad=True) for x in (0.1, 1.0))

@@ -6,13 +6,12 @@ import pytest
 import torch
 from scipy.integrate import solve_ivp as scipy_solve_ivp
 
-from gradient_checks import Nonlinear, assert_rows_that_fail_are_not_felt, central_differences
+from gradient_checks import Nonlinear, assert_rows_that_fail_are_not_felt, central_differences, give_room
 from problems import F64, rober
 from testset import STIFF
 from thalweg import SolveError, Status, solve_ivp
 from thalweg.core.field import Field as CoreField
 from thalweg.core.state import layout_of
-from thalweg.gradients import recording
 from thalweg.methods import methods
 from thalweg.methods.rosenbrock import RODAS5P, Rosenbrock
 from thalweg.steppers.rosenbrock import RosenbrockStepper
@@ -158,7 +157,7 @@ class TestGradients:
 
     def check(self, method, batching, outputs, ample, monkeypatch, *, back, sizes, bound):
         if not ample:
-            monkeypatch.setattr(recording, "AMPLE", 0)
+            give_room(monkeypatch, 0)
         field = Nonlinear()
         y0, k = torch.randn(3, 2, dtype=F64), torch.rand(3, 2, dtype=F64)
         t0, t1 = torch.tensor(0.2, dtype=F64), torch.tensor(1.1, dtype=F64)

@@ -134,9 +134,9 @@ class SolveNode(ABC):
     keeps_outputs: ClassVar[bool] = False
     apart: ClassVar[bool] = False
 
-    def __init__(self, integrate: Integrate, request: Request, sources: Sources) -> None:
+    def __init__(self, integrate: Integrate, request: Request, sources: Sources, *options: Any) -> None:
         self.integrate, self.request, self.sources = integrate, request, sources
-        self.result: Result | None = None
+        self.result: Result | None = None  # without its graph: what it holds must not lead back to this node
         self._autocast = [
             (kind, torch.get_autocast_dtype(kind)) for kind in ("cpu", "cuda") if torch.is_autocast_enabled(kind)
         ]
@@ -176,11 +176,12 @@ class _Function(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, node: SolveNode, *sources: Tensor | None) -> Tensor:
-        node.result = node.forward()
+        result = node.forward()
+        node.result = replace(result, ys=result.ys.detach(), y=result.y.detach())
         ctx.node = node
         # saved, so that a change in place before the backward pass is an error
-        ctx.save_for_backward(*sources, node.result.ys if node.keeps_outputs else None)
-        return node.result.ys
+        ctx.save_for_backward(*sources, result.ys if node.keeps_outputs else None)
+        return result.ys
 
     @staticmethod
     def backward(ctx: Any, cotangent: Tensor) -> tuple[Any, ...]:

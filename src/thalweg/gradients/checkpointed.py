@@ -1,4 +1,4 @@
-"""The exact discrete gradient, from one graph while memory is ample, and step by step where it is not.
+"""The exact discrete gradient, from one graph while there is room for it, and step by step where there is not.
 
 The forward pass keeps where each accepted step began, and records the solve for as long as the graph is small. If it
 was recorded to its end, the backward pass is PyTorch's own. If not, it takes each step again from where it began.
@@ -7,7 +7,7 @@ was recorded to its end, the backward pass is PyTorch's own. If not, it takes ea
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import cast
 
 import torch
@@ -15,28 +15,61 @@ from torch import Tensor
 
 from ..core.step import Stepper
 from ..loop.integrate import GraphTimes, Result
-from .base import Integrate, Request, SolveNode, check_reach
+from .base import Integrate, Request, SolveNode, Sources, check_reach
 from .pullback import PullBack, leaf
 from .recording import RecordingStepper
 from .tape import JointTape, RowTape
 
 
+@dataclass(frozen=True)
 class Checkpointed:
-    """The exact gradient at the memory of the accepted steps' states, and of a graph while that is small."""
+    """The exact gradient at the memory of the accepted steps' states, and of a graph while that is small.
+
+    Parameters
+    ----------
+    memory_limit : int
+        The bytes that the graph of one solve may hold on to. Where it would hold more, none is kept, and the backward
+        pass computes each accepted step again from the state at its start; so it does always where this is 0.
+
+    Raises
+    ------
+    ValueError
+        When the limit is no such number.
+
+    Examples
+    --------
+    >>> import torch, thalweg
+    >>> y0 = torch.ones(1, dtype=torch.float64, requires_grad=True)
+    >>> frugal = thalweg.Checkpointed(memory_limit=0)
+    >>> thalweg.solve_ivp(lambda t, y: -y, (0, 1), y0, gradient=frugal, rtol=1e-6).ys[-1].sum().backward()
+    >>> round(y0.grad.item(), 5)
+    0.36788
+    """
+
+    memory_limit: int = 2**28
+
+    def __post_init__(self) -> None:
+        limit = self.memory_limit
+        if isinstance(limit, bool) or not isinstance(limit, int) or limit < 0:
+            raise ValueError(f"memory_limit must be a number of bytes, an int of at least 0, got {limit!r}")
 
     def run(self, integrate: Integrate, request: Request) -> tuple[Tensor, Result]:
         """Solve, and put the backward pass behind the outputs."""
-        return _Node.solve(integrate, request)
+        return _Node.solve(integrate, request, self)
 
 
 class _Node(SolveNode):
     """One solve, its tape, and its backward pass."""
 
+    def __init__(self, integrate: Integrate, request: Request, sources: Sources, options: Checkpointed) -> None:
+        super().__init__(integrate, request, sources)
+        self.options = options
+
     def forward(self) -> Result:
         problem, times = self.request.problem, self.request.times
         self.field, self.targets = self.sources.detached_field()
         self.tape = RowTape(problem.y0) if problem.batching.by_row else JointTape()
-        stepper = RecordingStepper(problem.stepper, self.tape, self.targets)
+        stepper = RecordingStepper(problem.stepper, self.tape, self.targets, self.options.memory_limit)
         y0 = leaf(problem.y0)
         if times is not None:
             times = GraphTimes(leaf(times.t0), leaf(times.t1), None if times.t_eval is None else leaf(times.t_eval))

@@ -1,4 +1,4 @@
-"""A whole solve recorded in one graph, as long as memory is ample."""
+"""A whole solve recorded in one graph, as long as there is room for it."""
 
 from __future__ import annotations
 
@@ -14,9 +14,6 @@ from ..core.field import FieldLike
 from ..core.step import Carry, Step, Stepper, TakenStep
 from ..loop.integrate import Recorder
 
-AMPLE = 2**28
-"""The bytes that the graph of one solve may hold on to: 256 MiB."""
-
 
 class RecordingStepper:
     """A stepper whose steps are recorded while there is room for more, and are not after that.
@@ -29,16 +26,18 @@ class RecordingStepper:
         What else is to be shown the accepted steps.
     targets : sequence of Tensor
         The tensors that a gradient goes to, which are there anyway.
+    room : int
+        The bytes that the graph may hold on to.
     """
 
-    def __init__(self, stepper: Stepper, tape: Recorder, targets: Sequence[Tensor]) -> None:
+    def __init__(self, stepper: Stepper, tape: Recorder, targets: Sequence[Tensor], room: int) -> None:
         self.stages, self.error_order, self.needs_slope = stepper.stages, stepper.error_order, stepper.needs_slope
         self.implicit = stepper.implicit
         self.init, self.interpolate = stepper.init, stepper.interpolate
         self.interpolate_rows = stepper.interpolate_rows
         self._stepper, self._tape = stepper, tape
         self._held = {x.untyped_storage().data_ptr() for x in targets if x.layout is torch.strided}
-        self._room, self._each = AMPLE, 0
+        self._room, self._held_by_graph, self._each = room, 0, 0
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stepper, name)
@@ -46,7 +45,7 @@ class RecordingStepper:
     @property
     def complete(self) -> bool:
         """Whether every accepted step was recorded."""
-        return self._room > 0
+        return 0 < self._room >= self._held_by_graph
 
     def step(self, field: FieldLike, t: Number, h: Number, y: Tensor, carry: Carry | None) -> Step:
         """Try a step."""
@@ -73,8 +72,8 @@ class RecordingStepper:
             return self._stepper.extend(field, t, h, y, step)
 
     def record(self, taken: TakenStep) -> None:
-        """Count the room that is left, and show the step to the tape without its graph."""
-        self._room -= self._each
+        """Count what the graph holds, and show the step to the tape without it."""
+        self._held_by_graph += self._each
         self._tape.record(replace(taken, y=taken.y.detach(), carry=_detached(taken.carry)))
 
 

@@ -8,6 +8,7 @@ import torch
 
 from gradient_checks import give_room
 from thalweg import Adjoint, SolveError, Status, solve_ivp
+from thalweg.methods import methods
 
 GRADIENTS = ["direct", "checkpointed", "adjoint"]
 
@@ -149,6 +150,19 @@ class TestStops:
     def test_what_is_no_time_is_refused(self, stops):
         with pytest.raises(ValueError, match="step_ts must be"):
             solve_ivp(oscillate, (0, 1), start(), step_ts=stops)
+
+
+@pytest.mark.parametrize("method", [m.name for m in methods() if m.pair is None])
+def test_a_stage_at_the_end_of_a_step_is_there_to_the_last_digit(method):
+    seen, ends = set(), torch.linspace(0, 1, 5, dtype=torch.float64)
+
+    def fun(t, y):
+        seen.add(t.item())
+        return -t * y
+
+    solve_ivp(fun, (0, 1), start(), method, step_size=0.25, t_eval=[0.1, 0.6, 1.0])
+    apart = (torch.tensor(sorted(seen), dtype=torch.float64)[:, None] - ends).abs()
+    assert not bool(((apart > 0) & (apart < 1e-9)).any())
 
 
 class TestBounds:

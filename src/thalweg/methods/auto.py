@@ -32,7 +32,7 @@ class Switching:
 
     def __post_init__(self) -> None:
         c = self.explicit.c
-        if not self.explicit.fsal or len(c) < 3 or abs(c[-2] - 1) > 1e-12:
+        if not self.explicit.fsal or len(c) < 3 or c[-2] != 1:
             raise ValueError("explicit must have its last two stages at the end of the step, the last being fsal")
         if self.explicit.error_order != self.stiff.error_order:
             raise ValueError(

@@ -14,7 +14,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from .tableau import floats
+from .tableau import floats, nodes
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,7 @@ class Rosenbrock:
     @property
     def alpha(self) -> tuple[float, ...]:
         """The nodes."""
-        return tuple(math.fsum(row) for row in self.alphas)
+        return nodes(self.alphas)
 
     @property
     def gamma_sums(self) -> tuple[float, ...]:

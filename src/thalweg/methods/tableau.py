@@ -10,6 +10,8 @@ from typing import Any, TypeAlias
 
 Coefficient: TypeAlias = float | Fraction
 
+_ROUNDING = 1e-12  # what the sum of a row may miss: the longest add up numbers as large as 1e2
+
 
 @dataclass(frozen=True)
 class RungeKutta:
@@ -82,7 +84,7 @@ class RungeKutta:
     @property
     def c(self) -> tuple[float, ...]:
         """The nodes: each the sum of its row."""
-        return tuple(math.fsum(row) for row in self.a)
+        return nodes(self.a)
 
     @property
     def adaptive(self) -> bool:
@@ -142,7 +144,7 @@ class Tableau(RungeKutta):
     @property
     def dense_c(self) -> tuple[float, ...]:
         """The nodes of the extra stages."""
-        return tuple(math.fsum(row) for row in self.dense_a)
+        return nodes(self.dense_a)
 
     @property
     def fsal(self) -> bool:
@@ -276,6 +278,18 @@ def _rounded(
         "b_error": None if b_error is None else floats(b_error),
         "embedded_order": embedded_order,
     }
+
+
+def nodes(rows: Sequence[Sequence[float]]) -> tuple[float, ...]:
+    """The sum of each row; one that is an end of the step but for rounding is that end, as a field may end there too.
+
+    Examples
+    --------
+    >>> nodes([[0.1, 0.2], [0.1, 0.2, 0.7000000000000004]])
+    (0.30000000000000004, 1.0)
+    """
+    sums = [math.fsum(row) for row in rows]
+    return tuple(end if abs(c - (end := float(round(c)))) < _ROUNDING else c for c in sums)
 
 
 def floats(row: Sequence[Coefficient]) -> tuple[float, ...]:

@@ -13,6 +13,7 @@ from thalweg.methods import methods
 
 ADAPTIVE = ["dopri5", "tsit5", "bosh3", "fehlberg2", "adaptive_heun"]
 FIXED = ["euler", "midpoint", "heun2", "heun3", "rk4"]
+F32, F64 = torch.float32, torch.float64
 COLLOCATION = {"radauIIA3": 3, "gl4": 4, "radauIIA5": 5, "gl6": 6}
 
 
@@ -93,6 +94,27 @@ class TestOdeint:
             warnings.simplefilter("error")
             assert odeint(lambda t, y: -y, torch.ones(1), torch.tensor([0.0, 1.0])).dtype == torch.float32
 
+    @pytest.mark.parametrize("norm", [{}, {"norm": lambda y: y[1].abs().max()}])
+    def test_float32_takes_the_steps_that_a_tolerance_below_what_solve_ivp_takes_asks_for(self, norm):
+        def evaluations(dtype, rtol):
+            seen, field = [], Spiral().to(dtype)
+            y0 = (torch.tensor(2.0, dtype=dtype), start(requires_grad=True).to(dtype))
+            fun = lambda t, y: seen.append(t) or (-y[0], 5 * field(t, y[1]))  # noqa: E731
+            ys = odeint_adjoint(
+                fun, y0, times(0, 3), rtol=rtol, options=norm, adjoint_options={}, adjoint_params=field.parameters()
+            )
+            forward = len(seen)
+            ys[1][-1].sum().backward()
+            return forward, len(seen) - forward
+
+        single, double, raised = (evaluations(*x) for x in ((F32, 1e-7), (F64, 1e-7), (F64, 1.2e-6)))
+        assert single == pytest.approx(double, rel=0.1)
+        assert min(double[0] / raised[0], double[1] / raised[1]) > 1.3
+
+    def test_a_relative_tolerance_of_zero_leaves_the_absolute_one(self):
+        ys = odeint(lambda t, y: -y, torch.ones(1, dtype=torch.float64), times(0, 1), rtol=0.0, atol=1e-6)
+        assert 1e-9 < abs(ys[-1].item() - math.exp(-1)) < 1e-5
+
     @pytest.mark.parametrize("method", ["dopri5", "rk4"])
     def test_gradients_of_any_order_to_state_and_times(self, method):
         y0, t = start(requires_grad=True), times(0.0, 0.7, 1.0, requires_grad=True)
@@ -145,6 +167,15 @@ class TestAdjoint:
         odeint_adjoint(field, start(), times(), adjoint_method="bosh3", adjoint_options={"norm": norm}).sum().backward()
         assert seen
         assert all(shapes == ((), (2,), (2,), [(2, 2), (3,)]) for shapes in seen)
+
+    @pytest.mark.parametrize("solver", ["BDF", "LSODA"])
+    def test_of_methods_that_may_be_stiff_they_are_exact(self, solver):
+        field, y0 = Spiral(), start(requires_grad=True)
+        options = {"method": "scipy_solver", "options": {"solver": solver}}
+        odeint_adjoint(field, y0, times(0, 1), **options)[-1].sum().backward()
+        ys = odeint(Spiral(), again := start(requires_grad=True), times(0, 1), **options)
+        ys[-1].sum().backward()
+        torch.testing.assert_close(y0.grad, again.grad, rtol=1e-12, atol=1e-12)
 
     @pytest.mark.parametrize("norm", ["seminorm", None])
     def test_seminorm(self, norm):
@@ -264,8 +295,9 @@ class TestOptions:
             odeint(Spiral(), start(), times(), method=method, options={"colour": "red"})
 
     def test_scipy_solver(self):
-        ys = odeint(Spiral(), start(), times(), method="scipy_solver", options={"solver": "RK45"})
-        torch.testing.assert_close(ys, Spiral().exact(start(), times()), rtol=1e-5, atol=1e-5)
+        for solver in ("RK45", "BDF", "LSODA"):
+            ys = odeint(Spiral(), start(), times(), method="scipy_solver", options={"solver": solver})
+            torch.testing.assert_close(ys, Spiral().exact(start(), times()), rtol=1e-5, atol=1e-5)
         with pytest.raises(ValueError, match="solver must be one of RK45"):
             odeint(Spiral(), start(), times(), method="scipy_solver", options={"solver": "RK99"})
 

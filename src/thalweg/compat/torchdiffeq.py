@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from ..core.norms import rms
 from ..core.status import SolveError
 from ..core.step import TriedStep
 from ..gradients import Adjoint
@@ -86,9 +87,9 @@ _SCIPY = {
     "DOP853": "dopri8",
     "Radau": "radau5",
     "BDF": "rodas5p",
-    "LSODA": "rodas5p",
+    "LSODA": "auto",
 }
-"""Of the same order, or as fit for stiff problems."""
+"""Of the same order, or as fit for stiff problems, or for those that may be stiff."""
 
 _OPTIONS = {
     "adaptive": {
@@ -218,7 +219,7 @@ def odeint_adjoint(
         atol if adjoint_atol is None else adjoint_atol,
         method if adjoint_method is None else adjoint_method,
         adjoint_options,
-        back=True,
+        setting,
     )
     found = _solve(functools.partial(_holding, func, params), setting, steps, back.adjoint(params), event_fn)
     return pytree.tree_map(lambda x: _ZeroWhereUnused.apply(x, *params), found) if params else found
@@ -347,8 +348,8 @@ class _Setting:
 
     Parameters
     ----------
-    back : bool
-        Whether it is the adjoint's solve, from the last time to the first.
+    there : _Setting, optional
+        That of the solve from the first time to the last, where this one is the adjoint's, back.
     """
 
     def __init__(
@@ -360,9 +361,9 @@ class _Setting:
         atol: Any,
         method: str | None,
         options: dict[str, Any] | None,
-        back: bool = False,
+        there: _Setting | None = None,
     ) -> None:
-        self.func, self.y0, self.t, self.rtol, self.atol, self.back = func, y0, t, rtol, atol, back
+        self.func, self.y0, self.t, self.rtol, self.atol, self.there = func, y0, t, rtol, atol, there
         if not (isinstance(y0, Tensor) or (isinstance(y0, tuple) and all(isinstance(y, Tensor) for y in y0))):
             raise ValueError(f"y0 must be a tensor or a tuple of tensors, got {type(y0).__name__}")
         name = "dopri5" if method is None else method
@@ -407,14 +408,19 @@ class _Setting:
         if kind == "adams":
             return Adjoint(**(steps | {"method": _METHODS["rk4"].name}))  # on the same grid
         # the adjoint goes back with Runge–Kutta methods alone
-        return "checkpointed" if kind == "rosenbrock" else Adjoint(**steps)
+        return "checkpointed" if kind in ("rosenbrock", "switching") else Adjoint(**steps)
 
     def steps(self, params: Sequence[Tensor] = ()) -> dict[str, Any]:
         """How steps are taken, in the words of `solve_ivp` and of its adjoint."""
+        eps = torch.finfo(_leaves(self.y0)[0].dtype).eps
+        # no finer than a number is rounded
+        rtol, atol = _tolerance(self.rtol, self.y0, eps / 2), _tolerance(self.atol, self.y0, 0.0)
+        # `solve_ivp` takes none below 10 eps: a larger tolerance, and a norm as many times as large, are the same
+        larger = max(1.0, 10 * eps / (float(rtol.min()) if isinstance(rtol, Tensor) else rtol))
         steps = {
             "method": self.method,
-            "rtol": _tolerance(self.rtol, self.y0, 10 * torch.finfo(_leaves(self.y0)[0].dtype).eps),
-            "atol": _tolerance(self.atol, self.y0, 0.0),
+            "rtol": rtol * larger,
+            "atol": atol * larger,
             "max_steps": self.options.get("max_num_steps", 2**31 - 1),
             "callback": self._callback(),
         }
@@ -430,17 +436,18 @@ class _Setting:
         for ours, theirs in (("step_ts", "step_t"), ("jump_ts", "jump_t")):
             if self.options.get(theirs) is not None:
                 steps[ours] = self.options[theirs]
-        if self.kind == "adaptive":
-            steps["norm"] = self._norm(params)
+        norm = self._norm(params)
+        steps["norm"] = lambda *errors: larger * norm(*errors)
         return steps
 
-    def _norm(self, params: Sequence[Tensor]) -> Callable[..., Any] | None:
+    def _norm(self, params: Sequence[Tensor] = ()) -> Callable[..., Any]:
         """The norm of an error; that of the adjoint's, if it is the user's own, is given what torchdiffeq's is."""
-        norm = self.options.get("norm")
-        if not self.back:
-            return _mixed_norm if norm is None and isinstance(self.y0, tuple) else norm
+        norm = self.options.get("norm") if self.kind == "adaptive" else None
+        if self.there is None:
+            return norm or (_mixed_norm if isinstance(self.y0, tuple) else rms)
         if norm is None or norm == "seminorm":  # the integrals over parameters are in no norm here
-            return None
+            either = self.there._norm()
+            return lambda y, a: max(float(either(y)), float(either(a)))
         zero = _leaves(self.y0)[0].new_zeros(())
         integrals = [torch.zeros_like(p) for p in params]
         return lambda y, a: norm((zero, *_leaves(y), *_leaves(a), *integrals))
@@ -456,7 +463,7 @@ class _Setting:
         if size is not None and not perturb:
             return {"step_size": float(size)}
         t = self.t.detach()
-        spans = [t[i : i + 2] for i in range(len(t) - 1)] if self.back else [t]
+        spans = [t[i : i + 2] for i in range(len(t) - 1)] if self.there else [t]
         grids = [self._grid_of(span, size, constructor) for span in spans or [t]]
         grid = torch.cat(grids).to("cpu", torch.float64).unique()
         return {"jump_ts" if perturb else "step_ts": grid, "step_size": float(abs(t[-1] - t[0])) or 1.0}
@@ -473,7 +480,7 @@ class _Setting:
 
     def _callback(self) -> Callable[[TriedStep], None] | None:
         """The callbacks that func has, as one."""
-        suffix = "_adjoint" if self.back else ""
+        suffix = "_adjoint" if self.there else ""
         names = _CALLBACKS["adaptive"]
         found = {name: call for name in sorted(names) if (call := getattr(self.func, name + suffix, None)) is not None}
         invalid = found.keys() - _CALLBACKS[self.kind]
@@ -543,7 +550,7 @@ def _leaves(y: State) -> tuple[Tensor, ...]:
 
 def _mixed_norm(errors: Sequence[Tensor]) -> float:
     """The largest of the root mean squares of a tuple's tensors."""
-    return max((float(error.abs().pow(2).mean().sqrt()) for error in errors if error.numel()), default=0.0)
+    return max(map(rms, errors), default=0.0)
 
 
 class _ZeroWhereUnused(torch.autograd.Function):

@@ -56,8 +56,8 @@ if TYPE_CHECKING:
     from .core.sparsity import Sparsity
     from .core.status import SolveError, Status
     from .gradients.adjoint import Adjoint
-    from .gradients.forward import Forward
     from .gradients.checkpointed import Checkpointed
+    from .gradients.forward import Forward
     from .ivp import solve_ivp
     from .learn.estimators import NeuralODEClassifier, NeuralODERegressor
     from .methods import register_method

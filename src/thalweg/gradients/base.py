@@ -163,6 +163,15 @@ class SolveNode(ABC):
     def backward(self, cotangent: Tensor, ys: Tensor | None) -> Sequence[Tensor | None]:
         """The gradients in the order of the sources, from that of the outputs, and these if they are kept."""
 
+    def in_graph(
+        self, gradients: Sequence[Tensor | None], cotangent: Tensor, sources: Sequence[Tensor | None]
+    ) -> Sequence[Tensor | None]:
+        """The gradients as part of a graph, which are to be differentiated again: refused, unless a method knows how.
+
+        `cotangent` and `sources` are what they were made of, as part of the graph.
+        """
+        return _first_order(gradients)
+
     def as_forward(self) -> ExitStack:
         """A context in which the field is evaluated as the forward pass did."""
         stack = ExitStack()
@@ -185,11 +194,11 @@ class _Function(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, cotangent: Tensor) -> tuple[Any, ...]:
-        *_, ys = ctx.saved_tensors
+        *sources, ys = ctx.saved_tensors
         with torch.no_grad(), ctx.node.as_forward():
             gradients = ctx.node.backward(cotangent, ys)
         if torch.is_grad_enabled():  # create_graph=True
-            gradients = _first_order(gradients)
+            gradients = ctx.node.in_graph(gradients, cotangent, sources)
         return (None, *gradients)
 
 
@@ -203,8 +212,8 @@ class _FirstOrder(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor) -> tuple[Any, ...]:
         raise RuntimeError(
-            "gradients of this solve can be computed once, not differentiated again; gradient='direct' has derivatives "
-            "of any order"
+            "gradients of this solve can be computed once, not differentiated again; gradient='checkpointed' and "
+            "gradient='direct' have derivatives of any order"
         )
 
 

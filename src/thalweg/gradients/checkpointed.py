@@ -7,15 +7,19 @@ was recorded to its end, the backward pass is PyTorch's own. If not, it takes ea
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from typing import cast
 
 import torch
 from torch import Tensor
 
+from ..core.arithmetic import most
 from ..core.step import Stepper
-from ..loop.integrate import GraphTimes, Result
+from ..loop.integrate import GraphTimes, Problem, Result
 from .base import Integrate, Request, SolveNode, Sources, check_reach
+from .direct import Direct
+from .higher import Recipe, gradients_of, in_graph
 from .pullback import PullBack, leaf
 from .recording import RecordingStepper
 from .tape import JointTape, RowTape
@@ -69,7 +73,7 @@ class _Node(SolveNode):
         problem, times = self.request.problem, self.request.times
         self.field, self.targets = self.sources.detached_field()
         self.tape = RowTape(problem.y0) if problem.batching.by_row else JointTape()
-        stepper = RecordingStepper(problem.stepper, self.tape, self.targets, self.options.memory_limit)
+        stepper = RecordingStepper(_unshrunk(problem), self.tape, self.targets, self.options.memory_limit)
         y0 = leaf(problem.y0)
         if times is not None:
             times = GraphTimes(leaf(times.t0), leaf(times.t1), None if times.t_eval is None else leaf(times.t_eval))
@@ -88,6 +92,46 @@ class _Node(SolveNode):
             return PullBack(self, self.field, self.targets, cotangent).run(self.tape)
         return gradients
 
+    def in_graph(
+        self, gradients: Sequence[Tensor | None], cotangent: Tensor, sources: Sequence[Tensor | None]
+    ) -> Sequence[Tensor | None]:
+        """The same gradients, which are those of `direct` where they are differentiated."""
+        there = {i: x for i, x in enumerate(sources) if x is not None}
+        present = {i: g for i, g in enumerate(gradients) if g is not None and i in there and there[i].requires_grad}
+        first_captured = len(sources) - len(self.sources.captured)
+
+        def values(given: Sequence[Tensor], create_graph: bool) -> Sequence[Tensor]:
+            cotangent, copies = given[0], dict(zip(there, given[1:], strict=True))
+            ys = self._solved_from([copies.get(i) for i in range(len(sources))])
+            return gradients_of([ys], [copies[i] for i in present], [cotangent], create_graph)
+
+        recipe = Recipe(values, [False, *(i >= first_captured for i in there)])
+        found = in_graph(recipe, list(present.values()), [cotangent, *there.values()])
+        linked = dict(zip(present, found, strict=True))
+        return [linked.get(i, gradient) for i, gradient in enumerate(gradients)]
+
+    def _solved_from(self, sources: Sequence[Tensor | None]) -> Tensor:
+        """The outputs by `direct` from those in place of the sources: the same steps, as nothing is left to chance."""
+        y0, t0, t1, t_eval, *rest = sources
+        request, result = self.request, self.result
+        assert y0 is not None
+        assert result is not None
+        times = None if t0 is None or t1 is None else GraphTimes(t0, t1, t_eval)
+        arguments = [x for x in rest[: len(self.sources.arguments)] if x is not None]
+        # a person has seen the steps already; where the callback stopped the solve, it stops again
+        problem = replace(
+            request.problem,
+            field=self.sources.field_with(arguments),
+            stepper=_unshrunk(request.problem),
+            callback=None,
+            progress=None,
+            max_steps=max(most(result.n_steps), 1) if request.problem.callback else request.problem.max_steps,
+        )
+        with self.as_forward():
+            ys, again = Direct().run(self.integrate, Request(problem, y0, times, request.stats))
+        request.stats.nfev_backward += most(again.nfev)
+        return ys
+
     def _from_graph(
         self, ys: Tensor, sources: Sequence[Tensor | None], cotangent: Tensor
     ) -> Sequence[Tensor | None] | None:
@@ -100,6 +144,11 @@ class _Node(SolveNode):
             return None
         gradients = iter(found)
         return [None if x is None else next(gradients) for x in sources]
+
+
+def _unshrunk(problem: Problem) -> Stepper:
+    """The problem's stepper; one of its own for a solve in which rows leave, as it forgets them."""
+    return deepcopy(problem.stepper) if problem.shrink else problem.stepper
 
 
 def _all_finite(tensors: Sequence[Tensor | None]) -> bool:

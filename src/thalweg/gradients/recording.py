@@ -69,7 +69,7 @@ class RecordingStepper:
         if self.complete:
             return self._stepper.extend(field, t, h, y, step)
         with torch.no_grad():
-            return self._stepper.extend(field, t, h, y, step)
+            return self._stepper.extend(field, t, _of_unit(h), y.detach(), step)
 
     def record(self, taken: TakenStep) -> None:
         """Count what the graph holds, and show the step to the tape without it."""

@@ -20,6 +20,7 @@ import math
 import platform
 import re
 import sys
+import textwrap
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -32,7 +33,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from matplotlib.axes import Axes
-from matplotlib.ticker import FuncFormatter
+from matplotlib.ticker import FuncFormatter, NullFormatter
 from scipy.integrate import solve_ivp as scipy_solve_ivp
 
 from side_by_side import hardware
@@ -302,9 +303,10 @@ def figure(curves: Curves, solvers: Sequence[Solver], shown: Sequence[Problem], 
             else:
                 colour = COLOURS[solver.order]
             _draw(ax, curves[solver.name, p.name], cost, solver, colour, line, marker)
-        ax.set_title(f"{p.name}: {_first_line(p)}", fontsize=10, loc="left")
+        ax.set_title(textwrap.shorten(f"{p.name}: {_first_line(p)}", 52, placeholder=" …"), fontsize=10, loc="left")
         ax.set(xscale="log", yscale="log")
-        ax.xaxis.set_minor_formatter(_few_ticks())
+        low, high = ax.get_xlim()
+        ax.xaxis.set_minor_formatter(_few_ticks() if high < 50 * low else NullFormatter())
         ax.grid(alpha=0.25, which="both", axis="x")
         ax.grid(alpha=0.25)
         ax.set_xlabel("evaluations of the field" if cost == "evaluations" else "seconds")

@@ -527,6 +527,24 @@ def test_a_row_among_others_is_the_row_alone():
             assert y[count:, row].isnan().all()
 
 
+@pytest.mark.parametrize("gradient", ["direct", "checkpointed"])
+def test_a_row_that_an_event_has_ended_is_carried_no_further(gradient):
+    """Not even in a graph, where rows that have ended take part in the steps of the others: with size 0."""
+    latest = torch.zeros(2, dtype=F64)
+
+    def field(t, y):
+        latest.copy_(torch.maximum(latest, t.detach()[:, 0]))
+        return torch.ones_like(y)
+
+    y0, t1 = tensor([[0.9], [-9.5]], requires_grad=True), tensor(10.0, requires_grad=True)
+    sol = solve_ivp(
+        field, (0.0, t1), y0, events=Event(lambda t, y: y[:, 0] - 1, terminal=True), batching="per_sample",
+        gradient=gradient, max_step=0.05,
+    )  # fmt: skip
+    torch.testing.assert_close(sol.t_events[0][0, 0].detach(), tensor(0.1))
+    assert latest[0] < 0.2  # the step in which the event was found
+
+
 @pytest.mark.parametrize("needs_grad", [False, True])
 @pytest.mark.parametrize("batching", BATCHINGS)
 def test_outputs_after_a_terminal_event_are_nan(batching, needs_grad):

@@ -211,7 +211,7 @@ def integrate(problem: Problem, recorder: Recorder | None = None) -> Result:
         lands = remaining / h <= 1 + _SLACK
         last = lands if stops is None else lands & (goal == t1)
         h = where(lands, remaining, h)
-        t_graph, h_graph = _in_graph(problem, t, h, last)
+        t_graph, h_graph = _in_graph(problem, t, h, last, running)
         step = stepper.step(problem.field, t_graph, h_graph, y, carry)
 
         error = _error(problem, step, y) if controller.adaptive else None
@@ -369,7 +369,7 @@ def _start(problem: Problem, direction: Number) -> tuple[Number, Carry | None, i
     stepper, y = problem.stepper, problem.y0
     choose = problem.first_step is None
     slope, evaluations = None, 0
-    t_graph, _ = _in_graph(problem, problem.t0, 0.0, False)
+    t_graph, _ = _in_graph(problem, problem.t0, 0.0, False, True)
     if choose or stepper.needs_slope:
         zero = torch.zeros(1, dtype=wide_dtype(y.device), device=y.device)
         (t,) = problem.field.times(t_graph, direction, zero)
@@ -422,15 +422,15 @@ def _stand_in(problem: Problem, begun: Tensor, carry: Carry | None) -> tuple[Ten
     y = torch.where(across(begun, y.ndim), y, y[begun.to(torch.int64).argmax()].detach())
     if carry is None:
         return y, None
-    t, _ = _in_graph(problem, problem.t0, 0.0, False)
+    t, _ = _in_graph(problem, problem.t0, 0.0, False, True)
     (time,) = problem.field.times(t, 0.0, torch.zeros(1, dtype=wide_dtype(y.device), device=y.device))
     return y, problem.stepper.init(problem.field(time, y))
 
 
-def _in_graph(problem: Problem, t: Number, h: Number, last: Flag) -> tuple[Number, Number]:
-    """The same t and h, as part of the graph where it holds the times."""
+def _in_graph(problem: Problem, t: Number, h: Number, last: Flag, running: Flag) -> tuple[Number, Number]:
+    """The same t and h, as part of the graph where it holds the times; h is 0 where a unit has ended before its t1."""
     times = problem.graph_times
     if times is None:
         return t, h
     t_graph = times.t0 + (t - problem.t0)
-    return t_graph, where(last, times.t1 - t_graph, h)
+    return t_graph, where(last & running, times.t1 - t_graph, h)

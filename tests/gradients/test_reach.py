@@ -165,11 +165,14 @@ class TestRefused:
             end.backward()
 
 
-def test_second_derivatives_of_the_adjoint_are_refused():
+@pytest.mark.parametrize("gradient", ["adjoint", "forward"])
+def test_second_derivatives_of_the_adjoint_and_of_forward_are_refused(gradient):
     y0 = torch.ones(1, dtype=F64, requires_grad=True)
-    (first,) = torch.autograd.grad(solve(lambda t, y: -y * y, "adjoint", y0).ys[-1].sum(), [y0], create_graph=True)
+    (first,) = torch.autograd.grad(solve(lambda t, y: -y * y, gradient, y0).ys[-1].sum(), [y0], create_graph=True)
     with pytest.raises(RuntimeError, match="'checkpointed' and gradient='direct' have derivatives of any order"):
-        first.sum().backward()
+        first.sum().backward(retain_graph=True)
+    with pytest.raises(RuntimeError, match="'checkpointed' and gradient='direct' have derivatives of any order"):
+        torch.autograd.grad(first.sum(), [y0])
 
 
 def test_direct_has_second_derivatives():

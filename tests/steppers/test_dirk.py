@@ -219,12 +219,16 @@ class TestGradients:
     def test_pytrees(self):
         assert_gradients_pass_through_pytrees("kvaerno5")
 
-    def test_a_second_derivative_is_an_error_and_not_wrong(self):
+    @pytest.mark.parametrize("method", ["kvaerno3", "radau5"])
+    def test_a_second_derivative_is_an_error_and_not_wrong(self, method):
+        """Also where PyTorch goes no further than to y0, and the cotangent is a constant."""
         y0 = torch.ones(1, dtype=F64, requires_grad=True)
-        sol = solve_ivp(lambda t, y: -(y**3), (0, 1), y0, "kvaerno3", gradient="direct")
+        sol = solve_ivp(lambda t, y: -(y**3), (0, 1), y0, method, gradient="direct")
         (first,) = torch.autograd.grad(sol.ys[-1].sum(), y0, create_graph=True)
         with pytest.raises(RuntimeError, match="differentiate"):
-            first.sum().backward()
+            first.sum().backward(retain_graph=True)
+        with pytest.raises(RuntimeError, match="differentiate"):
+            torch.autograd.grad(first.sum(), y0)
 
     def test_the_adjoint_is_refused_at_the_door_per_sample(self):
         with pytest.raises(ValueError, match="checkpointed"):

@@ -14,6 +14,7 @@ from torch.utils import _pytree as pytree
 
 from ..core.arithmetic import Number
 from ..core.field import Field, FieldLike
+from ..core.once import once
 from ..core.solution import Stats
 from ..core.sparsity import Sparsity
 from ..loop.integrate import GraphTimes, Problem, Result
@@ -170,7 +171,7 @@ class SolveNode(ABC):
 
         `cotangent` and `sources` are what they were made of, as part of the graph.
         """
-        return _first_order(gradients)
+        return once(gradients, _FIRST_ORDER, sources)
 
     def as_forward(self) -> ExitStack:
         """A context in which the field is evaluated as the forward pass did."""
@@ -178,6 +179,12 @@ class SolveNode(ABC):
         for kind, dtype in self._autocast:
             stack.enter_context(torch.autocast(kind, dtype))
         return stack
+
+
+_FIRST_ORDER = (
+    "gradients of this solve can be computed once, not differentiated again; gradient='checkpointed' and "
+    "gradient='direct' have derivatives of any order"
+)
 
 
 class _Function(torch.autograd.Function):
@@ -200,27 +207,6 @@ class _Function(torch.autograd.Function):
         if torch.is_grad_enabled():  # create_graph=True
             gradients = ctx.node.in_graph(gradients, cotangent, sources)
         return (None, *gradients)
-
-
-class _FirstOrder(torch.autograd.Function):
-    """Refuses to be differentiated: without it a second derivative would be silently zero."""
-
-    @staticmethod
-    def forward(ctx: Any, anchor: Tensor, *gradients: Tensor) -> tuple[Tensor, ...]:
-        return tuple(gradient.clone() for gradient in gradients)
-
-    @staticmethod
-    def backward(ctx: Any, *cotangents: Tensor) -> tuple[Any, ...]:
-        raise RuntimeError(
-            "gradients of this solve can be computed once, not differentiated again; gradient='checkpointed' and "
-            "gradient='direct' have derivatives of any order"
-        )
-
-
-def _first_order(gradients: Sequence[Tensor | None]) -> list[Tensor | None]:
-    """The same gradients, as part of a graph that refuses."""
-    present = iter(_FirstOrder.apply(torch.zeros((), requires_grad=True), *(g for g in gradients if g is not None)))
-    return [None if gradient is None else next(present) for gradient in gradients]
 
 
 class Accumulator:

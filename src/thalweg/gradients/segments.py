@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from ..core.arithmetic import Count, Number, across
+from ..core.once import once
 from ..core.status import Status
 from ..loop.integrate import GraphTimes, Problem, Result
 from ..output.dense import DenseRecorder
@@ -261,23 +262,12 @@ class _Zero(torch.autograd.Function):
         return torch.zeros_like(value)
 
     @staticmethod
-    def backward(ctx: Any, cotangent: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, cotangent: Tensor) -> tuple[Tensor | None, ...]:
         value, rate = ctx.saved_tensors
         gradient = torch.where(cotangent == 0, 0.0, -cotangent / rate)
-        if torch.is_grad_enabled():  # create_graph=True
-            gradient = _Once.apply(value, gradient.detach())
-        return gradient, None
+        return *once([gradient], _FIRST_ORDER, [value]), None
 
 
-class _Once(torch.autograd.Function):
-    """Refuses to be differentiated: a second derivative would not be that of the event."""
-
-    @staticmethod
-    def forward(ctx: Any, value: Tensor, gradient: Tensor) -> Tensor:
-        return gradient.clone()
-
-    @staticmethod
-    def backward(ctx: Any, cotangent: Tensor) -> tuple[Tensor, ...]:
-        raise RuntimeError(
-            "times and states of events have first derivatives alone; for second ones, take finite differences of these"
-        )
+_FIRST_ORDER = (
+    "times and states of events have first derivatives alone; for second ones, take finite differences of these"
+)

@@ -19,12 +19,12 @@ from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from ..core.arithmetic import across
 from ..core.field import FieldLike
 from ..core.jacobian import Jacobians
 from ..core.norms import Tolerance, rms_of_rows
+from ..core.once import once
 
 _MOST = 10  # iterations of a stage, where a smaller step is a way out
 _PATIENT = 40  # where none is: the method has no error estimate
@@ -184,15 +184,21 @@ class Correction(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, factors: Tensor, pivots: Tensor) -> Tensor:
         """Solve."""
-        ctx.save_for_backward(factors, pivots)
+        ctx.save_for_backward(x, factors, pivots)
         return solved_with(factors, pivots, x)
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, cotangent: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, cotangent: Tensor) -> tuple[Tensor | None, ...]:
         """Solve with the transpose."""
-        factors, pivots = ctx.saved_tensors
-        return solved_with(factors, pivots, cotangent, adjoint=True), None, None
+        x, factors, pivots = ctx.saved_tensors
+        gradient = solved_with(factors, pivots, cotangent, adjoint=True)
+        return *once([gradient], _FIRST_ORDER, [x]), None, None
+
+
+_FIRST_ORDER = (
+    "the equations of an implicit step have first derivatives alone; to differentiate again choose gradient='direct' "
+    "and an explicit method, or 'rodas5p' where the field is stiff"
+)
 
 
 def divided(w: Tensor, size: Tensor) -> Tensor:

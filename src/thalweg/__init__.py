@@ -22,6 +22,8 @@ _HOMES = {
     "Forward": "thalweg.gradients.forward",
     "Checkpointed": "thalweg.gradients.checkpointed",
     "Event": "thalweg.output.events",
+    "SteadyState": "thalweg.equilibrium",
+    "steady_state": "thalweg.equilibrium",
     "PID": "thalweg.stepsize.controllers",
     "Fixed": "thalweg.stepsize.controllers",
     "register_method": "thalweg.methods",
@@ -46,15 +48,18 @@ __all__ = [
     "Sparsity",
     "Stats",
     "Status",
+    "SteadyState",
     "__version__",
     "register_method",
     "solve_ivp",
+    "steady_state",
 ]
 
 if TYPE_CHECKING:
     from .core.solution import Solution, Stats
     from .core.sparsity import Sparsity
     from .core.status import SolveError, Status
+    from .equilibrium import SteadyState, steady_state
     from .gradients.adjoint import Adjoint
     from .gradients.checkpointed import Checkpointed
     from .gradients.forward import Forward

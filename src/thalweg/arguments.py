@@ -96,11 +96,11 @@ def ends_of(t_span: Any) -> tuple[Time, Time]:
 
 
 def as_time(name: str, t: Time, rows: int | None, like: Tensor) -> Tensor:
-    """An end of t_span as the loop keeps it: 0-d, or (batch,)."""
+    """A time, such as an end of t_span, as the loop keeps it: 0-d, or (batch,)."""
     try:
         time = torch.as_tensor(t, dtype=wide_dtype(like.device), device=like.device)
     except (TypeError, ValueError, RuntimeError):
-        raise ValueError(f"{name} in t_span must be a real number or tensor, got {t!r}") from None
+        raise ValueError(f"{name} must be a real number or tensor, got {t!r}") from None
     if rows is None and time.numel() == 1:
         time = time.reshape(())
     elif rows is not None and time.ndim == 0:
@@ -108,9 +108,9 @@ def as_time(name: str, t: Time, rows: int | None, like: Tensor) -> Tensor:
     if time.shape != (() if rows is None else (rows,)):
         expected = "be one number" if rows is None else f"be a number or have shape ({rows},), one for each row of y0"
         hint = "; times of their own for each row need batching='per_sample'" if rows is None else ""
-        raise ValueError(f"{name} in t_span must {expected}, got shape {tuple(time.shape)}{hint}")
+        raise ValueError(f"{name} must {expected}, got shape {tuple(time.shape)}{hint}")
     if not (math.isfinite(t) if isinstance(t, float | int) else bool(torch.isfinite(time).all())):
-        raise ValueError(f"{name} in t_span must be finite, got {t!r}")
+        raise ValueError(f"{name} must be finite, got {t!r}")
     return time
 
 

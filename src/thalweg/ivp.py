@@ -216,7 +216,10 @@ def solve_ivp(
         refuse_vmap(pytree.tree_leaves((y0, t_span, t_eval, args)))
     layout, packed = layout_of(y0, by_row=by_row)
     rows = packed.shape[0] if by_row else None
-    t0, t1 = (as_time(name, t, rows, packed) for name, t in zip(("t0", "t1"), ends_of(t_span), strict=True))
+    t0, t1 = (
+        as_time(name, t, rows, packed)
+        for name, t in zip(("t0 in t_span", "t1 in t_span"), ends_of(t_span), strict=True)
+    )
     times, padding = (None, None) if t_eval is None else output_times(t_eval, t0, t1, rows, packed)
     units: Batching = PerSample(packed.shape[0], packed.device) if by_row else Joint()
     choice = _Choice(

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from .arithmetic import Count
-from .status import Status
+from .status import MESSAGES, Status
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
 
 @dataclass
@@ -131,22 +131,27 @@ class Solution:
     @property
     def message(self) -> str:
         """How it ended, and what to try where that was not at t1."""
-        if not isinstance(self.status, Tensor):
-            return self.status.message + (f" ({self.note})" if self.note else "")
-        failed = list(self._failures())
-        if not failed:
-            ended = bool((self.status == Status.EVENT.value).any())
-            return (Status.EVENT if ended else Status.SUCCESS).message
-        return "; ".join(f"{_name_rows(rows, len(self.status))}: {status.message}" for status, rows in failed)
+        return told(self.status, MESSAGES) + (f" ({self.note})" if self.note else "")
 
-    def _failures(self) -> Iterator[tuple[Status, list[int]]]:
-        """Each way of failing that occurred, and its rows."""
-        assert isinstance(self.status, Tensor)
-        for status in Status:
-            if not status.success:
-                rows = torch.nonzero(self.status == status.value).flatten().tolist()
-                if rows:
-                    yield status, rows
+
+def told(status: Status | Tensor, messages: Mapping[Status, str]) -> str:
+    """How it ended, in the messages given; per sample, each way of failing that occurred, with its rows."""
+    if not isinstance(status, Tensor):
+        return messages[status]
+    failed = list(_failures(status))
+    if not failed:
+        ended = bool((status == Status.EVENT.value).any())
+        return messages[Status.EVENT if ended else Status.SUCCESS]
+    return "; ".join(f"{_name_rows(rows, len(status))}: {messages[way]}" for way, rows in failed)
+
+
+def _failures(status: Tensor) -> Iterator[tuple[Status, list[int]]]:
+    """Each way of failing that occurred, and its rows."""
+    for way in Status:
+        if not way.success:
+            rows = torch.nonzero(status == way.value).flatten().tolist()
+            if rows:
+                yield way, rows
 
 
 def _name_rows(rows: list[int], total: int) -> str:

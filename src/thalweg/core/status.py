@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 from enum import IntEnum
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from .solution import Solution
+from typing import Any
 
 
 class Status(IntEnum):
@@ -29,6 +26,7 @@ class Status(IntEnum):
     NOT_CONVERGED = 4
     STOPPED = 5
     EVENT = 6
+    SINGULAR = 7
 
     @property
     def success(self) -> bool:
@@ -38,10 +36,10 @@ class Status(IntEnum):
     @property
     def message(self) -> str:
         """One sentence: what happened and what to try."""
-        return _MESSAGES[self]
+        return MESSAGES[self]
 
 
-_MESSAGES = {
+MESSAGES = {
     Status.RUNNING: "the solve is still running",
     Status.SUCCESS: "the solver reached t1",
     Status.MAX_STEPS: "the step limit was reached before t1: "
@@ -55,6 +53,7 @@ _MESSAGES = {
     "give a smaller step_size or first_step, or choose a method that does not iterate, such as 'tsit5'",
     Status.STOPPED: "the callback stopped the solve",
     Status.EVENT: "a terminal event ended the solve",
+    Status.SINGULAR: "the Jacobian of the field has no inverse",
 }
 
 
@@ -63,10 +62,10 @@ class SolveError(RuntimeError):
 
     Attributes
     ----------
-    solution : Solution
+    solution : Solution or SteadyState
         Everything that was computed: values up to the failure, NaN after it, and the status of each row.
     """
 
-    def __init__(self, message: str, solution: Solution) -> None:
+    def __init__(self, message: str, solution: Any) -> None:
         super().__init__(message)
         self.solution = solution

@@ -21,6 +21,8 @@ _HOMES = {
     "Adjoint": "thalweg.gradients.adjoint",
     "Forward": "thalweg.gradients.forward",
     "Checkpointed": "thalweg.gradients.checkpointed",
+    "Gauss": "thalweg.gradients.adjoint",
+    "Interpolating": "thalweg.gradients.adjoint",
     "Event": "thalweg.output.events",
     "SteadyState": "thalweg.equilibrium",
     "steady_state": "thalweg.equilibrium",
@@ -40,6 +42,8 @@ __all__ = [
     "Event",
     "Fixed",
     "Forward",
+    "Gauss",
+    "Interpolating",
     "NeuralODE",
     "NeuralODEClassifier",
     "NeuralODERegressor",
@@ -60,7 +64,7 @@ if TYPE_CHECKING:
     from .core.sparsity import Sparsity
     from .core.status import SolveError, Status
     from .equilibrium import SteadyState, steady_state
-    from .gradients.adjoint import Adjoint
+    from .gradients.adjoint import Adjoint, Gauss, Interpolating
     from .gradients.checkpointed import Checkpointed
     from .gradients.forward import Forward
     from .ivp import solve_ivp

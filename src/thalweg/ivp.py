@@ -27,7 +27,7 @@ from .arguments import (
     stop_times,
 )
 from .core.arithmetic import Flag, Number, wide_dtype
-from .core.field import FIELDS, Field, Pair
+from .core.field import FIELDS, Field, Pair, SeparableField
 from .core.solution import Solution, Stats
 from .core.sparsity import Sparsity
 from .core.state import Layout, layout_of
@@ -35,7 +35,8 @@ from .core.status import SolveError, Status
 from .core.step import Step, Stepper, TriedStep
 from .external.integrate import ExternalStepper, either
 from .external.methods import External, get_external
-from .gradients import GRADIENTS, Adjoint, GradientMethod, GradientName, Request
+from .gradients import GRADIENTS, Adjoint, Continuous, GradientMethod, GradientName, Request
+from .gradients.back import BackState, WayBack
 from .gradients.segments import solve_with_events
 from .gradients.transforms import refuse_vmap, transformed
 from .loop.batching import Batching, Joint, PerSample
@@ -45,9 +46,6 @@ from .methods.tableau import RungeKutta
 from .output.events import Event, Found, as_events
 from .output.progress import SolveProgress
 from .steppers.choose import stepper_for
-from .steppers.dirk import DIRK
-from .steppers.explicit_rk import ExplicitRK
-from .steppers.firk import FIRK
 from .stepsize.controllers import CONTROLLERS, Controller, Fixed
 from .stepsize.stops import Stops
 
@@ -168,6 +166,9 @@ def solve_ivp(
         memory of one step. The default, and the only one, where another library takes the steps.
         `forward`, `thalweg.Forward(limit=…)`: the same as `direct` by forward-mode differentiation, at a memory that
         does not grow with the steps; for few numbers that need a gradient, and explicit methods.
+        `interpolating`, `thalweg.Interpolating(…)`: the same with states from the way there, which a flow that
+        contracts needs; at the memory of all steps and their stages, and not with shrink.
+        `gauss`, `thalweg.Gauss(…)`: as `interpolating`, with fewer gradients to parameters, at Gauss's nodes.
     callback : callable, optional
         callback(step), called with a `TriedStep` of every step that is tried, kept or not: its `t`, `h`, `y`, `y_new`
         and `accepted`. The solve fails with `Status.STOPPED` where it returns true.
@@ -208,7 +209,10 @@ def solve_ivp(
     chosen = _method(method)
     maker = _gradient(gradient, chosen)
     if shrink:
-        check_shrink(by_row, dense_output=dense_output, events=events is not None, callback=callback is not None)
+        along = {f"gradient={gradient!r}": isinstance(maker, Continuous) and not maker.whole}
+        check_shrink(
+            by_row, dense_output=dense_output, events=events is not None, callback=callback is not None, **along
+        )
     check_functions(fun, chosen)
     args = args if isinstance(args, tuple) else (args,)  # as SciPy does
 
@@ -263,8 +267,8 @@ def solve_ivp(
             "cannot go through; choose an explicit method, or differentiate by torch.autograd"
         )
     backward = None
-    if isinstance(maker, Adjoint):
-        backward = replace(problem, **choice.back(maker).parts(field, layout, packed, units, back=True))
+    if isinstance(maker, Continuous) and torch.is_grad_enabled():
+        backward = choice.back(maker).way_back(maker, problem, field, layout, packed, units)
     graph_times, run = GraphTimes(t0, t1, times), either(integrate)
     times = None if times is None else blotted(times, padding)
     if watched := as_events(events):
@@ -296,19 +300,38 @@ class _Choice:
     jump_ts: Tensor | Sequence[float]
     callback: Callable[[TriedStep], bool | None] | None
 
-    def back(self, adjoint: Adjoint) -> _Choice:
+    def back(self, gradient: Continuous) -> _Choice:
         """The choice of a solve back in time."""
-        given = adjoint.given()
+        given = gradient.given()
         if given.keys() & {"step_size", "first_step", "controller"}:  # they exclude each other
             given = {"step_size": None, "first_step": None, "controller": None, **given}
         norm = self.norm
-        both = None if norm is None else lambda y, a: max(float(norm(y)), float(norm(a)))
-        return replace(self, **{"norm": both, "callback": None, **given})
+        largest = None if norm is None else lambda *parts: max(float(norm(part)) for part in parts)
+        return replace(self, **{"norm": largest, "callback": None, **given})
 
-    def parts(self, field: Field, layout: Layout, y0: Tensor, units: Batching, *, back: bool = False) -> dict[str, Any]:
-        """What the loop needs to know, checked; `back` where the state is a pair of y and its adjoint."""
+    def way_back(
+        self, gradient: Continuous, problem: Problem, field: Field, layout: Layout, y0: Tensor, units: Batching
+    ) -> WayBack:
+        """The solve back of a problem, checked."""
+        method = _method(self.method)
+        if not isinstance(field, FIELDS[method.pair]):
+            raise ValueError(
+                f"the way back cannot be by method {method.name!r}, which takes two functions that fun does not give; "
+                f"choose another, such as thalweg.{type(gradient).__name__}(method='tsit5')"
+            )
+        state = BackState(gradient.whole, units.by_row, turned=isinstance(field, SeparableField))
+        way = replace(problem, **self.parts(field, layout, y0, units, state))
+        order = 0 if isinstance(method, External) else method.order
+        return WayBack(way, state, order, gradient.exact)
+
+    def parts(
+        self, field: Field, layout: Layout, y0: Tensor, units: Batching, back: BackState | None = None
+    ) -> dict[str, Any]:
+        """What the loop needs to know, checked; `back`: how a solve back in time makes its state of those like y0."""
         method = _method(self.method)
         tolerance = as_tolerance(self.rtol, self.atol, y0)
+        if back is not None:
+            y0, tolerance = back.join(y0, y0), back.tolerance(tolerance)
         control, first = _control(method, self.controller, self.step_size, self.first_step)
         positive("max_step", self.max_step)
         if not (isinstance(self.max_steps, int) and self.max_steps > 0):
@@ -327,16 +350,6 @@ class _Choice:
         else:
             fixed = not control.adaptive
             stepper = stepper_for(method.data, y0, by_row=units.by_row, tolerance=tolerance, fixed=fixed)
-        if (
-            back
-            and not isinstance(stepper, ExplicitRK | ExternalStepper)
-            and (units.by_row or not isinstance(stepper, DIRK | FIRK))
-        ):
-            which = "explicit Runge–Kutta methods" if units.by_row else "Runge–Kutta methods"
-            raise ValueError(
-                f"gradient='adjoint' goes back in time with {which} alone, and method {method.name!r} is none; choose "
-                "gradient='checkpointed', or such a method for the way back: thalweg.Adjoint(method='tsit5')"
-            )
         return {
             "field": field.with_jumps(jump_ts),
             "stepper": stepper,
@@ -369,21 +382,23 @@ class _Choice:
             )
 
 
-def _norm(norm: Callable[..., float | Tensor], layout: Layout, back: bool) -> Callable[[Tensor], float | Tensor]:
+def _norm(
+    norm: Callable[..., float | Tensor], layout: Layout, back: BackState | None
+) -> Callable[[Tensor], float | Tensor]:
     """The user's norm of a packed error."""
-    if back:
-        return lambda error: norm(*(layout.unpack(half) for half in error.unbind(0)))
+    if back is not None:
+        return lambda error: norm(*(layout.unpack(part) for part in back.split(error)))
     return lambda error: norm(layout.unpack(error))
 
 
 def _callback(
-    callback: Callable[[TriedStep], bool | None], layout: Layout, back: bool
+    callback: Callable[[TriedStep], bool | None], layout: Layout, back: BackState | None
 ) -> Callable[[Step, Number, Number, Tensor, Flag], bool | None]:
     """The user's callback as the loop calls it."""
 
     def state(y: Tensor) -> Any:
         y = y.detach()
-        return layout.unpack(y.unbind(1 if layout.by_row else 0)[0] if back else y)
+        return layout.unpack(y if back is None else back.split(y)[0])
 
     return lambda step, t, h, y, accept: callback(TriedStep(t, h, state(y), state(step.y), accept))
 

@@ -332,10 +332,6 @@ def test_second_derivatives_by_direct(name):
 
 
 class TestRefusals:
-    def test_adjoint(self):
-        with pytest.raises(ValueError, match="checkpointed"):
-            solve_ivp(lambda t, y: -y, (0, 1), torch.ones(2), "adams", gradient="adjoint")
-
     @pytest.mark.parametrize("name", FIXED)
     def test_without_a_step_size(self, name):
         with pytest.raises(ValueError, match="no error estimate"):

@@ -230,23 +230,6 @@ class TestGradients:
         with pytest.raises(RuntimeError, match="differentiate"):
             torch.autograd.grad(first.sum(), y0)
 
-    def test_the_adjoint_is_refused_at_the_door_per_sample(self):
-        with pytest.raises(ValueError, match="checkpointed"):
-            solve_ivp(lambda t, y: -y, (0, 1), torch.ones(2, 1), "kvaerno5", gradient="adjoint", batching="per_sample")
-
-    @pytest.mark.parametrize(("method", "order"), [("trapezoid", 2), ("trbdf2", 2), ("radau3", 3), ("gl4", 4)])
-    def test_the_adjoint_s_error_shrinks_as_that_of_the_method(self, method, order):
-        errors = []
-        for h in (0.1, 0.05):
-            y0, rate = (torch.ones((), dtype=F64, requires_grad=True) for _ in range(2))
-            sol = solve_ivp(
-                lambda t, y, k: -k * y**2, (0, 1), y0, method, step_size=h, args=rate, gradient="adjoint",
-                rtol=1e-11, atol=1e-12,
-            )  # fmt: skip
-            sol.ys[-1].backward()  # y = y0 / (1 + k y0 t)
-            errors.append(max(abs(y0.grad.item() - 0.25), abs(rate.grad.item() + 0.25)))
-        assert math.log2(errors[0] / errors[1]) > order - 0.3
-
     def test_complex_states_are_refused_at_the_door(self):
         with pytest.raises(ValueError, match="complex"):
             solve_ivp(lambda t, y: -y, (0, 1), torch.ones(1, dtype=torch.complex64), "kvaerno5")

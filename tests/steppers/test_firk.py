@@ -378,11 +378,6 @@ class TestGradients:
 
 @pytest.mark.parametrize("method", METHODS)
 class TestRefusals:
-    def test_the_adjoint_of_rows_by_themselves(self, method):
-        options = {"gradient": "adjoint", "step_size": 0.1, "batching": "per_sample"}
-        with pytest.raises(ValueError, match="checkpointed"):
-            solve_ivp(lambda t, y: -y, (0, 1), torch.ones(1), method, **options)
-
     def test_complex_states(self, method):
         with pytest.raises(ValueError, match="complex"):
             solve_ivp(lambda t, y: -y, (0, 1), torch.ones(1, dtype=torch.complex64), method, step_size=0.1)

@@ -288,8 +288,3 @@ def test_shapes(shape):
         sol = solve_ivp(lambda t, y: -y, (0.0, 1.0), y0, "rkc", [0.25, 1.0], rtol=1e-6, atol=1e-8, batching=batching)
         expected = torch.stack([y0 * math.exp(-0.25), y0 * math.exp(-1.0)])
         torch.testing.assert_close(sol.ys, expected, rtol=1e-4, atol=0)
-
-
-def test_adjoint_is_refused():
-    with pytest.raises(ValueError, match="checkpointed"):
-        solve_ivp(lambda t, y: -y, (0, 1), torch.ones(2), "rkc", gradient="adjoint")

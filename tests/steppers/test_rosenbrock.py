@@ -349,10 +349,6 @@ class TestJac:
 
 @pytest.mark.parametrize("method", METHODS)
 class TestRefusals:
-    def test_adjoint(self, method):
-        with pytest.raises(ValueError, match="choose gradient='checkpointed'"):
-            solve_ivp(lambda t, y: -y, (0, 1), torch.ones(2), method, gradient="adjoint")
-
     @pytest.mark.parametrize("dtype", [torch.complex64, torch.bfloat16])
     def test_dtypes(self, method, dtype):
         with pytest.raises(ValueError, match="view_as_real"):

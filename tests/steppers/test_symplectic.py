@@ -289,8 +289,6 @@ class TestStates:
             solve_ivp((same, same), (0, 1), y0, "leapfrog")
         with pytest.warns(UserWarning, match="makes no use of jac"):
             solve_ivp((same, same), (0, 1), y0, "leapfrog", step_size=0.5, jac=torch.eye(2))
-        with pytest.raises(ValueError, match="method 'yoshida4' is none; choose gradient='checkpointed'"):
-            solve_ivp((same, same), (0, 1), y0, "yoshida4", step_size=0.5, gradient="adjoint")
 
 
 class TestGradients:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal, TypeAlias
 
-from .adjoint import Adjoint
+from .adjoint import Adjoint, Continuous, Gauss, Interpolating
 from .base import GradientMethod, Request
 from .checkpointed import Checkpointed
 from .direct import Direct
@@ -15,6 +15,8 @@ GradientName: TypeAlias = Literal[
     "direct",
     "adjoint",
     "forward",
+    "interpolating",
+    "gauss",
 ]
 """The names of gradient methods."""
 
@@ -23,7 +25,21 @@ GRADIENTS: dict[str, GradientMethod] = {
     "direct": Direct(),
     "adjoint": Adjoint(),
     "forward": Forward(),
+    "interpolating": Interpolating(),
+    "gauss": Gauss(),
 }
 """What they stand for."""
 
-__all__ = ["GRADIENTS", "Adjoint", "Checkpointed", "Direct", "Forward", "GradientMethod", "GradientName", "Request"]
+__all__ = [
+    "GRADIENTS",
+    "Adjoint",
+    "Checkpointed",
+    "Continuous",
+    "Direct",
+    "Forward",
+    "Gauss",
+    "GradientMethod",
+    "GradientName",
+    "Interpolating",
+    "Request",
+]

@@ -18,7 +18,8 @@ from ..core.once import once
 from ..core.solution import Stats
 from ..core.sparsity import Sparsity
 from ..loop.integrate import GraphTimes, Problem, Result
-from .capture import captured_tensors, held_tensors, unreached
+from .back import WayBack
+from .capture import captured_tensors, check_reach, held_tensors
 
 Integrate = Callable[..., Result]
 """The loop, as it is handed to a gradient method."""
@@ -38,15 +39,15 @@ class Request:
         t0, t1 and t_eval as part of the graph; None when none of them needs a gradient.
     stats : Stats
         Where the backward pass counts its evaluations.
-    backward : Problem or None
-        How a solve back in time takes its steps; as the solve itself where it is None.
+    backward : WayBack or None
+        The solve back in time, of a continuous gradient.
     """
 
     problem: Problem
     y0: Tensor
     times: GraphTimes | None
     stats: Stats
-    backward: Problem | None = None
+    backward: WayBack | None = None
 
     @property
     def field(self) -> Field:
@@ -225,23 +226,6 @@ class Accumulator:
                 self.totals[i] = gradient if scale == 1.0 else gradient * scale
             else:
                 self.totals[i] = torch.add(total, gradient, alpha=scale)
-
-
-def check_reach(outputs: Sequence[Tensor], known: Sequence[Tensor]) -> None:
-    """Refuse a field that uses a tensor whose gradient would be lost.
-
-    Raises
-    ------
-    RuntimeError
-        When the graph of the outputs ends in a tensor that is not known.
-    """
-    lost = unreached(outputs, known)
-    if lost:
-        shapes = ", ".join(str(tuple(leaf.shape)) for leaf in lost)
-        raise RuntimeError(
-            f"the field uses {len(lost)} tensor(s) of shape {shapes} that need a gradient and that thalweg could not "
-            "find; pass them in args, make them parameters of the field's module, or use gradient='direct'"
-        )
 
 
 class _Watched:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import types
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -49,6 +49,23 @@ def unreached(outputs: Iterable[Tensor], known: Iterable[Tensor]) -> list[Tensor
     stop = {tensor.grad_fn for tensor in known if tensor.grad_fn is not None}
     leaves = {id(tensor) for tensor in known}
     return [leaf for leaf in _leaves((out.grad_fn for out in outputs), stop) if id(leaf) not in leaves]
+
+
+def check_reach(outputs: Sequence[Tensor], known: Sequence[Tensor]) -> None:
+    """Refuse a field that uses a tensor whose gradient would be lost.
+
+    Raises
+    ------
+    RuntimeError
+        When the graph of the outputs ends in a tensor that is not known.
+    """
+    lost = unreached(outputs, known)
+    if lost:
+        shapes = ", ".join(str(tuple(leaf.shape)) for leaf in lost)
+        raise RuntimeError(
+            f"the field uses {len(lost)} tensor(s) of shape {shapes} that need a gradient and that thalweg could not "
+            "find; pass them in args, make them parameters of the field's module, or use gradient='direct'"
+        )
 
 
 def _walk(value: Any) -> Iterator[Tensor]:

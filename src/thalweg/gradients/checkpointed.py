@@ -17,7 +17,8 @@ from torch import Tensor
 from ..core.arithmetic import most
 from ..core.step import Stepper
 from ..loop.integrate import GraphTimes, Problem, Result
-from .base import Integrate, Request, SolveNode, Sources, check_reach
+from .base import Integrate, Request, SolveNode, Sources
+from .capture import check_reach
 from .direct import Direct
 from .higher import Recipe, gradients_of, in_graph
 from .pullback import PullBack, leaf

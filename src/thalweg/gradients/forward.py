@@ -25,7 +25,8 @@ from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
 from ..loop.integrate import GraphTimes, Problem, Result
-from .base import Integrate, Request, SolveNode, Sources, check_reach
+from .base import Integrate, Request, SolveNode, Sources
+from .capture import check_reach
 from .transforms import unwrapped
 
 _Reach: TypeAlias = Literal["all", "row", "output"]

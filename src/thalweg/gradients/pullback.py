@@ -21,7 +21,8 @@ from ..core.arithmetic import Number, most, where, wide_dtype
 from ..core.field import Field
 from ..loop.integrate import Problem
 from ..output.saving import EndSaver
-from .base import Accumulator, SolveNode, check_reach
+from .base import Accumulator, SolveNode
+from .capture import check_reach
 from .tape import Level, OutputIndex
 
 _Cotangents: TypeAlias = tuple[Tensor | None, ...]

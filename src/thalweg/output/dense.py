@@ -96,6 +96,10 @@ class DenseOutput:
         self._unpack = unpack
         self.ts = torch.cat([t, t_end.unsqueeze(0)])
         self._direction = torch.sign(t_end - t[0])
+        starts = t * self._direction
+        self._starts = starts.movedim(0, -1).contiguous()
+        # of the last step that each unit took; after it come steps of size 0
+        self._latest = torch.where(starts < t_end * self._direction, starts, starts[0]).amax(0)
 
     def __call__(self, t: float | Tensor) -> Any:
         """The state at the time or times t.
@@ -121,14 +125,13 @@ class DenseOutput:
                 "t must lie between the ends of the solution, "
                 f"{self.ts[0].min().item():g} and {self.ts[-1].max().item():g}"
             )
-        ys = self._evaluate(times)
+        ys = self.packed(times)
         return self._unpack(ys[0] if scalar else ys)
 
-    def _evaluate(self, times: Tensor) -> Tensor:
-        """The states at `times`, (m,) or (m, B)."""
-        starts = (self._t * self._direction).movedim(0, -1).contiguous()
-        wanted = (times * self._direction).movedim(0, -1).contiguous()
-        index = (torch.searchsorted(starts, wanted, right=True) - 1).clamp(min=0).movedim(-1, 0)
+    def packed(self, times: Tensor) -> Tensor:
+        """The states at `times`, (m,) or (m, B), as the solve has them: not unpacked; continued beyond its ends."""
+        wanted = torch.clamp(times * self._direction, self._starts[..., 0], self._latest).movedim(0, -1).contiguous()
+        index = (torch.searchsorted(self._starts, wanted, right=True) - 1).movedim(-1, 0)
         place = (index,) if index.ndim == 1 else (index, torch.arange(index.shape[1], device=index.device))
         h, start, y = self._h[place], self._t[place], self._y[place]
         theta = torch.where(h == 0, 0.0, (times - start) / torch.where(h == 0, 1.0, h))

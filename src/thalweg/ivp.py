@@ -158,9 +158,9 @@ def solve_ivp(
         more steps than others.
     gradient : str, or an object with options such as Adjoint
         How gradients are made; the guide's page on gradients compares them.
-        `checkpointed`, the default, `thalweg.Checkpointed(memory_limit=…)`: the exact gradient of what was computed, of
-        any order; recorded in one graph as long as that holds no more than 256 MiB, otherwise each accepted step is
-        computed again.
+        `checkpointed`, the default, `thalweg.Checkpointed(memory_limit=…, checkpoints=…)`: the exact gradient of what
+        was computed, of any order; recorded in one graph as long as that holds no more than 256 MiB, otherwise each
+        accepted step is computed again, from as many stored states as memory allows.
         `direct`: the same by backpropagation through the solver, at the memory of all that it did.
         `adjoint`, `thalweg.Adjoint(rtol=…)`: the continuous adjoint, solved back in time (Chen et al. 2018), at the
         memory of one step. The default, and the only one, where another library takes the steps.

@@ -131,7 +131,7 @@ class Field:
         if not self.layout.by_row:
             times = torch.add(t, c, alpha=h) if isinstance(h, float) else c * h + t
             times = times.to(self.time_dtype)
-            return (self._inside(times, float(t), float(h)) if self.jumps else times).unbind()
+            return (self._inside(times, _host(t), _host(h)) if self.jumps else times).unbind()
         c = c.unsqueeze(-1)
         times = torch.addcmul(t, c, h) if isinstance(t, Tensor) and isinstance(h, Tensor) else c * h + t
         return times.to(self.time_dtype).view(self._time_shape).unbind()
@@ -308,6 +308,11 @@ def _half_layout(layout: Layout, like: Tensor) -> Layout:
         )
     single = isinstance(state[0], Tensor)
     return Layout(None if single else parts[0][1], tuple(shapes[0]), layout.by_row)
+
+
+def _host(x: Number) -> float:
+    """A number of the whole batch, outside of any graph."""
+    return x.item() if isinstance(x, Tensor) else x
 
 
 def _describe(t: Tensor) -> str:

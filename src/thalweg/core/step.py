@@ -116,8 +116,8 @@ class Stepper(Protocol):
 
     What the next step must have of this one is the step's `carry`, which the loop selects as it does the state, and
     through which gradients go. What only makes the next step cheaper (a Jacobian, its factors, a buffer) a stepper
-    keeps to itself; `init` forgets it. Where a graph is recorded nothing of it is used, so that a step that is taken
-    again comes out the same.
+    keeps to itself; `init` and `forget` forget it. Where a graph is recorded nothing of it is used, so that a step that
+    is taken again comes out the same, with a graph or, once all is forgotten, without.
     """
 
     @property
@@ -141,6 +141,9 @@ class Stepper(Protocol):
 
         Where the slope is not known, as the field has just jumped, there is none.
         """
+
+    def forget(self) -> None:
+        """Forget all that it keeps to itself: the next step is a function of its arguments alone."""
 
     def take(self, rows: Tensor) -> None:
         """Go on with some of the rows alone, (M,) indices: forget what it keeps to itself of the others."""

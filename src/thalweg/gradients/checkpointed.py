@@ -17,12 +17,14 @@ from torch import Tensor
 from ..core.arithmetic import most
 from ..core.step import Stepper
 from ..loop.integrate import GraphTimes, Problem, Result
+from ..output.saving import RowSaver
 from .base import Integrate, Request, SolveNode, Sources
 from .capture import check_reach
 from .direct import Direct
 from .higher import Recipe, gradients_of, in_graph
 from .pullback import PullBack, leaf
 from .recording import RecordingStepper
+from .replay import ReplayTape
 from .tape import JointTape, RowTape
 
 
@@ -35,11 +37,23 @@ class Checkpointed:
     memory_limit : int
         The bytes that the graph of one solve may hold on to. Where it would hold more, none is kept, and the backward
         pass computes each accepted step again from the state at its start; so it does always where this is 0.
+    checkpoints : int, optional
+        The most states that are stored for that, y0 not counted; each is y where a step began, and what the step had
+        of the one before. Those that are not stored are computed again, from the last one before them, by about as few
+        steps as possible: to pull back n steps with c states takes n steps again while n is below c² / 2, 2 n while it
+        is below c³ / 6, and so on. The times and sizes of all steps are kept, one number each of every unit. A state
+        for every step where it is left out.
 
     Raises
     ------
     ValueError
-        When the limit is no such number.
+        When one of them is no such number.
+
+    References
+    ----------
+    Griewank & Walther, "Algorithm 799: revolve", ACM Transactions on Mathematical Software 26 (2000).
+    Wang, Moin & Iaccarino, "Minimal repetition dynamic checkpointing algorithm for unsteady adjoint calculation", SIAM
+    Journal on Scientific Computing 31 (2009).
 
     Examples
     --------
@@ -52,14 +66,23 @@ class Checkpointed:
     """
 
     memory_limit: int = 2**28
+    checkpoints: int | None = None
 
     def __post_init__(self) -> None:
         limit = self.memory_limit
         if isinstance(limit, bool) or not isinstance(limit, int) or limit < 0:
             raise ValueError(f"memory_limit must be a number of bytes, an int of at least 0, got {limit!r}")
+        count = self.checkpoints
+        if isinstance(count, bool) or not (count is None or (isinstance(count, int) and count > 0)):
+            raise ValueError(f"checkpoints must be a number of states, an int of at least 1, or None, got {count!r}")
 
     def run(self, integrate: Integrate, request: Request) -> tuple[Tensor, Result]:
         """Solve, and put the backward pass behind the outputs."""
+        if self.checkpoints is not None and request.problem.shrink:
+            raise ValueError(
+                "thalweg.Checkpointed(checkpoints=…) takes steps of the whole batch again, which rows leave with "
+                "shrink=True; leave out one of the two"
+            )
         return _Node.solve(integrate, request, self)
 
 
@@ -73,7 +96,7 @@ class _Node(SolveNode):
     def forward(self) -> Result:
         problem, times = self.request.problem, self.request.times
         self.field, self.targets = self.sources.detached_field()
-        self.tape = RowTape(problem.y0) if problem.batching.by_row else JointTape()
+        self.tape = self._tape()
         stepper = RecordingStepper(_unshrunk(problem), self.tape, self.targets, self.options.memory_limit)
         y0 = leaf(problem.y0)
         if times is not None:
@@ -84,7 +107,16 @@ class _Node(SolveNode):
             result = self.integrate(problem, stepper)
         three = (None, None, None) if times is None else (times.t0, times.t1, times.t_eval)
         self._graph = (result.ys, [y0, *three, *self.targets]) if stepper.complete else None
+        if isinstance(self.tape, ReplayTape) and isinstance(result.saver, RowSaver):
+            result.saver.levels = self.tape.numbers_of(result.saver.levels)
         return replace(result, ys=result.ys.detach())
+
+    def _tape(self) -> JointTape | RowTape | ReplayTape:
+        """What keeps where steps began."""
+        problem, count = self.request.problem, self.options.checkpoints
+        if count is not None:
+            return ReplayTape(count, problem, self.field, self.request.stats)
+        return RowTape(problem.y0) if problem.batching.by_row else JointTape()
 
     def backward(self, cotangent: Tensor, ys: Tensor | None) -> Sequence[Tensor | None]:
         graph, self._graph = self._graph, None  # it serves one backward pass

@@ -50,6 +50,7 @@ class RecordingStepper:
     def step(self, field: FieldLike, t: Number, h: Number, y: Tensor, carry: Carry | None) -> Step:
         """Try a step."""
         if not self.complete:
+            self._stepper.forget()  # so that it comes out as with a graph, now and when it is taken again
             with torch.no_grad():
                 return self._stepper.step(field, t, _of_unit(h), y.detach(), _detached(carry))
         if self._each:

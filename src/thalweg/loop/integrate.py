@@ -270,7 +270,7 @@ def integrate(problem: Problem, recorder: Recorder | None = None) -> Result:
             status = where(running, Status.STOPPED.value, status)
             running, going = running & False, False
         y = units.select(accept, y_next, y)
-        carry = _next_carry(problem, step, carry, t_next, accept)
+        carry = next_carry(problem, step, carry, t_next, accept)
         n_accepted = n_accepted + accept
         t, h, state = t_next, h_next, decision.state
         if problem.shrink and going and not crowded(running):
@@ -402,7 +402,7 @@ def _bounded(problem: Problem, h: Number, direction: Number) -> Number:
     return h
 
 
-def _next_carry(problem: Problem, step: Step, carry: Carry | None, t: Number, accept: Flag) -> Carry | None:
+def next_carry(problem: Problem, step: Step, carry: Carry | None, t: Number, accept: Flag) -> Carry | None:
     """What the next step, from t, has of this one: nothing where the field jumps in between."""
     if problem.stops is not None and accept is True and problem.stops.jumps_at(t):
         return problem.stepper.init(None)

@@ -20,7 +20,7 @@ from ..core.norms import Tolerance
 from ..core.step import Carry, Step
 from ..methods.tableau import DiagonalTableau
 from .interpolation import StageInterpolation
-from .newton import Correction, Newton, divided
+from .newton import Newton, Solved, divided
 
 Slopes: TypeAlias = tuple[Tensor, ...]
 """Of one stage: that of the stiff function, which is solved for, and those of the others."""
@@ -45,8 +45,8 @@ class DiagonalStepper(StageInterpolation):
 
     A stage is solved by the simplified Newton iteration, each row on its own. Where it fails with a Jacobian from an
     earlier step, the step is tried once more with a new one; where it fails with that, the step has not converged.
-    Gradients are those of the solved equations, by the implicit function theorem: the iteration is in no graph, but for
-    one more with the exact Jacobian.
+    Gradients are those of the solved equations, by the implicit function theorem, with the exact Jacobian; the
+    iteration is in no graph.
 
     Parameters
     ----------
@@ -101,6 +101,10 @@ class DiagonalStepper(StageInterpolation):
         self._newton.forget()
         return (slope,) if self.needs_slope and slope is not None else None
 
+    def forget(self) -> None:
+        """Forget the Jacobian and its factors."""
+        self._newton.forget()
+
     def take(self, rows: Tensor) -> None:
         """Go on with some of the rows alone."""
         self._newton.take(rows)
@@ -120,7 +124,7 @@ class DiagonalStepper(StageInterpolation):
             known = [tuple(function(start, y) for function in functions)]
         evaluations = 0 if carry is not None else sum(map(len, known))
         if recorded:
-            newton.forget()
+            self.forget()
         with torch.no_grad():
             found = self._solve(functions, start, times, size.detach(), y.detach(), _detached(known))
         solved = found.solved
@@ -201,7 +205,7 @@ class DiagonalStepper(StageInterpolation):
             phi = self._begun(i, size, y, slopes)
             with torch.no_grad():
                 factors = newton.exact(g, times[i].detach(), phi.detach() + w)
-            w = w + Correction.apply(scale * g(times[i], phi + w) - w, *factors)
+            w = Solved.apply(w, scale * g(times[i], phi + w) - w, *factors)
             state = phi + w
             slopes.append((divided(w, scale), *(other(times[i], state) for other in others)))
         evaluations = found.evaluations + len(others) * len(found.increments)

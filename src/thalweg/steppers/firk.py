@@ -25,7 +25,7 @@ from ..core.norms import Tolerance, rms_of_rows
 from ..core.step import Carry, Step
 from ..methods.tableau import FullTableau
 from .interpolation import StageInterpolation
-from .newton import Correction, Factors, SimplifiedNewton, divided, factorised, solved_with
+from .newton import Factors, SimplifiedNewton, Solved, divided, factorised, solved_with
 
 _DISTINCT = 1e-6  # eigenvalues nearer to 0 or to each other cost half of the digits
 _FARTHEST = 10.0  # steps ahead, to which the last step's polynomial says something of the next one's
@@ -37,7 +37,7 @@ class FIRK(StageInterpolation):
     All stages are solved together by the simplified Newton iteration, each row on its own, from the polynomial of the
     step before, continued. Where it fails with a Jacobian from an earlier step, the step is tried once more with a new
     one; where it fails with that, the step has not converged. Gradients are those of the solved equations, by the
-    implicit function theorem: the iteration is in no graph, but for one more with the exact Jacobians of all stages.
+    implicit function theorem, with the exact Jacobians of all stages: the iteration is in no graph.
 
     Parameters
     ----------
@@ -78,8 +78,13 @@ class FIRK(StageInterpolation):
 
     def init(self, slope: Tensor | None) -> None:
         """Nothing is carried."""
-        self._forget()
+        self.forget()
         self._tried = None
+
+    def forget(self) -> None:
+        """Forget the Jacobian and its factors, and the last step's polynomial."""
+        self._newton.forget()
+        self._past = None
 
     def take(self, rows: Tensor) -> None:
         """Go on with some of the rows alone."""
@@ -99,7 +104,7 @@ class FIRK(StageInterpolation):
         start, *times = field.times(t, h, self._c)
         size = torch.as_tensor(h, dtype=y.dtype, device=y.device).reshape(-1)  # (R,)
         if recorded:
-            self._forget()
+            self.forget()
         with torch.no_grad():
             now = torch.as_tensor(t, dtype=self._c.dtype, device=y.device).reshape(-1)
             moved = torch.zeros_like(now, dtype=torch.bool) if self._tried is None else now != self._tried
@@ -124,10 +129,6 @@ class FIRK(StageInterpolation):
             self._count(newton.nlu),
             converged=solved if self.by_row else bool(solved),
         )
-
-    def _forget(self) -> None:
-        self._newton.forget()
-        self._past = None
 
     def _solve(
         self, field: FieldLike, start: Tensor, times: Sequence[Tensor], moved: Tensor, size: Tensor, y: Tensor
@@ -169,7 +170,7 @@ class FIRK(StageInterpolation):
             states = (y.unsqueeze(self._axis) + z).unbind(self._axis)
             factors = self._newton.exact(field, [time.detach() for time in times], states)
         slopes = _Slopes(self._newton, field, times, y)(z)
-        return z + Correction.apply(self._newton.each(size, z) * slopes - z, *factors)
+        return Solved.apply(z, self._newton.each(size, z) * slopes - z, *factors)
 
     def _error(
         self, field: FieldLike, start: Tensor, size: Tensor, y: Tensor, z: Tensor, y_new: Tensor, doubted: Tensor

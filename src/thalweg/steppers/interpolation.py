@@ -38,6 +38,9 @@ class StageInterpolation:
         self._interpolant = torch.tensor(rows, dtype=wide_dtype(like.device), device=like.device)  # (S, degree)
         self._used = [i for i, row in enumerate(rows) if any(row)]
 
+    def forget(self) -> None:
+        """Nothing is kept."""
+
     def take(self, rows: Tensor) -> None:
         """Go on with some of the rows alone; nothing is kept of any."""
 

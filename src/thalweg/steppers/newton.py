@@ -178,26 +178,26 @@ class Newton(SimplifiedNewton):
         return factorised(self._eye - across(self._size, 3) * jacobian)
 
 
-class Correction(torch.autograd.Function):
-    """M⁻¹ x with a constant M: the last iteration, through which a gradient goes once."""
+class Solved(torch.autograd.Function):
+    """A solution w as a function of what it leaves of its equations, r(w) = size slope(w) - w: dw = M⁻¹ dr, once."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, factors: Tensor, pivots: Tensor) -> Tensor:
-        """Solve."""
-        ctx.save_for_backward(x, factors, pivots)
-        return solved_with(factors, pivots, x)
+    def forward(ctx: Any, w: Tensor, rest: Tensor, factors: Tensor, pivots: Tensor) -> Tensor:
+        """The solution as it is."""
+        ctx.save_for_backward(rest, factors, pivots)
+        return w.clone()
 
     @staticmethod
     def backward(ctx: Any, cotangent: Tensor) -> tuple[Tensor | None, ...]:
         """Solve with the transpose."""
-        x, factors, pivots = ctx.saved_tensors
+        rest, factors, pivots = ctx.saved_tensors
         gradient = solved_with(factors, pivots, cotangent, adjoint=True)
-        return *once([gradient], _FIRST_ORDER, [x]), None, None
+        return None, *once([gradient], _FIRST_ORDER, [rest]), None, None
 
 
 _FIRST_ORDER = (
-    "the equations of an implicit step have first derivatives alone; to differentiate again choose gradient='direct' "
-    "and an explicit method, or 'rodas5p' where the field is stiff"
+    "the equations of an implicit step have first derivatives alone; to differentiate again choose an explicit method, "
+    "or 'rodas5p' where the field is stiff"
 )
 
 

@@ -23,6 +23,7 @@ _HOMES = {
     "Checkpointed": "thalweg.gradients.checkpointed",
     "Gauss": "thalweg.gradients.adjoint",
     "Interpolating": "thalweg.gradients.adjoint",
+    "Reversible": "thalweg.gradients.reversible",
     "Event": "thalweg.output.events",
     "SteadyState": "thalweg.equilibrium",
     "steady_state": "thalweg.equilibrium",
@@ -47,6 +48,7 @@ __all__ = [
     "NeuralODE",
     "NeuralODEClassifier",
     "NeuralODERegressor",
+    "Reversible",
     "Solution",
     "SolveError",
     "Sparsity",
@@ -67,6 +69,7 @@ if TYPE_CHECKING:
     from .gradients.adjoint import Adjoint, Gauss, Interpolating
     from .gradients.checkpointed import Checkpointed
     from .gradients.forward import Forward
+    from .gradients.reversible import Reversible
     from .ivp import solve_ivp
     from .learn.estimators import NeuralODEClassifier, NeuralODERegressor
     from .methods import register_method

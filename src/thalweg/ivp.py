@@ -35,7 +35,7 @@ from .core.status import SolveError, Status
 from .core.step import Step, Stepper, TriedStep
 from .external.integrate import ExternalStepper, either
 from .external.methods import External, get_external
-from .gradients import GRADIENTS, Adjoint, Continuous, GradientMethod, GradientName, Request
+from .gradients import GRADIENTS, Adjoint, Continuous, GradientMethod, GradientName, Request, Reversible
 from .gradients.back import BackState, WayBack
 from .gradients.segments import solve_with_events
 from .gradients.transforms import refuse_vmap, transformed
@@ -169,6 +169,8 @@ def solve_ivp(
         `interpolating`, `thalweg.Interpolating(…)`: the same with states from the way there, which a flow that
         contracts needs; at the memory of all steps and their stages, and not with shrink.
         `gauss`, `thalweg.Gauss(…)`: as `interpolating`, with fewer gradients to parameters, at Gauss's nodes.
+        `reversible`, `thalweg.Reversible(coupling=…)`: the exact gradient of steps that can be undone (McCallum &
+        Foster 2024), at the memory of one of them and twice the evaluations; explicit Runge–Kutta methods alone.
     callback : callable, optional
         callback(step), called with a `TriedStep` of every step that is tried, kept or not: its `t`, `h`, `y`, `y_new`
         and `accepted`. The solve fails with `Status.STOPPED` where it returns true.
@@ -266,6 +268,8 @@ def solve_ivp(
             f"method {chosen.name!r} makes Jacobians, which torch.func's transforms and forward-mode differentiation "
             "cannot go through; choose an explicit method, or differentiate by torch.autograd"
         )
+    if isinstance(maker, Reversible):
+        problem = maker.made(problem, chosen.name)
     backward = None
     if isinstance(maker, Continuous) and torch.is_grad_enabled():
         backward = choice.back(maker).way_back(maker, problem, field, layout, packed, units)

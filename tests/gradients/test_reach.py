@@ -1,6 +1,7 @@
 """Gradients reach every tensor that a field uses; one that cannot be reached is an error, never a silent zero."""
 
 import functools
+import weakref
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ from gradient_checks import give_room
 from thalweg import solve_ivp
 
 F64 = torch.float64
-GRADIENTS = ["direct", "checkpointed", "adjoint", "forward"]
+GRADIENTS = ["direct", "checkpointed", "adjoint", "forward", "reversible"]
 EXPECTED = -torch.exp(torch.tensor(-1.0, dtype=F64)).item()
 SCALE = torch.tensor(1.0, dtype=F64, requires_grad=True)
 
@@ -128,7 +129,7 @@ class TestReached:
         assert not solve(lambda t, y: -y, gradient).ys.requires_grad
 
 
-@pytest.mark.parametrize("gradient", ["checkpointed", "adjoint", "forward"])
+@pytest.mark.parametrize("gradient", ["checkpointed", "adjoint", "forward", "reversible"])
 class TestRefused:
     @pytest.mark.parametrize("known", [True, False], ids=["with y0", "alone"])
     def test_a_tensor_out_of_sight(self, gradient, known):
@@ -191,6 +192,22 @@ def test_a_graph_can_be_kept_and_used_again(gradient):
     for _ in range(2):
         (found,) = torch.autograd.grad(end, [k], retain_graph=True)
         assert found.item() == pytest.approx(EXPECTED, rel=1e-6)
+
+
+@pytest.mark.parametrize("gradient", GRADIENTS)
+def test_a_solve_that_is_not_needed_any_more_is_gone(gradient):
+    """At once, and not when cycles are looked for: what it holds on to may be large."""
+    k = rate()
+
+    class Decay:
+        def __call__(self, t, y):
+            return -k * y
+
+    fun = Decay()
+    ys, alive = solve(fun, gradient).ys, weakref.ref(fun)
+    assert ys.requires_grad
+    del ys, fun
+    assert alive() is None
 
 
 @pytest.mark.parametrize("gradient", GRADIENTS)

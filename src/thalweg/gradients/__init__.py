@@ -9,6 +9,7 @@ from .base import GradientMethod, Request
 from .checkpointed import Checkpointed
 from .direct import Direct
 from .forward import Forward
+from .reversible import Reversible
 
 GradientName: TypeAlias = Literal[
     "checkpointed",
@@ -17,6 +18,7 @@ GradientName: TypeAlias = Literal[
     "forward",
     "interpolating",
     "gauss",
+    "reversible",
 ]
 """The names of gradient methods."""
 
@@ -27,6 +29,7 @@ GRADIENTS: dict[str, GradientMethod] = {
     "forward": Forward(),
     "interpolating": Interpolating(),
     "gauss": Gauss(),
+    "reversible": Reversible(),
 }
 """What they stand for."""
 
@@ -42,4 +45,5 @@ __all__ = [
     "GradientName",
     "Interpolating",
     "Request",
+    "Reversible",
 ]

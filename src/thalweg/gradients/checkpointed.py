@@ -7,7 +7,6 @@ was recorded to its end, the backward pass is PyTorch's own. If not, it takes ea
 from __future__ import annotations
 
 from collections.abc import Sequence
-from copy import deepcopy
 from dataclasses import dataclass, replace
 from typing import cast
 
@@ -16,13 +15,13 @@ from torch import Tensor
 
 from ..core.arithmetic import most
 from ..core.step import Stepper
-from ..loop.integrate import GraphTimes, Problem, Result
+from ..loop.integrate import GraphTimes, Result
 from ..output.saving import RowSaver
 from .base import Integrate, Request, SolveNode, Sources
 from .capture import check_reach
 from .direct import Direct
 from .higher import Recipe, gradients_of, in_graph
-from .pullback import PullBack, leaf
+from .pullback import PullBack, leaf, unshrunk
 from .recording import RecordingStepper
 from .replay import ReplayTape
 from .tape import JointTape, RowTape
@@ -97,7 +96,7 @@ class _Node(SolveNode):
         problem, times = self.request.problem, self.request.times
         self.field, self.targets = self.sources.detached_field()
         self.tape = self._tape()
-        stepper = RecordingStepper(_unshrunk(problem), self.tape, self.targets, self.options.memory_limit)
+        stepper = RecordingStepper(unshrunk(problem), self.tape, self.targets, self.options.memory_limit)
         y0 = leaf(problem.y0)
         if times is not None:
             times = GraphTimes(leaf(times.t0), leaf(times.t1), None if times.t_eval is None else leaf(times.t_eval))
@@ -155,7 +154,7 @@ class _Node(SolveNode):
         problem = replace(
             request.problem,
             field=self.sources.field_with(arguments),
-            stepper=_unshrunk(request.problem),
+            stepper=unshrunk(request.problem),
             callback=None,
             progress=None,
             max_steps=max(most(result.n_steps), 1) if request.problem.callback else request.problem.max_steps,
@@ -177,11 +176,6 @@ class _Node(SolveNode):
             return None
         gradients = iter(found)
         return [None if x is None else next(gradients) for x in sources]
-
-
-def _unshrunk(problem: Problem) -> Stepper:
-    """The problem's stepper; one of its own for a solve in which rows leave, as it forgets them."""
-    return deepcopy(problem.stepper) if problem.shrink else problem.stepper
 
 
 def _all_finite(tensors: Sequence[Tensor | None]) -> bool:

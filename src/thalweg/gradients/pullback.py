@@ -11,14 +11,16 @@ t_n pulls back to t0 by way of t_n = t0 + constant, and the last one to t1 and t
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import deepcopy
 from itertools import zip_longest
 from typing import Protocol, TypeAlias
 
 import torch
 from torch import Tensor
 
-from ..core.arithmetic import Number, most, where, wide_dtype
+from ..core.arithmetic import Flag, Number, most, where, wide_dtype
 from ..core.field import Field
+from ..core.step import Stepper
 from ..loop.integrate import Problem
 from ..output.saving import EndSaver
 from .base import Accumulator, SolveNode
@@ -67,10 +69,18 @@ class PullBack:
         self.t_eval = torch.zeros_like(t_eval) if self.timed and t_eval is not None else None
         self.evaluations = 0
 
-    def run(self, steps: Steps) -> Sequence[Tensor | None]:
-        """The gradients in the order of the sources."""
+    def asked(self) -> Flag:
+        """Of which units anything is asked that is not y0 itself: one read of the device in joint."""
+        end, _ = self._ends()
+        pulled = (~self._initial() & (self.cotangent != 0)).any(0) if end is None else end != 0
+        if not self.problem.batching.by_row:
+            return bool(pulled.any())
+        return pulled.flatten(1).any(1) if pulled.ndim > 1 else pulled
+
+    def run(self, steps: Steps, asked: Flag = True) -> Sequence[Tensor | None]:
+        """The gradients in the order of the sources; outputs of units that are not asked for are passed over."""
         problem, units = self.problem, self.problem.batching
-        outputs = OutputIndex(self.saver, problem.stepper, problem.t_eval)
+        outputs = OutputIndex(self.saver, problem.stepper, problem.t_eval, asked)
         a, a_initial = self._ends()
         a_carry: _Cotangents = ()
         for n in reversed(range(steps.close())):
@@ -103,10 +113,13 @@ class PullBack:
             else:
                 end = cotangent[1] if success else torch.zeros_like(cotangent[1])
             return end, cotangent[0]
+        return None, torch.where(self._initial(), cotangent, 0.0).sum(0)
+
+    def _initial(self) -> Tensor:
+        """Which outputs are y0 itself, to combine with them."""
         assert self.problem.t_eval is not None
         initial = torch.eq(self.problem.t_eval, self.problem.t0)
-        initial = initial.view(*initial.shape, *(1,) * (cotangent.ndim - initial.ndim))
-        return None, torch.where(initial, cotangent, 0.0).sum(0)
+        return initial.view(*initial.shape, *(1,) * (self.cotangent.ndim - initial.ndim))
 
     def _pull(
         self,
@@ -186,6 +199,11 @@ class PullBack:
         """Pull the cotangents of t_n and h_n back to t0 and t1."""
         self.t0.add([where(level.last, g_t - g_h, g_t)])
         self.t1.add([where(level.last, g_h, torch.zeros_like(g_h))])
+
+
+def unshrunk(problem: Problem) -> Stepper:
+    """The problem's stepper; one of its own for a solve in which rows leave, as it forgets them."""
+    return deepcopy(problem.stepper) if problem.shrink else problem.stepper
 
 
 def leaf(x: Tensor) -> Tensor:

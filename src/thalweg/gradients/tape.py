@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..core.arithmetic import Flag, Number
+from ..core.arithmetic import Flag, Number, where
 from ..core.step import Carry, Step, Stepper, TakenStep
 from ..output.saving import EndSaver, JointSaver, RowSaver, Saver
 
@@ -122,9 +122,9 @@ class RowTape:
 
 
 class OutputIndex:
-    """Which outputs lie in the step of each level, and their values and cotangents."""
+    """Which outputs lie in the step of each level, of the units that are asked for, and their values."""
 
-    def __init__(self, saver: Saver, stepper: Stepper, times: Tensor | None) -> None:
+    def __init__(self, saver: Saver, stepper: Stepper, times: Tensor | None, asked: Flag = True) -> None:
         self._stepper = stepper
         self._times = times
         self._slices: dict[int, slice] = {}
@@ -132,7 +132,7 @@ class OutputIndex:
         if isinstance(saver, JointSaver):
             self._slices = {level: slice(first, end) for level, first, end in saver.levels}
         elif isinstance(saver, RowSaver):
-            levels = saver.levels[:-1]
+            levels = where(asked, saver.levels[:-1], -1)
             flat = levels.flatten()
             order = torch.argsort(flat, stable=True)
             counts = torch.bincount(flat + 1).tolist()

@@ -25,6 +25,8 @@ _HOMES = {
     "Interpolating": "thalweg.gradients.adjoint",
     "Reversible": "thalweg.gradients.reversible",
     "Event": "thalweg.output.events",
+    "GradientReport": "thalweg.checking",
+    "check_gradients": "thalweg.checking",
     "SteadyState": "thalweg.equilibrium",
     "steady_state": "thalweg.equilibrium",
     "PID": "thalweg.stepsize.controllers",
@@ -44,6 +46,7 @@ __all__ = [
     "Fixed",
     "Forward",
     "Gauss",
+    "GradientReport",
     "Interpolating",
     "NeuralODE",
     "NeuralODEClassifier",
@@ -56,12 +59,14 @@ __all__ = [
     "Status",
     "SteadyState",
     "__version__",
+    "check_gradients",
     "register_method",
     "solve_ivp",
     "steady_state",
 ]
 
 if TYPE_CHECKING:
+    from .checking import GradientReport, check_gradients
     from .core.solution import Solution, Stats
     from .core.sparsity import Sparsity
     from .core.status import SolveError, Status

@@ -37,7 +37,7 @@ def held_tensors(fun: Any) -> list[Tensor]:
     attributes of callable objects, and lists, tuples, sets and dicts of all these.
     """
     found: dict[int, Tensor] = {}
-    for value in _walk(fun):
+    for value in all_tensors(fun):
         if value.requires_grad:
             found.setdefault(id(value), value)
     return list(found.values())
@@ -68,8 +68,8 @@ def check_reach(outputs: Sequence[Tensor], known: Sequence[Tensor]) -> None:
         )
 
 
-def _walk(value: Any) -> Iterator[Tensor]:
-    """All tensors that can be reached from a value."""
+def all_tensors(value: Any) -> Iterator[Tensor]:
+    """All tensors that can be reached from a value, also those that need no gradient; each as often as it is found."""
     stack, seen = [value], set[int]()
     while stack:
         value = stack.pop()

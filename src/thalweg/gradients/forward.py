@@ -21,12 +21,12 @@ from typing import Any, Literal, TypeAlias
 import torch
 from torch import Tensor, func
 from torch.autograd import forward_ad
-from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
 from ..loop.integrate import GraphTimes, Problem, Result
 from .base import Integrate, Request, SolveNode, Sources
 from .capture import check_reach
+from .swapping import Swapped
 from .transforms import unwrapped
 
 _Reach: TypeAlias = Literal["all", "row", "output"]
@@ -218,7 +218,7 @@ class _Dual:
     def __call__(self, t: Tensor, y: Any, *args: Any) -> Any:
         if self._alone:
             y = pytree.tree_map(lambda x: x.view_as(x).requires_grad_(), y)
-        with _Swap(self._table) if self._table else nullcontext():
+        with Swapped(self._table) if self._table else nullcontext():
             slope = self._fun(t, y, *args)
         known = [x for x in pytree.tree_leaves(y) if x.requires_grad]
         return pytree.tree_map(lambda x: self._cut(x, known), slope)
@@ -231,24 +231,6 @@ class _Dual:
         primal, tangent = forward_ad.unpack_dual(x)
         primal = primal.detach()
         return primal if tangent is None else forward_ad.make_dual(primal, tangent.detach())
-
-
-class _Swap(TorchFunctionMode):
-    """Gives PyTorch's operations others in place of some tensors."""
-
-    def __init__(self, table: dict[int, Tensor | None]) -> None:
-        super().__init__()
-        self._table = table
-
-    def __torch_function__(
-        self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        return function(*map(self._swapped, args), **{name: self._swapped(x) for name, x in (kwargs or {}).items()})
-
-    def _swapped(self, x: Any) -> Any:
-        if isinstance(x, list | tuple):
-            return type(x)(map(self._swapped, x)) if type(x) in (list, tuple) else x
-        return self._table.get(id(x), x) if isinstance(x, Tensor) else x
 
 
 def _pushed(solve: Callable[..., Tensor], starts: Sequence[Tensor], vectors: Sequence[Tensor]) -> Tensor:

@@ -4,8 +4,8 @@ import math
 
 import torch
 
-from thalweg import Checkpointed, solve_ivp
-from thalweg.gradients import GRADIENTS
+from thalweg import Checkpointed, Reversible, solve_ivp
+from thalweg.gradients import GRADIENTS, Direct
 
 F64 = torch.float64
 
@@ -77,3 +77,10 @@ def assert_gradients_pass_through_pytrees(method):
         sol = solve_ivp(lambda t, y: {"x": y["v"], "v": -y["x"]}, (1.0, 0.0), y0, method, batching=batching, rtol=1e-8)
         (found,) = torch.autograd.grad(sol.ys["x"][-1].sum(), [y0["x"]])
         torch.testing.assert_close(found, torch.full((3, 2), math.cos(1.0), dtype=F64), rtol=1e-5, atol=1e-5)
+
+
+class DirectlyReversible(Reversible):
+    """The same steps, differentiated by PyTorch."""
+
+    def run(self, integrate, request):
+        return Direct().run(integrate, request)

@@ -6,19 +6,17 @@ import math
 import pytest
 import torch
 
-from gradient_checks import Nonlinear, assert_rows_that_fail_are_not_felt, central_differences, give_room
+from gradient_checks import (
+    DirectlyReversible,
+    Nonlinear,
+    assert_rows_that_fail_are_not_felt,
+    central_differences,
+    give_room,
+)
 from thalweg import Event, NeuralODE, Reversible, SolveError, solve_ivp
-from thalweg.gradients import Direct
 from thalweg.steppers.reversible import ReversibleStepper
 
 F64 = torch.float64
-
-
-class DirectlyReversible(Reversible):
-    """The same steps, differentiated by PyTorch."""
-
-    def run(self, integrate, request):
-        return Direct().run(integrate, request)
 
 
 def randn(*shape, seed):

@@ -14,24 +14,24 @@ from .reversible import Reversible
 GradientName: TypeAlias = Literal[
     "checkpointed",
     "direct",
-    "adjoint",
+    "reversible",
     "forward",
+    "adjoint",
     "interpolating",
     "gauss",
-    "reversible",
 ]
 """The names of gradient methods."""
 
 GRADIENTS: dict[str, GradientMethod] = {
     "checkpointed": Checkpointed(),
     "direct": Direct(),
-    "adjoint": Adjoint(),
+    "reversible": Reversible(),
     "forward": Forward(),
+    "adjoint": Adjoint(),
     "interpolating": Interpolating(),
     "gauss": Gauss(),
-    "reversible": Reversible(),
 }
-"""What they stand for."""
+"""What they stand for: the exact ones first, then the continuous ones."""
 
 __all__ = [
     "GRADIENTS",

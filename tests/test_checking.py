@@ -156,6 +156,22 @@ def test_the_report_is_a_table():
     assert max(map(len, lines)) <= 100
 
 
+def test_what_is_wrong_with_the_problem_is_an_error_and_not_a_refusal():
+    k = torch.ones(2, dtype=F64, requires_grad=True)
+    with pytest.raises(ValueError, match="must return the shape of y"):
+        check_gradients(lambda t, y: y @ k, (0.0, 1.0), torch.ones(2, dtype=F64))
+
+
+def test_other_libraries_have_the_adjoint_alone():
+    k = torch.ones(2, dtype=F64, requires_grad=True)
+    report = check_gradients(lambda t, y: -k * y, (0.0, 1.0), torch.ones(2, dtype=F64), "scipy:LSODA", repeats=1)
+    able = [row for row in report.rows if not row.refusal]
+    assert [row.gradient for row in able] == ["adjoint"]
+    assert able[0].to_differences < 1e-2
+    assert math.isnan(able[0].to_direct)
+    assert "None of these is exact here; adjoint is nearest" in report.recommendation
+
+
 def test_nothing_is_left_behind():
     """No gradient is put into .grad, no value moved, and the default gradient methods are as they were."""
     field, t_span, y0, k = problem()

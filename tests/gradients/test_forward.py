@@ -141,6 +141,19 @@ def test_rows_that_fail_are_not_felt(shrink):
     assert_rows_that_fail_are_not_felt("tsit5", "forward", shrink=shrink, max_steps=300)
 
 
+def test_rows_whose_tangent_is_not_finite_are_not_felt_where_nothing_is_asked_of_them():
+    """At 0 the square root has a value and no slope."""
+    k = torch.tensor(0.5, dtype=F64, requires_grad=True)
+    y0 = torch.tensor([[1.0], [0.0]], dtype=F64)
+    sol = solve_ivp(
+        lambda t, y, k: k * torch.sqrt(y), (0.0, 1.0), y0, args=(k,), batching="per_sample", gradient="forward",
+        rtol=1e-9, atol=1e-9,
+    )  # fmt: skip
+    assert sol.success.all()
+    (found,) = torch.autograd.grad(sol.ys[-1, 0].sum(), [k])
+    assert found.item() == pytest.approx(1.25, rel=1e-7)  # of (1 + k/2)²
+
+
 def test_complex_states_and_parameters_have_the_gradient_of_direct():
     rate = torch.tensor(-0.3 + 2.0j, dtype=torch.complex128, requires_grad=True)
     y0 = torch.tensor([[1.0 + 0.5j, -0.2 + 1j]], dtype=torch.complex128, requires_grad=True)

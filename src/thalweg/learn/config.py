@@ -6,7 +6,7 @@ import difflib
 import types
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, TypeAlias, Union, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
@@ -98,6 +98,10 @@ class ModelConfig(_Part):
     resnet_shared: bool = False
 
 
+Gradient: TypeAlias = Literal["checkpointed", "direct", "reversible", "adjoint", "interpolating", "gauss"]
+"""How the gradient of a flow is made; `forward` is for fewer numbers than a model has."""
+
+
 class SolverConfig(_Part):
     """How the flow is solved; the names are those of `thalweg.solve_ivp`."""
 
@@ -108,7 +112,7 @@ class SolverConfig(_Part):
     rtol: Positive = 1e-2
     atol: NotNegative = 1e-3
     batching: Literal["joint", "per_sample"] = "per_sample"
-    gradient: Literal["checkpointed", "direct", "adjoint"] = "checkpointed"
+    gradient: Gradient = "checkpointed"
     learn_times: bool = False
     max_steps: Count = 10_000
 
@@ -119,8 +123,10 @@ class SolverConfig(_Part):
             raise ValueError(f"method {self.method!r} takes two functions, and a flow has one; choose another")
         if not method.adaptive and self.step_size is None:
             raise ValueError(f"method {self.method!r} has no error estimate and needs a step_size, such as 0.1")
-        if self.gradient == "adjoint" and method.kind != "explicit":
-            raise ValueError(f"gradient 'adjoint' takes explicit methods, not {self.method!r}; choose 'checkpointed'")
+        if self.gradient == "reversible" and method.kind != "explicit":
+            raise ValueError(
+                f"gradient 'reversible' takes explicit methods, not {self.method!r}; choose 'checkpointed'"
+            )
         return self
 
 

@@ -22,7 +22,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 
 from ..nn import NeuralODE
-from .config import Config, TrainingConfig, validated
+from .config import Config, Gradient, TrainingConfig, validated
 from .data import Column, frame_features, learn_columns
 from .model import FlowModel, build_model
 from .training import EpochRecord, History, Samples, Task, fit, hold_out, outputs
@@ -208,7 +208,7 @@ class _Estimator(BaseEstimator):
         rtol: float = 1e-2,
         atol: float = 1e-3,
         batching: Literal["joint", "per_sample"] = "per_sample",
-        gradient: Literal["checkpointed", "direct", "adjoint"] = "checkpointed",
+        gradient: Gradient = "checkpointed",
         max_steps: int = 10_000,
         learn_times: bool = False,
         optimizer: Literal["adam", "sgd"] = "adam",

@@ -170,7 +170,8 @@ def solve_ivp(
         contracts needs; at the memory of all steps and their stages, and not with shrink.
         `gauss`, `thalweg.Gauss(…)`: as `interpolating`, with fewer gradients to parameters, at Gauss's nodes.
         `reversible`, `thalweg.Reversible(coupling=…)`: the exact gradient of steps that can be undone (McCallum &
-        Foster 2024), at the memory of one of them and twice the evaluations; explicit Runge–Kutta methods alone.
+        Foster 2024), by twice the evaluations, at a memory that grows with how much the flow contracts or expands and
+        not with the number of steps; explicit Runge–Kutta methods alone.
     callback : callable, optional
         callback(step), called with a `TriedStep` of every step that is tried, kept or not: its `t`, `h`, `y`, `y_new`
         and `accepted`. The solve fails with `Status.STOPPED` where it returns true.

@@ -13,7 +13,9 @@ from gradient_checks import (
     central_differences,
     give_room,
 )
+from problems import PROBLEMS
 from thalweg import Event, NeuralODE, Reversible, SolveError, solve_ivp
+from thalweg.gradients import reversible
 from thalweg.steppers.reversible import ReversibleStepper
 
 F64 = torch.float64
@@ -64,7 +66,7 @@ def times(direction, batching, outputs):
     return [t if t is None else t.clone().requires_grad_() for t in (t0, t1, t_eval)]
 
 
-STEPS = {"rk4": {"step_size": 0.17}, "euler": {"step_size": 0.05}}
+STEPS = {"rk4": {"step_size": 0.29}, "bosh3": {"rtol": 3e-3, "atol": 1e-3, "first_step": 1.5}}
 ROUGH = {"rtol": 1e-4, "atol": 1e-5, "first_step": 1.5}  # rejections among the steps
 
 
@@ -83,8 +85,7 @@ def test_gradients_are_those_of_direct_through_the_same_steps(method, batching, 
     assert_exact(solve, [f.weight, y0, k, t0, t1, *([] if t_eval is None else [t_eval])])
 
 
-@pytest.mark.parametrize("outputs", [None, "of each row"])
-@pytest.mark.parametrize("method", ["euler", "rk4"])
+@pytest.mark.parametrize(("method", "outputs"), [("euler", "of each row"), ("rk4", None)])
 def test_gradients_are_those_of_finite_differences(method, outputs):
     """Coarse steps: the derivative is of what was computed, not of what should have been."""
     f, y0, k = field(), randn(4, 2, seed=5).requires_grad_(), torch.tensor(0.6, dtype=F64, requires_grad=True)
@@ -106,36 +107,34 @@ def turn(t, y):
     return torch.stack([y[..., 1], -y[..., 0]], -1)
 
 
-def states_alive(size):
+def states_alive(y0):
+    """The tensors of that size that there are, views among them."""
     gc.collect()
-    return sum(issubclass(type(x), torch.Tensor) and x.numel() >= size for x in gc.get_objects())
+    return sum(issubclass(type(x), torch.Tensor) and x.numel() == y0.numel() for x in gc.get_objects())
 
 
 @pytest.mark.parametrize("batching", ["joint", "per_sample"])
 def test_memory_does_not_grow_with_the_number_of_steps(batching, monkeypatch):
     """States that are alive after the forward pass, and in the midst of the backward pass."""
     give_room(monkeypatch, 0)
-    y0 = randn(1, 1000, 2, seed=0).requires_grad_()
+    y0 = randn(1, 1009, 2, seed=0).requires_grad_()
 
     def counts(steps, gradient):
-        seen = []
+        seen, watched = [], None
 
         def counting(t, y):
-            seen.append(None)
-            if len(seen) == watched:
-                seen[-1] = states_alive(y0.numel())
+            seen.append(states_alive(y0) if len(seen) == watched else None)
             return turn(t, y)
 
-        watched = None
-        before = states_alive(y0.numel())
         sol = solve_ivp(counting, (0, 1), y0, "rk4", step_size=1 / steps, batching=batching, gradient=gradient)
-        kept, watched = states_alive(y0.numel()) - before, 2 * len(seen)
-        (sol.ys[-1].sum()).backward()
-        return kept, seen[watched - 1] - before
+        kept, watched = states_alive(y0), 2 * len(seen)
+        sol.ys[-1].sum().backward()
+        return kept, seen[watched] if watched < len(seen) else None
 
-    few, many = counts(10, "reversible"), counts(40, "reversible")
-    assert few == many
-    assert counts(40, "checkpointed")[0] > 40  # what is counted is what is kept
+    few = counts(10, "reversible")
+    assert None not in few
+    assert few == counts(30, "reversible")
+    assert counts(30, "checkpointed")[0] > 30  # what is counted is what is kept
 
 
 @pytest.mark.parametrize("batching", ["joint", "per_sample"])
@@ -152,6 +151,43 @@ def test_gradients_are_exact_where_the_flow_contracts(tolerance, batching):
         )  # fmt: skip
 
     assert_exact(solve, [k, y0], bound=1e-8)
+
+
+@pytest.mark.parametrize("batching", ["joint", "per_sample"])
+def test_gradients_are_exact_where_the_flow_expands(batching):
+    """By e^20: what is rounded at the end is large where it began."""
+    k = torch.tensor([20.0, 3.0], dtype=F64, requires_grad=True)
+    y0 = torch.tensor([[2.0, 1.0], [-1.0, 3.0]], dtype=F64, requires_grad=True)
+
+    def solve(gradient):
+        return solve_ivp(
+            lambda t, y, k: k * y, (0.0, 1.0), y0, args=(k,), rtol=1e-5, batching=batching, gradient=gradient
+        )
+
+    assert_exact(solve, [k, y0], lambda sol: sol.ys[-1].log().nan_to_num().sum())
+
+
+def test_the_states_are_joined_as_often_as_the_flow_asks_whatever_the_number_of_steps(monkeypatch):
+    """Van der Pol's oscillator, by 80 steps and by 300: 14 and 10 times."""
+    tracks = []
+
+    class Seen(reversible._JointTrack):
+        def __init__(self, y0):
+            super().__init__(y0)
+            tracks.append(self)
+
+    monkeypatch.setattr(reversible, "_JointTrack", Seen)
+    problem = next(p for p in PROBLEMS if p.name == "van_der_pol")
+    y0 = problem.state().requires_grad_()
+    steps = [
+        solve_ivp(
+            problem.fun, problem.t_span, y0, rtol=tolerance, atol=tolerance, gradient="reversible"
+        ).stats.n_accepted
+        for tolerance in (1e-6, 1e-9)
+    ]
+    few, many = (len(track.joined) for track in tracks)
+    assert steps[1] > 3 * steps[0]
+    assert 5 < many <= few + 3
 
 
 def test_going_astray_is_an_error_and_never_a_wrong_gradient(monkeypatch):
@@ -189,9 +225,9 @@ def test_the_gradient_of_a_row_does_not_depend_on_its_neighbours():
         torch.testing.assert_close(together[row], gradient([row])[0], rtol=1e-11, atol=1e-13)
 
 
-@pytest.mark.parametrize("t_eval", [None, (0.0, 0.1, 0.4)])
+@pytest.mark.parametrize("t_eval", [None, (0.0, 0.1, 1.0)])
 def test_rows_that_fail_are_not_felt(t_eval):
-    assert_rows_that_fail_are_not_felt("dopri5", "reversible")
+    assert_rows_that_fail_are_not_felt("dopri5", "reversible", t_eval=t_eval)
 
 
 def test_rows_that_leave_the_batch_keep_their_gradients():
@@ -377,10 +413,10 @@ def test_a_neural_ode_learns_with_it():
     flow = NeuralODE(lambda t, y: layers(y), gradient="reversible", rtol=1e-4, atol=1e-4)
     x = torch.randn(32, 2)
     optimiser, losses = torch.optim.Adam(layers.parameters(), lr=0.02), []
-    for _ in range(30):
+    for _ in range(20):
         loss = (flow(x) - 2 * x).square().mean()
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
         losses.append(loss.item())
-    assert losses[-1] < 0.2 * losses[0]
+    assert losses[-1] < 0.3 * losses[0]

@@ -1,4 +1,4 @@
-"""A reversible method takes the steps of McCallum & Foster, can undo them, and has the order of its base."""
+"""A reversible method takes the steps of McCallum & Foster, can undo them, and has the order of its method."""
 
 import math
 from dataclasses import replace
@@ -61,7 +61,7 @@ def test_steps_are_those_of_the_paper(method, by_row):
 
 
 BETWEEN = torch.linspace(0.011, 1.98, 60, dtype=F64)
-COUNTS = {"euler": (400, 800, 1600), "heun2": (100, 200, 400), "bosh3": (100, 200, 400), "rk4": (64, 128, 256)}
+COUNTS = {"euler": (400, 600, 800), "heun2": (100, 150, 200), "bosh3": (100, 150, 200), "rk4": (64, 96, 128)}
 
 
 def observed_order(method, coupling, t_eval=None):
@@ -119,7 +119,7 @@ def test_answers_are_as_good_as_those_of_the_method(problem, tolerance):
 
 
 @pytest.mark.parametrize("by_row", [False, True])
-@pytest.mark.parametrize("method", ["euler", "rk4", "bosh3", "tsit5", "dopri8"])
+@pytest.mark.parametrize("method", ["euler", "rk4", "tsit5"])
 @pytest.mark.parametrize(("dtype", "bound"), [(F64, 1e-12), (torch.float32, 1e-4), (torch.complex128, 1e-12)])
 def test_undoing_hundreds_of_steps_comes_back_to_rounding(method, by_row, dtype, bound):
     """Of sizes that vary, forward and backward in time."""

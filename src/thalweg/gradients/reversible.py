@@ -1,8 +1,9 @@
 """The exact discrete gradient at the memory of one step: a reversible method, run backwards.
 
-The forward pass keeps when each step was taken, and the two states where the last of them ended. The backward pass
-finds where each step began from where it ended, as exactly as floating-point numbers allow, takes it again in a graph,
-and pulls the cotangents back. It knows y0, and so it knows in the end whether it came back.
+The forward pass keeps when each step was taken, the two states where the last of them ended, and those at the few
+steps after which the two were joined. The backward pass finds where each step began from where it ended, as exactly as
+floating-point numbers allow, takes it again in a graph, and pulls the cotangents back. Of y0, and of the states that
+were kept, it knows whether it has come back to them.
 
 y: (*shape) in joint, (B, *D) per sample; so is d, how far the second state of a reversible method is from y.
 """
@@ -33,24 +34,35 @@ _Place: TypeAlias = tuple[Tensor | None, Tensor, Tensor]
 
 @dataclass(frozen=True)
 class Reversible:
-    """The exact gradient of what was computed, at the memory of one step, whatever their number.
+    """The exact gradient of what was computed, at a memory that does not grow with the number of steps.
 
     An explicit Runge–Kutta method is made reversible: it takes two states along, of which the first is the answer, and
-    each step can be undone exactly. Its order is that of the method, its steps cost twice as many evaluations, and the
-    answer differs from the method's own by no more than the error of either. What is kept of a step is its time and
-    its size, a number each, and of each row per sample. The backward pass undoes each step and takes it again: four
-    times as many evaluations as the method has stages.
+    each step can be undone. The order is that of the method, the answer as good as its own. A step costs twice as many
+    evaluations, the backward pass four times. Of each step its time and its size are kept, a number each, per sample
+    for each row.
 
-    Choose it where memory ends before patience does: large states and thousands of steps, with an exact gradient where
-    the adjoint has one with an error. Choose `checkpointed` in all other cases, and where the flow contracts strongly:
-    what has been forgotten in rounding, nothing brings back. The backward pass then does not come back to y0, and says
-    so.
+    Where the flow contracts or expands, a state can be found again to fewer digits from step to step, and the two
+    states come apart. Where they are farther from each other than the tolerance allows, or a third of the digits is
+    lost, they are joined again, and both are kept: as often as the flow asks for it, however many steps it is solved
+    by. `rtol` and `atol` say how far they may come apart where the size of steps is given, too.
+
+    Choose it where states are large, steps are many, and their gradient must be exact: `checkpointed` keeps a state for
+    each step, and the adjoint's gradient has an error. Choose `checkpointed` where that fits into memory, as it is
+    faster, and where few steps are taken.
 
     Parameters
     ----------
     coupling : float, optional
-        λ, between 0 and 1: each step brings the two states closer by 1 - λ, and on the way back lets rounding grow by
-        1 / λ.
+        λ, between 0 and 1: each step brings the two states closer by 1 - λ, and lets rounding grow by 1 / λ on the way
+        back.
+
+    Raises
+    ------
+    ValueError
+        When the coupling is no such number.
+    RuntimeError
+        In the backward pass, when it does not come back to a state that it knows, by the tolerance of the solve or to
+        half the digits: a flow that runs away from a solution that it does not show.
 
     References
     ----------
@@ -170,7 +182,7 @@ class _RowTrack:
     def _keep_joined(self, taken: TakenStep, accept: Tensor, rows: Tensor) -> None:
         """Keep the states of rows whose step begins where they were joined."""
         assert taken.carry is not None
-        apart, joined, _ = taken.carry
+        apart, joined, *_ = taken.carry
         where_joined = joined & accept & (self._counts[rows] > 0)
         if bool(where_joined.any()):
             before = self._counts[rows] - 1

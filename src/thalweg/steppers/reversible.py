@@ -48,8 +48,9 @@ class ReversibleStepper:
     y(t + θ h) = y + θ (1 - λ) d + h sum_i b_i(θ) k_i with the stages of the step from z: y at θ = 0, y' at θ = 1. The
     stages of a step are those, and d as one more.
 
-    The carry is d; whether the states join (U), so that the next step begins with d = 0; and how large d was in the
-    first step after they were joined (U). They join where d is larger than the tolerance, or has grown too much.
+    The carry is d; whether the states are joined (U), so that the next step begins with d = 0; and (U) how large d was
+    in the first step after that, and the product of y and dy/dt. They are joined where d is larger than the tolerance,
+    or where it has grown too much, or that product has, by which is seen how much the flow expands.
 
     Parameters
     ----------
@@ -71,8 +72,8 @@ class ReversibleStepper:
     evaluations_back : int
         How many evaluations `reverse` takes.
     growth : float
-        How many times as large as in the first step after they were joined d may become; as many times may rounding
-        grow on the way back, so that two thirds of its digits remain.
+        How many times as large as in the first step after they were joined d may become, or the product; as many times
+        may rounding grow on the way back, so that two thirds of its digits remain.
 
     References
     ----------
@@ -111,8 +112,8 @@ class ReversibleStepper:
     def carry(self, apart: Tensor, joined: Flag) -> Carry:
         """The carry of a step that begins with this d, or, where they are joined, with d = 0."""
         units = apart.shape[:1] if self._by_row else ()
-        flag = torch.as_tensor(joined, device=apart.device).expand(units)
-        return apart, flag, torch.ones(units, dtype=wide_dtype(apart.device), device=apart.device)
+        one = torch.ones(units, dtype=wide_dtype(apart.device), device=apart.device)
+        return apart, torch.as_tensor(joined, device=apart.device).expand(units), one, one
 
     def forget(self) -> None:
         """Nothing is kept."""
@@ -123,7 +124,7 @@ class ReversibleStepper:
 
     def step(self, field: FieldLike, t: Number, h: Number, y: Tensor, carry: Carry | None) -> Step:
         """Try a step of size h from (t, y); without a carry the states are joined."""
-        apart, joined, first = self.carry(torch.zeros_like(y), True) if carry is None else carry
+        apart, joined, *since = self.carry(torch.zeros_like(y), True) if carry is None else carry
         apart = torch.where(self._each(joined, y), 0.0, apart)
         z = y + apart
         there = self._there.step(field, t, h, z, None)
@@ -133,8 +134,12 @@ class ReversibleStepper:
         with torch.no_grad():
             scale = self._tolerance.scale(y_new)
             size, noise = self._size(apart_new / scale), self._size(self._noise * y_new / scale)
-            first = torch.where(joined, torch.maximum(size, noise), first)
-            join = size > torch.clamp(self.growth * first, max=1.0)
+            pace = self._size(y) * self._size(there.stages[0])
+            first, slow = (
+                torch.where(joined, now, then)
+                for now, then in zip((torch.maximum(size, noise), pace), since, strict=True)
+            )
+            join = (size > torch.clamp(self.growth * first, max=1.0)) | (pace > self.growth * slow)
             # where the step back cannot be made, neither can this one
             error = None if there.error is None else torch.where(torch.isfinite(apart_new), there.error, torch.nan)
         parts = parts_of(
@@ -142,7 +147,7 @@ class ReversibleStepper:
             y=y_new,
             error=error,
             stages=(*there.stages, apart),
-            carry=(apart_new, join, first),
+            carry=(apart_new, join, first, slow),
             nfev=there.nfev + back.nfev,
         )
         return _ReversibleStep(**parts, there=there, z=z)

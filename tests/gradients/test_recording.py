@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch.multiprocessing.reductions import StorageWeakRef
 
 from gradient_checks import give_room
 from problems import FORCED
@@ -67,6 +68,24 @@ def test_the_limit_is_that_of_the_object():
     sol, _, sources = solve(gradient=Checkpointed(memory_limit=1))
     gradients(sol, sources)
     assert sol.stats.nfev_backward > 0
+
+
+@pytest.mark.parametrize("batching", ["joint", "per_sample"])
+@pytest.mark.parametrize("t_eval", [None, torch.linspace(0, 2, 7, dtype=F64)], ids=["ends", "outputs"])
+@pytest.mark.parametrize("way", [Checkpointed(memory_limit=2_000), Checkpointed(memory_limit=2_000, checkpoints=2)])
+def test_a_graph_that_turns_out_too_large_is_let_go(way, t_eval, batching):
+    """Nothing that a field computed is alive once the solve is done, though its solution is."""
+    computed = []
+
+    def field(t, y):
+        inside = torch.tanh(y)
+        computed.append(StorageWeakRef(inside.untyped_storage()))
+        return -inside.square()
+
+    y0 = torch.ones(3, 2, dtype=F64, requires_grad=True)
+    sol = solve_ivp(field, (0, 2), y0, t_eval=t_eval, rtol=1e-8, gradient=way, batching=batching)
+    assert sol.ys.requires_grad
+    assert all(one.expired() for one in computed)
 
 
 @pytest.mark.parametrize("limit", [-1, 0.5, True, "256 MiB"])

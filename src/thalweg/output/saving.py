@@ -28,7 +28,7 @@ class Saver(Protocol):
         """Go on with some of the rows alone, (M,) indices."""
 
     def finish(self, y: Tensor, success: Flag) -> Tensor:
-        """All outputs, NaN where the solve did not come; y is the state at the end."""
+        """All outputs, NaN where the solve did not come; y is the state at the end. They are kept no longer."""
 
 
 class EndSaver:
@@ -97,7 +97,8 @@ class JointSaver:
     def finish(self, y: Tensor, success: Flag) -> Tensor:
         """In the order of the times."""
         missing = len(self._host) - self._saved
-        return torch.cat([*self._parts, torch.full((missing, *y.shape), torch.nan, dtype=y.dtype, device=y.device)])
+        parts, self._parts = self._parts, []
+        return torch.cat([*parts, torch.full((missing, *y.shape), torch.nan, dtype=y.dtype, device=y.device)])
 
 
 class RowSaver:
@@ -173,7 +174,8 @@ class RowSaver:
             return self._ys[:count]
         entry = self._entry[:count]
         ys = torch.where(self._start, self._initial, torch.nan)
-        if not self._parts:
+        parts, self._parts = self._parts, []
+        if not parts:
             return ys
-        kept = torch.cat(self._parts)[entry.clamp(min=0)]
+        kept = torch.cat(parts)[entry.clamp(min=0)]
         return torch.where((entry >= 0).view(self._start.shape), kept, ys)

@@ -1,0 +1,57 @@
+"""Does memory grow while a neural ODE is trained? 2,000 steps by each gradient method, in a process of its own.
+
+    python benchmarks/training_memory.py [name ...]
+
+Prints the memory that is resident after 50 steps and after all, in MiB; the bar is 1 MiB of growth. Linux alone.
+"""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+
+from thalweg.gradients import GRADIENTS
+from thalweg.nn import MLPField, NeuralODE
+
+WARM, STEPS, BAR = 50, 2000, 1.0
+
+
+def resident() -> float:
+    """The memory of this process that is in RAM, in MiB."""
+    line = next(x for x in Path("/proc/self/status").read_text().splitlines() if x.startswith("VmRSS"))
+    return int(line.split()[1]) / 1024
+
+
+def train(name: str) -> None:
+    """Train, and print the memory on the way."""
+    torch.manual_seed(0)
+    torch.set_num_threads(1)
+    field = MLPField(2, width=4 if name == "forward" else 16, depth=1)  # forward mode is for few numbers
+    flow = NeuralODE(field, gradient=name, rtol=1e-2, atol=1e-2)
+    optimizer = torch.optim.Adam(flow.parameters(), 1e-3)
+    x = torch.randn(32, 2)
+    for step in range(1, STEPS + 1):
+        loss = (flow(x) - x.flip(-1)).square().mean()
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        if step in (WARM, STEPS):
+            print(resident(), flush=True)
+
+
+def main() -> None:
+    """Each method in a process of its own."""
+    if sys.argv[1:2] == ["--train"]:
+        train(sys.argv[2])
+        return
+    print(f"{'gradient':16}{WARM:>10}{STEPS:>10}{'growth':>10}   MiB")
+    for name in sys.argv[1:] or GRADIENTS:
+        run = [sys.executable, __file__, "--train", name]
+        before, after = map(float, subprocess.run(run, capture_output=True, text=True, check=True).stdout.split())
+        verdict = "" if after - before <= BAR else f"   more than {BAR:g}"
+        print(f"{name:16}{before:10.2f}{after:10.2f}{after - before:10.2f}{verdict}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -291,6 +291,13 @@ class TestTrouble:
         with pytest.raises(RuntimeError, match="no inverse"):
             y.sum().backward()
 
+    @pytest.mark.parametrize("method", ["krylov", "anderson"])
+    def test_so_it_is_without_a_matrix(self, method):
+        k = torch.tensor(0.0, dtype=F64, requires_grad=True)
+        y = steady_state(lambda t, y, k: k.expand(2), torch.ones(2, dtype=F64), args=(k,), method=method).y
+        with pytest.raises(RuntimeError, match="near to having no inverse"):
+            y.sum().backward()
+
     def test_newton_halves_steps_that_go_too_far(self):
         """arctan, from where whole steps run away."""
         y = steady_state(lambda t, y: -torch.arctan(y), torch.tensor([10.0], dtype=F64), method="newton").y

@@ -83,11 +83,11 @@ def newton(system: System, z: Tensor, most: int, direction: Direction) -> Found:
         step = torch.where(across(going, 2), step, 0.0)
         near = going & (system.relative(step, z) <= 1)
         z, f, taken = _searched(system, z, f, step, going, near)
-        n_steps, stuck = n_steps + going, going & ~taken
+        n_steps, stuck, there = n_steps + going, going & ~taken, near & taken
         if bool(stuck.any()):
-            near = near | (stuck & _as_small_as_can_be(system, z, f, stuck))
-        status = _set(_set(status, stuck, Status.NOT_CONVERGED), near, Status.SUCCESS)
-        going = going & taken & ~near
+            there = there | (stuck & _as_small_as_can_be(system, z, f, stuck))
+        status = _set(_set(status, stuck, Status.NOT_CONVERGED), there, Status.SUCCESS)
+        going = going & taken & ~there
     return Found(z, _set(status, going, Status.MAX_STEPS), n_steps)
 
 

@@ -273,8 +273,10 @@ class _Root:
 
     def _by_products(self, right: Tensor) -> Tensor:
         def product(v: Tensor, asked: Tensor) -> Tensor:
-            (found,) = torch.autograd.grad(self.slope, self.y, self.system.packed(v), retain_graph=True)
-            return self.system.rows(found)
+            (found,) = torch.autograd.grad(
+                self.slope, self.y, self.system.packed(v), retain_graph=True, allow_unused=True
+            )
+            return torch.zeros_like(v) if found is None else self.system.rows(found)
 
         eps = torch.finfo(right.dtype).eps
         w, left = gmres(product, right, rtol=eps**0.75, cycles=20)

@@ -100,10 +100,10 @@ class _Node(SolveNode):
             results.append(self.integrate(self._problem_with(values, alone)))
             return results[-1].ys
 
-        starts, parts = [seeds.source for seeds in self.wanted], []
-        for first in range(0, self.count, size := self.options.at_once or self.count):
-            parts.append(_pushed(solve, starts, [x[first : first + size] for x in self._vectors()]))
-        self.tangents = torch.cat(parts)
+        starts, vectors = [seeds.source for seeds in self.wanted], self._vectors()
+        size = self.options.at_once or self.count
+        firsts = range(0, self.count, size)
+        self.tangents = torch.cat([_pushed(solve, starts, [x[i : i + size] for x in vectors]) for i in firsts])
         return _plain_result(results[-1])
 
     def backward(self, cotangent: Tensor, ys: Tensor | None) -> Sequence[Tensor | None]:

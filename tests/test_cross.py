@@ -12,7 +12,7 @@ from functools import cache
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from thalweg import SolveError, Status, solve_ivp
@@ -127,7 +127,9 @@ def problems(draw):
     real = [name for name in STRUCTURES if name != "complex"]
     structure = draw(st.sampled_from(list(STRUCTURES) if get_method(method).kind in TAKES_COMPLEX else real))
     batching = "joint" if structure == "0-d" else draw(st.sampled_from(["joint", "per_sample"]))
-    gradient = draw(st.sampled_from(["none", "direct", "checkpointed", *(["adjoint"] if method in EXPLICIT else [])]))
+    gradient = draw(
+        st.sampled_from(["none", "direct", "checkpointed", *(["adjoint", "forward"] if method in EXPLICIT else [])])
+    )
     forms = ["none", "list", "duplicates", "ends", *(["by row"] if batching == "per_sample" else [])]
     return (
         method,
@@ -234,11 +236,12 @@ HOSTILE = {
     st.sampled_from(list(HOSTILE)),
     st.sampled_from(ADAPTIVE),
     st.sampled_from(["joint", "per_sample"]),
-    st.sampled_from(["none", "direct", "checkpointed"]),
+    st.sampled_from(["none", "direct", "checkpointed", "forward"]),
     st.sampled_from([torch.float32, F64]),
 )
 def test_hostile_fields_end_as_documented(fun, method, batching, gradient, dtype):
     """With a status that says so, NaN where the solve did not come, and no NaN where it did."""
+    assume(gradient != "forward" or method in EXPLICIT)
     y0 = torch.ones(2, 1, dtype=dtype, requires_grad=gradient != "none")
     options = {} if gradient == "none" else {"gradient": gradient}
     options |= {"rtol": 1e-3, "atol": 1e-3, "max_steps": 200, "batching": batching, "on_failure": "return"}
@@ -259,11 +262,13 @@ def test_hostile_fields_end_as_documented(fun, method, batching, gradient, dtype
 @given(
     st.sampled_from(METHODS),
     st.sampled_from(["joint", "per_sample"]),
-    st.sampled_from(["none", "direct", "checkpointed"]),
+    st.sampled_from(["none", "direct", "checkpointed", "forward"]),
     st.floats(0.0, 0.95),
 )
 def test_an_error_late_in_a_solve_is_the_fields_own(method, batching, gradient, when):
     """Whatever it raises comes through with a word on where; and what it returns is checked to the end."""
+
+    assume(gradient != "forward" or method in EXPLICIT)
 
     class Flood(Exception):
         pass

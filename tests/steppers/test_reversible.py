@@ -1,5 +1,6 @@
 """A reversible method takes the steps of McCallum & Foster, can undo them, and has the order of its method."""
 
+import functools
 import math
 from dataclasses import replace
 
@@ -60,19 +61,22 @@ def test_steps_are_those_of_the_paper(method, by_row):
         torch.testing.assert_close(step.y + step.carry[0], z_new, rtol=1e-14, atol=1e-14)
 
 
-BETWEEN = torch.linspace(0.011, 1.98, 60, dtype=F64)
+BETWEEN = tuple(torch.linspace(0.011, 1.98, 60, dtype=F64).tolist())
 COUNTS = {"euler": (400, 600, 800), "heun2": (100, 150, 200), "bosh3": (100, 150, 200), "rk4": (64, 96, 128)}
 
 
-def observed_order(method, coupling, t_eval=None):
+@functools.cache
+def exact(times):
+    return torch.stack([replace(FORCED, y0=tuple(start.tolist())).reference(times) for start in STARTS], 1)
+
+
+def observed_order(method, coupling, times=(2.0,)):
     steps = [2 / n for n in COUNTS.get(method, (96, 128, 192))]
-    problems = [replace(FORCED, y0=tuple(start.tolist())) for start in STARTS]
-    exact = torch.stack([p.reference([2.0] if t_eval is None else t_eval) for p in problems], 1)
     errors = []
     with torch.no_grad():
         for h in steps:
-            ys = solve_ivp(FORCED.fun, (0, 2), STARTS, method, t_eval, step_size=h, gradient=Reversible(coupling)).ys
-            errors.append((ys[-len(exact) :] - exact).norm().item())
+            sol = solve_ivp(FORCED.fun, (0, 2), STARTS, method, times, step_size=h, gradient=Reversible(coupling))
+            errors.append((sol.ys - exact(times)).norm().item())
     return slope(steps, errors)
 
 
@@ -104,22 +108,27 @@ def test_error_estimates_shrink_with_the_declared_power(method):
     assert abs(slope(steps, errors) - stepper.error_order) < (0.2 if method != "dopri8" else 1.6)
 
 
+@functools.cache
+def end_of(problem):
+    return problem.reference([problem.t_span[1]])[0]
+
+
 @pytest.mark.parametrize("problem", PROBLEMS, ids=lambda p: p.name)
 @pytest.mark.parametrize("tolerance", [1e-3, 1e-6])
 def test_answers_are_as_good_as_those_of_the_method(problem, tolerance):
     """Also where the flow contracts, and the second state would run away: it is joined with the first one then."""
-    exact = problem.reference([problem.t_span[1]])[0]
+    end = end_of(problem)
     with torch.no_grad():
         sol, plain = (
             solve_ivp(problem.fun, problem.t_span, problem.state(), rtol=tolerance, atol=tolerance, gradient=gradient)
             for gradient in ("reversible", "checkpointed")
         )
-    assert (sol.ys[-1] - exact).norm() < 6 * (plain.ys[-1] - exact).norm() + 30 * tolerance
+    assert (sol.ys[-1] - end).norm() < 6 * (plain.ys[-1] - end).norm() + 30 * tolerance
     assert abs(sol.stats.n_accepted - plain.stats.n_accepted) <= 3 + 0.1 * plain.stats.n_accepted
 
 
 @pytest.mark.parametrize("by_row", [False, True])
-@pytest.mark.parametrize("method", ["euler", "rk4", "tsit5"])
+@pytest.mark.parametrize("method", ["euler", "tsit5"])
 @pytest.mark.parametrize(("dtype", "bound"), [(F64, 1e-12), (torch.float32, 1e-4), (torch.complex128, 1e-12)])
 def test_undoing_hundreds_of_steps_comes_back_to_rounding(method, by_row, dtype, bound):
     """Of sizes that vary, forward and backward in time."""

@@ -175,6 +175,16 @@ def test_a_step_takes_twice_the_evaluations_of_its_method_but_one_that_is_first_
         assert sol.stats.nfev == expected * sol.stats.n_steps
 
 
+@pytest.mark.parametrize("recorded", [False, True])
+def test_a_step_that_cannot_be_undone_is_rejected(recorded):
+    """The method never looks at the field where the step ends, but its step back does."""
+    field, stepper = made("ralston", STARTS, fun=lambda t, y: torch.where(t > 0.5, torch.nan, -y))
+    with torch.set_grad_enabled(recorded):
+        step = stepper.step(field, 0.0, 0.6, STARTS, None)
+    assert torch.isfinite(step.y).all()
+    assert torch.isnan(step.error).all()
+
+
 @pytest.mark.parametrize("batching", ["joint", "per_sample"])
 def test_dense_output_goes_through_the_outputs(batching):
     times = torch.linspace(0, 2, 9, dtype=F64)

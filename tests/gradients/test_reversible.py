@@ -231,11 +231,12 @@ def test_rows_that_fail_are_not_felt(t_eval):
 
 
 def test_rows_that_leave_the_batch_keep_their_gradients():
-    """And their tolerances, by which their states are joined."""
-    f, y0 = field(), randn(6, 2, seed=5).requires_grad_()
-    t1 = torch.tensor([0.1, 4.0, 0.5, 6.0, 1.0, 0.2], dtype=F64).requires_grad_()
-    k = (0.3 * randn(6, 1, seed=2)).requires_grad_()
-    atol = torch.logspace(-5, -3, 6, dtype=F64)[:, None]
+    """And their tolerances, by which their states are joined. The last two are alike, and end together."""
+    order = [0, 1, 2, 3, 4, 4]
+    f, y0 = field(), randn(5, 2, seed=5)[order].requires_grad_()
+    t1 = torch.tensor([0.1, 4.0, 0.5, 1.0, 6.0], dtype=F64)[order].requires_grad_()
+    k = (0.3 * randn(5, 1, seed=2))[order].requires_grad_()
+    atol = torch.logspace(-5, -3, 5, dtype=F64)[order, None]
     for t_eval in (None, torch.linspace(0, 1, 5, dtype=F64)[:, None] * t1.detach()):
 
         def solve(gradient, shrink=True, t_eval=t_eval):

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
 import torch
 from torch import Tensor
@@ -44,11 +44,15 @@ class SimplifiedNewton(ABC):
 
     Attributes
     ----------
+    least_rate : float
+        The rate of convergence that is believed at best.
     fresh : Tensor (R,)
         Whether J belongs to the step that is being tried.
     nfev, njev, nlu : Tensor (R,)
         What the step took so far, without the field's values that come with a Jacobian.
     """
+
+    least_rate: ClassVar[float] = 0.0
 
     def __init__(
         self, like: Tensor, *, by_row: bool, tolerance: Tolerance, adaptive: bool, evaluations: int = 1
@@ -129,7 +133,8 @@ class SimplifiedNewton(ABC):
             if before is not None:
                 rate = norm / torch.where(going, before, 1.0)
                 self._rate = torch.where(going, torch.maximum(self._rate, rate), self._rate)
-                ratio = torch.where(going, rate / (1 - rate), ratio)
+                believed = rate.clamp(min=self.least_rate)
+                ratio = torch.where(going, believed / (1 - believed), ratio)
                 hopeless = hopeless | (rate >= 1) | (rate**left * norm > self._share * (1 - rate))
             # a change as small as rounding says nothing of the rate
             enough = ((ratio >= 0) & (ratio * norm <= self._share)) | (norm <= 0.1 * self._share)
@@ -162,7 +167,13 @@ class SimplifiedNewton(ABC):
 
 
 class Newton(SimplifiedNewton):
-    """Solves one stage after the other: slope(w) = f(t, phi + w), w = gamma h k and M = I - gamma h J."""
+    """Solves one stage after the other: slope(w) = f(t, phi + w), w = gamma h k and M = I - gamma h J.
+
+    It begins at the slope of the stage before, which is far off in fast components alone. These are gone with the first
+    change, and so the second is small, whatever the rate is in the slow components, from which J may have gone far.
+    """
+
+    least_rate = 0.25
 
     def back(self, x: Tensor) -> Tensor:
         """M⁻¹ x."""

@@ -62,7 +62,7 @@ class Reversible:
         When the coupling is no such number.
     RuntimeError
         In the backward pass, when it does not come back to a state that it knows, by the tolerance of the solve or to
-        half the digits: a flow that runs away from a solution that it does not show.
+        half the digits; so it is where others would run away from a solution that is itself at rest.
 
     References
     ----------
@@ -269,6 +269,6 @@ class _Undone:
             rows = f" of rows {lost.nonzero().flatten().tolist()}" if isinstance(lost, Tensor) else ""
             raise RuntimeError(
                 f"gradient='reversible' did not come back to the states{rows}, so that its gradient would be wrong: "
-                "the flow contracts more than rounding allows to undo, or the solve failed; gradient='checkpointed' "
-                "keeps where each step began"
+                "the flow contracts or expands more than rounding allows to undo, or the solve failed; "
+                "gradient='checkpointed' keeps where each step began"
             )

@@ -39,7 +39,7 @@ class TestRaggedTimes:
             torch.testing.assert_close(sol.ys[:count, row], alone.ys[:, 0], rtol=1e-12, atol=0)
             assert sol.ys[count:, row].isnan().all()
 
-    @pytest.mark.parametrize("gradient", ["direct", "checkpointed", "adjoint"])
+    @pytest.mark.parametrize("gradient", ["direct", "checkpointed", "adjoint", "interpolating"])
     def test_gradients_pass_by_what_is_not_there(self, gradient):
         """To y0, to arguments and to the times that there are; the sum is of these outputs."""
         y0, rate = torch.ones(3, 2, dtype=F64, requires_grad=True), RATES.clone().requires_grad_()
@@ -102,7 +102,7 @@ class TestProgress:
 class TestSixteenBits:
     """Values and gradients to what the dtype holds."""
 
-    @pytest.mark.parametrize("gradient", ["direct", "checkpointed", "adjoint"])
+    @pytest.mark.parametrize("gradient", ["direct", "checkpointed", "adjoint", "interpolating"])
     def test_values_and_gradients(self, dtype, batching, gradient):
         y0 = torch.linspace(0.5, 1.5, 6).view(3, 2).to(dtype).requires_grad_()
         tolerance = 10 * torch.finfo(dtype).eps

@@ -10,7 +10,7 @@ from gradient_checks import give_room
 from thalweg import Adjoint, SolveError, Status, solve_ivp
 from thalweg.methods import methods
 
-GRADIENTS = ["direct", "checkpointed", "adjoint"]
+GRADIENTS = ["direct", "checkpointed", "adjoint", "interpolating"]
 
 
 def oscillate(t, y):

@@ -35,10 +35,10 @@ class Case:
         self.between = (batching == "joint") == (direction > 0)
         self.k = torch.tensor(0.7, dtype=F64, requires_grad=True)
         self.y0 = torch.tensor([[0.4, -0.3], [1.0, 0.5]], dtype=F64, requires_grad=True)
-        t0, t1 = torch.tensor(0.1, dtype=F64), torch.tensor(1.2, dtype=F64)
-        t_eval = torch.tensor([0.3, 0.9], dtype=F64)
+        t0, t1 = torch.tensor(0.1, dtype=F64), torch.tensor(0.7, dtype=F64)
+        t_eval = torch.tensor([0.3, 0.6], dtype=F64)
         if batching == "per_sample":
-            t1, t_eval = t1 + torch.tensor([0.0, 0.3], dtype=F64), t_eval[:, None] + torch.tensor([0.0, 0.2])
+            t1, t_eval = t1 + torch.tensor([0.0, 0.2], dtype=F64), t_eval[:, None] + torch.tensor([0.0, 0.1])
         self.t0, self.t1, self.t_eval = ((direction * x).requires_grad_() for x in (t0, t1, t_eval))
 
     def gradients(self, method, gradient, **options):
@@ -66,7 +66,7 @@ def test_they_agree_with_direct_and_come_nearer_as_the_tolerance_tightens(method
     """To ten times the tolerance, or ten times what `direct` itself is off where the method's errors add up to more."""
     true = truth(batching, direction)
     distances = {way: [] for way in ways(method)}
-    for tolerance in (1e-3, 1e-6):
+    for tolerance in (1e-3, 1e-6 if get_method(method).order < 4 else 1e-7):
         case, sizes = Case(batching, direction), {"rtol": tolerance, "atol": tolerance}
         direct = case.gradients(method, "direct", **sizes)
         own = ((direct - true).norm() / true.norm()).item()
@@ -86,13 +86,13 @@ def cosine_gradients(method, gradient, h, batching="joint"):
     k, y0 = torch.tensor(1.3, dtype=F64, requires_grad=True), torch.tensor([[0.4]], dtype=F64, requires_grad=True)
     tight = {"rtol": 1e-12, "atol": 1e-12}
     steps = tight if h is None else {"step_size": h} | tight
-    sol = solve(cosine, (0.0, 2.0), y0, method, args=(k,), gradient=gradient, batching=batching, **steps)
+    sol = solve(cosine, (0.0, 1.0), y0, method, args=(k,), gradient=gradient, batching=batching, **steps)
     return torch.stack([x.sum() for x in torch.autograd.grad(sol.ys[-1].square().sum(), [k, y0])])
 
 
 EQUAL_STEPS = [
     (method, "joint")
-    for method in ("heun3", "vern7", "adams_moulton4", "kvaerno5", "radau3", "radau5", "gl6", "kencarp4", "yoshida4")
+    for method in ("heun3", "vern7", "adams_moulton4", "kvaerno5", "radau5", "gl6", "kencarp4", "yoshida4")
 ] + [(method, "per_sample") for method in ("rk4", "trbdf2", "gl4", "rosenbrock23", "leapfrog")]
 
 
@@ -100,7 +100,7 @@ EQUAL_STEPS = [
 def test_the_error_of_equal_steps_shrinks_as_that_of_the_method(method, batching):
     """By Gauss's formula in each step too, of collocation methods as well, whose states inside steps are worse."""
     order = get_method(method).order
-    h = 0.1 if order < 4 else 0.2 if order < 6 else 0.4
+    h = 0.1 if order < 4 else 0.125 if order < 6 else 0.25
     true = cosine_gradients("dopri8", "checkpointed", None)
     for way in ways(method):
         errors = [(cosine_gradients(method, way, size, batching) - true).abs().max().item() for size in (h, h / 2)]
@@ -135,7 +135,7 @@ class TestAContractingFlow:
         )  # fmt: skip
         return torch.cat([x.flatten() for x in torch.autograd.grad(sol.ys.square().sum(), [k, y0])])
 
-    @pytest.mark.parametrize(("method", "batching"), [("tsit5", "per_sample"), ("rodas5p", "joint")])
+    @pytest.mark.parametrize(("method", "batching"), [("tsit5", "joint"), ("rodas5p", "per_sample")])
     def test_has_its_gradient_where_states_come_from_the_way_there(self, method, batching):
         true = self.gradients("direct", method, batching)
         for way in ("interpolating", "gauss"):

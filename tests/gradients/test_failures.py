@@ -12,7 +12,7 @@ def blow_up(t, y):
     return y * y
 
 
-@pytest.mark.parametrize("gradient", ["direct", "checkpointed", "adjoint", "forward"])
+@pytest.mark.parametrize("gradient", ["direct", "checkpointed", "adjoint", "interpolating", "forward"])
 def test_gradients_of_good_rows_are_those_that_they_have_alone(gradient):
     """y' = y², which leaves for infinity at t = 1 / y0."""
     y0 = torch.tensor([[0.3], [2.0], [-1.0]], dtype=F64, requires_grad=True)

@@ -94,7 +94,7 @@ def test_gradients_are_those_of_finite_differences(method, batching, outputs, di
         del sources["t1"]
     grads = {
         gradient: dict(zip(sources, torch.autograd.grad(loss(gradient), list(sources.values())), strict=True))
-        for gradient in ("direct", "checkpointed", "adjoint")
+        for gradient in ("direct", "checkpointed", "adjoint", "interpolating" if direction == "forward" else "gauss")
     }
     for name, x in sources.items():
         expected = central_differences(lambda: loss("direct").item(), x)
@@ -161,7 +161,7 @@ def test_checkpointed_equals_direct_at_loose_tolerances_too(batching, tolerance)
         torch.testing.assert_close(one, other_way, rtol=1e-11, atol=1e-11)
 
 
-@pytest.mark.parametrize("gradient", ["checkpointed", "adjoint"])
+@pytest.mark.parametrize("gradient", ["checkpointed", "adjoint", "interpolating"])
 def test_memory_of_the_forward_pass_is_not_that_of_a_graph(gradient, monkeypatch):
     """Nothing that a field computes in the forward pass is recorded, where memory is not ample."""
     give_room(monkeypatch, 0)
@@ -176,7 +176,7 @@ def test_memory_of_the_forward_pass_is_not_that_of_a_graph(gradient, monkeypatch
     assert not any(recorded)
 
 
-@pytest.mark.parametrize("gradient", ["direct", "checkpointed", "adjoint"])
+@pytest.mark.parametrize("gradient", ["direct", "checkpointed", "adjoint", "interpolating", "gauss"])
 def test_complex_states_have_gradients(gradient):
     """In PyTorch's convention, against the closed form exp((a + ib) t) y0."""
     rate = torch.tensor(-0.3 + 2.0j, dtype=torch.complex128, requires_grad=True)
@@ -194,7 +194,7 @@ def test_complex_states_have_gradients(gradient):
 
 
 @pytest.mark.parametrize("batching", ["joint", "per_sample"])
-@pytest.mark.parametrize("gradient", ["direct", "checkpointed", "adjoint"])
+@pytest.mark.parametrize("gradient", ["direct", "checkpointed", "adjoint", "interpolating", "gauss"])
 def test_pytree_states_have_gradients(gradient, batching):
     y0 = {"x": torch.ones(3, 2, dtype=F64, requires_grad=True), "v": torch.zeros(3, 2, dtype=F64, requires_grad=True)}
     sol = solve_ivp(
@@ -205,7 +205,7 @@ def test_pytree_states_have_gradients(gradient, batching):
     torch.testing.assert_close(found[1], torch.full((3, 2), 1.0, dtype=F64).sin(), rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.parametrize("gradient", ["direct", "checkpointed", "adjoint"])
+@pytest.mark.parametrize("gradient", ["direct", "checkpointed", "adjoint", "interpolating", "gauss"])
 def test_equal_times_pass_the_gradient_through(gradient):
     y0 = torch.ones(2, dtype=F64, requires_grad=True)
     sol = solve_ivp(lambda t, y: -y, (1.0, 1.0), y0, gradient=gradient)

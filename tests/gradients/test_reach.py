@@ -10,7 +10,7 @@ from gradient_checks import give_room
 from thalweg import solve_ivp
 
 F64 = torch.float64
-GRADIENTS = ["direct", "checkpointed", "adjoint", "forward", "reversible"]
+GRADIENTS = ["direct", "checkpointed", "adjoint", "interpolating", "forward", "reversible"]
 EXPECTED = -torch.exp(torch.tensor(-1.0, dtype=F64)).item()
 SCALE = torch.tensor(1.0, dtype=F64, requires_grad=True)
 

@@ -138,7 +138,7 @@ class TestFailedNeighbours:
         assert_alone(lambda batch: self.solve(batch, t_eval=outputs), rows)
         assert self.solve(rows).status.tolist() == [self.KINDS[int(self.STARTS[row, 1])] for row in rows]
 
-    @pytest.mark.parametrize("gradient", ["direct", "checkpointed", "adjoint"])
+    @pytest.mark.parametrize("gradient", ["direct", "checkpointed", "adjoint", "interpolating", "gauss"])
     def test_gradients_do_not_feel_them(self, gradient):
         """To the starts, and to an argument that all rows share."""
 
@@ -172,7 +172,7 @@ def test_a_models_answer_does_not_depend_on_the_batch(time, method):
             assert model.flow.stats.n_steps.item() == steps[row]
 
 
-@pytest.mark.parametrize("gradient", ["direct", "checkpointed", "adjoint"])
+@pytest.mark.parametrize("gradient", ["direct", "checkpointed", "adjoint", "interpolating", "gauss"])
 def test_each_rows_gradient_is_its_own(gradient):
     """Also where rows take very different numbers of steps, between outputs too."""
 

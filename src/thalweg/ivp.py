@@ -273,7 +273,9 @@ def solve_ivp(
         problem = maker.made(problem, chosen.name)
     backward = None
     if isinstance(maker, Continuous) and torch.is_grad_enabled():
-        backward = choice.back(maker).way_back(maker, problem, field, layout, packed, units)
+        way, state = choice.back(maker), BackState(maker.whole, by_row, turned=isinstance(field, SeparableField))
+        back = replace(problem, **way.parts(field, layout, packed, units, state))
+        backward = WayBack(back, state, way.order, maker.exact)
     graph_times, run = GraphTimes(t0, t1, times), either(integrate)
     times = None if times is None else blotted(times, padding)
     if watched := as_events(events):
@@ -314,20 +316,11 @@ class _Choice:
         largest = None if norm is None else lambda *parts: max(float(norm(part)) for part in parts)
         return replace(self, **{"norm": largest, "callback": None, **given})
 
-    def way_back(
-        self, gradient: Continuous, problem: Problem, field: Field, layout: Layout, y0: Tensor, units: Batching
-    ) -> WayBack:
-        """The solve back of a problem, checked."""
+    @property
+    def order(self) -> int:
+        """That of the method; 0 where another library changes it."""
         method = _method(self.method)
-        if not isinstance(field, FIELDS[method.pair]):
-            raise ValueError(
-                f"the way back cannot be by method {method.name!r}, which takes two functions that fun does not give; "
-                f"choose another, such as thalweg.{type(gradient).__name__}(method='tsit5')"
-            )
-        state = BackState(gradient.whole, units.by_row, turned=isinstance(field, SeparableField))
-        way = replace(problem, **self.parts(field, layout, y0, units, state))
-        order = 0 if isinstance(method, External) else method.order
-        return WayBack(way, state, order, gradient.exact)
+        return 0 if isinstance(method, External) else method.order
 
     def parts(
         self, field: Field, layout: Layout, y0: Tensor, units: Batching, back: BackState | None = None
@@ -336,6 +329,11 @@ class _Choice:
         method = _method(self.method)
         tolerance = as_tolerance(self.rtol, self.atol, y0)
         if back is not None:
+            if not isinstance(field, FIELDS[method.pair]):
+                raise ValueError(
+                    f"the way back cannot be by method {method.name!r}, which takes two functions that fun does not "
+                    "give; choose another, such as thalweg.Adjoint(method='tsit5')"
+                )
             y0, tolerance = back.join(y0, y0), back.tolerance(tolerance)
         control, first = _control(method, self.controller, self.step_size, self.first_step)
         positive("max_step", self.max_step)

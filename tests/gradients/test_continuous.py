@@ -13,6 +13,9 @@ import torch
 from gradient_checks import Nonlinear, assert_rows_that_fail_are_not_felt
 from pairs import solve
 from thalweg import Adjoint, Gauss, Interpolating, solve_ivp
+from thalweg.core.field import Field
+from thalweg.core.state import layout_of
+from thalweg.gradients.back import BackField, BackState
 from thalweg.methods import get_method
 
 F64 = torch.float64
@@ -123,6 +126,26 @@ def test_the_adjoint_of_a_symplectic_method_is_the_gradient_of_what_it_computed(
     torch.testing.assert_close(*found, rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.parametrize("gradient", CONTINUOUS[:2])
+@pytest.mark.parametrize("batching", BATCHINGS)
+@pytest.mark.parametrize(("method", "bound"), [("leapfrog", 3e-3), ("yoshida4", 1e-6)])
+def test_a_pair_goes_back_by_the_method_that_it_came_by(method, bound, batching, gradient):
+    """A pendulum whose weight changes; per sample, each row over times of its own."""
+    k = torch.tensor(1.3, dtype=F64, requires_grad=True)
+    q, p = (torch.tensor(x, dtype=F64, requires_grad=True) for x in ([[0.4], [1.1]], [[-0.3], [0.8]]))
+    t1 = torch.tensor([1.0, 1.7], dtype=F64) if batching == "per_sample" else 1.7
+    pair = (lambda t, p: {"x": p["x"] * (1 + 0.2 * torch.cos(t))}, lambda t, q: {"x": -k * torch.sin(q["x"])})
+
+    def gradients(method, **options):
+        sol = solve_ivp(pair, (0.0, t1), ({"x": q}, {"x": p}), method, batching=batching, **options)
+        at_q, at_p = (part["x"][-1] for part in sol.ys)
+        return torch.cat([x.flatten() for x in torch.autograd.grad((at_q - 2 * at_p**2).sum(), [k, q, p])])
+
+    true = gradients("yoshida4", step_size=0.02, gradient="checkpointed")
+    found = gradients(method, step_size=0.04, gradient=gradient)
+    assert (found - true).norm() / true.norm() < bound
+
+
 class TestAContractingFlow:
     """dz/dt = -k (z + z³ - cos t), k = 50: solved back, what an error leaves of z grows without bound."""
 
@@ -174,6 +197,24 @@ class TestRows:
         for row in range(3):
             torch.testing.assert_close(together[row], gradients([row])[0], rtol=1e-9, atol=1e-11)
 
+    @pytest.mark.parametrize("gradient", [Adjoint, Interpolating, Gauss])
+    @pytest.mark.parametrize("method", ["tsit5", "rodas5p"])
+    def test_that_reject_a_step_back_add_nothing_of_it(self, method, gradient):
+        """A first step that is too large for one row, whose states are then not even finite: y' = k sqrt(y)."""
+        if gradient.__name__.lower() not in ways(method):
+            return
+        rate, k = torch.tensor([[0.01], [2.0]], dtype=F64), torch.tensor(1.0, dtype=F64, requires_grad=True)
+        y0, tight = torch.ones(2, 1, dtype=F64), {"rtol": 1e-7, "atol": 1e-7}
+        tried = []
+        back = gradient(first_step=3.9, callback=lambda step: tried.append(step.accepted.tolist()))
+        sol = solve_ivp(
+            lambda t, y: k * rate * torch.sqrt(y), (0, 4), y0, method, batching="per_sample", gradient=back, **tight
+        )
+        (found,) = torch.autograd.grad(sol.ys[-1].sum(), k)
+        expected = (rate * 4 * (1 + rate * 2)).sum()  # y = (1 + k rate t / 2)²
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=0)
+        assert [True, False] in tried
+
 
 class _Once(torch.autograd.Function):
     """A cube whose slope has no derivative."""
@@ -221,22 +262,23 @@ class TestFields:
         (found,) = torch.autograd.grad(sol.ys[-1].sum().abs(), [k])
         torch.testing.assert_close(found, torch.tensor(-math.exp(-0.6), dtype=dtype), rtol=1e-4, atol=0)
 
-    def test_whose_jacobian_is_given_are_not_asked_for_it_again(self):
-        """Of a alone it is the transposed one, with the sign turned."""
-        matrix = torch.tensor([[-1.0, 3.0], [0.0, -40.0]], dtype=F64)
-        y0, asked = torch.ones(2, dtype=F64, requires_grad=True), []
-
-        def jac(t, y):
-            asked.append(t)
-            return matrix
-
-        sol = solve_ivp(
-            lambda t, y: matrix @ y, (0, 1), y0, "kvaerno5", jac=jac, gradient="interpolating", rtol=1e-8, atol=1e-10
-        )
-        before = len(asked)
-        (found,) = torch.autograd.grad(sol.ys[-1].sum(), y0)
-        torch.testing.assert_close(found, torch.linalg.matrix_exp(matrix).sum(0), rtol=1e-6, atol=1e-8)
-        assert len(asked) > before
+    @pytest.mark.parametrize("batching", BATCHINGS)
+    @pytest.mark.parametrize("given", [True, False])
+    def test_have_of_the_adjoint_alone_the_transposed_jacobian_with_its_sign_turned(self, given, batching):
+        """The user's, where there is one; it is what differentiating the products would find."""
+        matrix = torch.tensor([[-1.0, 3.0], [0.5, -4.0]], dtype=F64)
+        z, a = torch.randn(2, 3, 2, dtype=F64)
+        if batching == "joint":
+            z, a = z[0], a[0]
+        layout, like = layout_of(z, by_row=batching == "per_sample")
+        fun, jac = (lambda t, z: z @ matrix.T, matrix) if given else (lambda t, z: t * torch.tanh(z @ matrix.T), None)
+        field = Field(fun, (), layout, like, jac)
+        back = BackField(field, (), BackState(False, layout.by_row), lambda t: z)
+        (time,) = field.times(*(torch.full((3,), 0.7), torch.zeros(3)) if layout.by_row else (0.7, 0.0), torch.zeros(1))
+        found = back.jacobian(time, a)
+        whole = torch.autograd.functional.jacobian(lambda a: back(time, a), a)
+        expected = whole.diagonal(dim1=0, dim2=2).movedim(-1, 0) if layout.by_row else whole
+        torch.testing.assert_close(found, expected)
 
 
 @pytest.mark.parametrize("gradient", CONTINUOUS)
@@ -293,11 +335,28 @@ class TestOptions:
 
     def test_a_way_back_by_a_method_for_pairs_needs_one(self):
         y0 = torch.ones(2, 2)
-        with pytest.raises(ValueError, match=r"'kencarp4', which takes two .* thalweg.Gauss\(method='tsit5'\)"):
+        with pytest.raises(ValueError, match=r"'kencarp4', which takes two .* thalweg.Adjoint\(method='tsit5'\)"):
             solve_ivp(lambda t, y: -y, (0, 1), y0, gradient=Gauss(method="kencarp4"))
         pair = (lambda t, y: -y, lambda t, y: -y)
         with pytest.raises(ValueError, match="'leapfrog', which takes two functions"):
             solve_ivp(pair, (0, 1), y0, "kencarp4", gradient=Adjoint(method="leapfrog", step_size=0.1))
+
+    @pytest.mark.parametrize("way_back", ["scipy:LSODA", "scipy:RK45", "rodas5p"])
+    def test_the_way_back_may_be_anothers(self, way_back):
+        """Along a path of tsit5: by another library, or by an implicit method."""
+        k, y0 = torch.tensor(1.5, dtype=F64, requires_grad=True), torch.ones(1, dtype=F64, requires_grad=True)
+        gradient = Gauss(method=way_back)
+        sol = solve_ivp(lambda t, y, k: -k * y**2, (0, 2), y0, args=(k,), rtol=1e-8, atol=1e-8, gradient=gradient)
+        found = torch.stack([x.sum() for x in torch.autograd.grad(sol.ys[-1].sum(), [k, y0])])
+        torch.testing.assert_close(found, torch.tensor([-2 / 16, 1 / 16], dtype=F64), rtol=1e-5, atol=0)
+
+    @pytest.mark.parametrize("gradient", CONTINUOUS)
+    @pytest.mark.parametrize(("batching", "shape"), [("joint", ()), ("joint", (0,)), ("per_sample", (0, 2))])
+    def test_states_may_be_one_number_or_none(self, batching, shape, gradient):
+        y0 = torch.ones(shape, dtype=F64, requires_grad=True)
+        sol = solve_ivp(lambda t, y: -y, (0, 1), y0, gradient=gradient, batching=batching, rtol=1e-7, atol=1e-7)
+        (found,) = torch.autograd.grad(sol.ys[-1].sum(), y0)
+        torch.testing.assert_close(found, torch.full(shape, math.exp(-1), dtype=F64), rtol=1e-6, atol=0)
 
     @pytest.mark.parametrize("gradient", ["interpolating", Gauss(rtol=1e-3)])
     def test_a_batch_that_shrinks_has_no_path_to_go_back_along(self, gradient):

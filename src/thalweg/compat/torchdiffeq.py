@@ -407,7 +407,7 @@ class _Setting:
         steps, kind = self.steps(params), next(method for method in methods() if method.name == self.method).kind
         if kind == "adams":
             return Adjoint(**(steps | {"method": _METHODS["rk4"].name}))  # on the same grid
-        # the adjoint goes back with Runge–Kutta methods alone
+        # where the field is stiff, as these are meant for, solving it back is unstable
         return "checkpointed" if kind in ("rosenbrock", "switching") else Adjoint(**steps)
 
     def steps(self, params: Sequence[Tensor] = ()) -> dict[str, Any]:

@@ -136,6 +136,6 @@ class DenseOutput:
         h, start, y = self._h[place], self._t[place], self._y[place]
         theta = torch.where(h == 0, 0.0, (times - start) / torch.where(h == 0, 1.0, h))
         lead = index.ndim
-        stages = [k[place].flatten(0, lead - 1) for k in self._stages]
+        stages = self._stages[(slice(None), *place)].flatten(1, lead).unbind(0)
         flat = self._stepper.interpolate_rows(stages, y.flatten(0, lead - 1), h.flatten(), theta.flatten())
         return flat.view(y.shape)

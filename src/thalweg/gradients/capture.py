@@ -35,12 +35,28 @@ def held_tensors(fun: Any) -> list[Tensor]:
 
     Looked through are modules, closures, defaults, globals that the code names, partial functions, bound methods,
     attributes of callable objects, and lists, tuples, sets and dicts of all these.
+
+    Raises
+    ------
+    ValueError
+        When one of them is spread over processes.
     """
     found: dict[int, Tensor] = {}
     for value in all_tensors(fun):
         if value.requires_grad:
+            _refuse_spread(value)
             found.setdefault(id(value), value)
     return list(found.values())
+
+
+def _refuse_spread(tensor: Tensor) -> None:
+    """Refuse a tensor of which each process holds a part: what the field computes with is then another one."""
+    if type(tensor).__module__.startswith("torch.distributed."):
+        raise ValueError(
+            f"the field holds a {type(tensor).__name__} of shape {tuple(tensor.shape)} that needs a gradient, as "
+            "fully_shard makes of parameters: shard the module that holds the whole solve, and not the field on its "
+            "own, or use gradient='direct'"
+        )
 
 
 def unreached(outputs: Iterable[Tensor], known: Iterable[Tensor]) -> list[Tensor]:

@@ -62,11 +62,13 @@ def truth(batching, direction):
     return Case(batching, direction).gradients("dopri8", "checkpointed", rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("direction", [1, -1])
-@pytest.mark.parametrize("batching", BATCHINGS)
+@pytest.mark.parametrize(("batching", "direction"), [("per_sample", 1), ("joint", -1)])
 @pytest.mark.parametrize("method", FAMILIES)
 def test_they_agree_with_direct_and_come_nearer_as_the_tolerance_tightens(method, batching, direction):
-    """To ten times the tolerance, or ten times what `direct` itself is off where the method's errors add up to more."""
+    """To ten times the tolerance, or ten times what `direct` itself is off where the method's errors add up to more.
+
+    Per sample, rows begin together and have ends and outputs of their own.
+    """
     true = truth(batching, direction)
     distances = {way: [] for way in ways(method)}
     for tolerance in (1e-3, 1e-6 if get_method(method).order < 4 else 1e-7):
@@ -94,9 +96,14 @@ def cosine_gradients(method, gradient, h, batching="joint"):
 
 
 EQUAL_STEPS = [
-    (method, "joint")
-    for method in ("heun3", "vern7", "adams_moulton4", "kvaerno5", "radau5", "gl6", "kencarp4", "yoshida4")
-] + [(method, "per_sample") for method in ("rk4", "trbdf2", "gl4", "rosenbrock23", "leapfrog")]
+    *((method, "joint") for method in ("vern7", "adams_moulton4", "kvaerno5", "radau5", "gl6", "kencarp4")),
+    *((method, "per_sample") for method in ("rk4", "trbdf2", "gl4", "leapfrog")),
+]
+
+
+@cache
+def cosine_truth():
+    return cosine_gradients("dopri8", "checkpointed", None)
 
 
 @pytest.mark.parametrize(("method", "batching"), EQUAL_STEPS)
@@ -104,9 +111,9 @@ def test_the_error_of_equal_steps_shrinks_as_that_of_the_method(method, batching
     """By Gauss's formula in each step too, of collocation methods as well, whose states inside steps are worse."""
     order = get_method(method).order
     h = 0.1 if order < 4 else 0.125 if order < 6 else 0.25
-    true = cosine_gradients("dopri8", "checkpointed", None)
     for way in ways(method):
-        errors = [(cosine_gradients(method, way, size, batching) - true).abs().max().item() for size in (h, h / 2)]
+        found = [cosine_gradients(method, way, size, batching) for size in (h, h / 2)]
+        errors = [(x - cosine_truth()).abs().max().item() for x in found]
         assert math.log2(errors[0] / errors[1]) > order - 0.3, f"{way}: {errors}"
 
 
@@ -158,7 +165,7 @@ class TestAContractingFlow:
         )  # fmt: skip
         return torch.cat([x.flatten() for x in torch.autograd.grad(sol.ys.square().sum(), [k, y0])])
 
-    @pytest.mark.parametrize(("method", "batching"), [("tsit5", "joint"), ("rodas5p", "per_sample")])
+    @pytest.mark.parametrize(("method", "batching"), [("tsit5", "per_sample"), ("rodas5p", "joint")])
     def test_has_its_gradient_where_states_come_from_the_way_there(self, method, batching):
         true = self.gradients("direct", method, batching)
         for way in ("interpolating", "gauss"):
@@ -169,14 +176,14 @@ class TestAContractingFlow:
 
 class TestRows:
     @pytest.mark.parametrize("gradient", CONTINUOUS)
-    @pytest.mark.parametrize("method", ["tsit5", "dopri8", "kvaerno3", "rodas5p", "adams", "rkc", "auto"])
+    @pytest.mark.parametrize("method", ["tsit5", "kvaerno3", "rodas5p", "adams", "auto"])
     def test_that_fail_are_not_felt(self, method, gradient):
         """To an argument that all rows share: one row turns NaN, one meets a pole, and one is never finite."""
         if gradient in ways(method):
             assert_rows_that_fail_are_not_felt(method, gradient, max_steps=60)
 
     @pytest.mark.parametrize("gradient", CONTINUOUS)
-    @pytest.mark.parametrize("method", ["tsit5", "kvaerno3", "radau5", "rodas5p", "adams", "rkc", "auto"])
+    @pytest.mark.parametrize("method", ["tsit5", "radau5", "rodas5p", "adams", "rkc", "auto"])
     def test_have_the_gradient_that_they_have_alone(self, method, gradient):
         """Among rows that need many more steps, end at other times and have other outputs."""
         if gradient not in ways(method):

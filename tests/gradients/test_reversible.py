@@ -313,26 +313,6 @@ def test_complex_states_structured_states_and_float32():
         )
 
 
-@pytest.mark.parametrize("batching", ["joint", "per_sample"])
-def test_autocast_is_that_of_the_forward_pass(batching):
-    """To the digits of bfloat16: where rounding tips a number of 8 bits over, one in 256 of it changes."""
-    torch.manual_seed(0)
-    layer, y0 = torch.nn.Linear(3, 3), torch.randn(4, 3, requires_grad=True)
-    seen = set()
-
-    def f(t, y):
-        out = layer(y)
-        seen.add(out.dtype)
-        return torch.tanh(out).float()
-
-    def solve(gradient):
-        with torch.autocast("cpu", torch.bfloat16):
-            return solve_ivp(f, (0.0, 1.0), y0, batching=batching, step_size=0.1, gradient=gradient)
-
-    assert_exact(solve, [layer.weight, y0], bound=0.03)
-    assert seen == {torch.bfloat16}
-
-
 def test_a_captured_tensor_has_its_gradient():
     k = torch.tensor(1.0, dtype=F64, requires_grad=True)
     y0 = torch.ones(1, dtype=F64)

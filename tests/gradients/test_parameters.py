@@ -1,4 +1,4 @@
-"""Parameters as people have them: shared, frozen, unused, captured by a closure, and in autocast, by every gradient method.
+"""Parameters as people have them: shared, frozen, unused, captured, and in autocast, by every gradient method.
 
 Each gives what `direct` gives of the same steps; a frozen or unused parameter gets no gradient, or zero.
 """

@@ -128,30 +128,39 @@ def distance(found, expected):
 CASES = [
     pytest.param(gradient, family, *case, id="-".join([gradient, family.method, *case]))
     for gradient, family in itertools.product(GRADIENTS, FAMILIES)
-    for case in itertools.product(BATCHINGS, SPANS, FORMS)
-    if case[1] == "forward" or case[2] in ("both ends", "t_eval")
+    for case in [
+        *itertools.product(BATCHINGS, ["forward"], FORMS),
+        ("joint", "backward", "both ends"),
+        ("per_sample", "backward", "t_eval"),
+    ]
 ]
 
 
 @pytest.mark.parametrize(("gradient", "family", "batching", "direction", "form"), CASES)
 def test_gradient_methods_agree(gradient, family, batching, direction, form):
     case = (family, batching, direction, form)
-    if (why := refusal(gradient, *case)) is not None:
+    why = ""
+    try:
+        loose = gradients(gradient, *case, rtol=1e-4, atol=1e-4)
+    except ValueError as error:
+        why = str(error)
+    if why:
         assert re.search(r"choose|solve under|instead", why), f"says what to do instead: {why}"
     elif gradient not in CONTINUOUS:
-        found = gradients(gradient, *case, rtol=1e-6, atol=1e-6)
-        assert distance(found, direct(*case, gradient, rtol=1e-6, atol=1e-6)) < 1e-10
+        assert distance(loose, direct(*case, gradient, rtol=1e-4, atol=1e-4)) < 1e-10
     elif "step_size" in family.options:
         coarse, fine = (
             distance(gradients(gradient, *case, step_size=h), direct(*case, step_size=h)) for h in (0.1, 0.025)
         )
         assert fine < coarse / 8
     else:
+        tight = gradients(gradient, *case, rtol=1e-6, atol=1e-6)
         exact = direct(FAMILIES[0], *case[1:], rtol=1e-11, atol=1e-11)
-        loose, tight = (distance(gradients(gradient, *case, rtol=x, atol=x), exact) for x in (1e-4, 1e-6))
-        for x, found in ((1e-4, loose), (1e-6, tight)):
-            assert found < 10 * max(x, distance(direct(*case, rtol=x, atol=x), exact))
-        assert tight < max(loose / 10, 1e-6)
+        errors = [distance(found, exact) for found in (loose, tight)]
+        for x, error in zip((1e-4, 1e-6), errors, strict=True):
+            own = 0.0 if ":" in family.method else distance(direct(*case, rtol=x, atol=x), exact)
+            assert error < 10 * max(x, own)
+        assert errors[1] < max(errors[0] / 10, 1e-6)
 
 
 # The guide's table

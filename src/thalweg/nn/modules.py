@@ -180,7 +180,9 @@ class ResNet(nn.Module):
 
     def _block(self, n: int, z: Tensor) -> Tensor:
         field = self.field if self.shared else self.field[n]
-        return z + field(torch.tensor(float(n), dtype=z.dtype, device=z.device), z)
+        # shaped as `NeuralODE` has it, a time for each row: PyTorch may round another shape in another way
+        t = z.new_full((*z.shape[:1], *(1,) * (z.ndim - 1)), float(n), dtype=z.real.dtype)
+        return z + field(t, z)
 
 
 class Augment(nn.Module):

@@ -31,7 +31,7 @@ ADAPTIVE = [m.name for m in OF_ONE_FIELD if m.adaptive and m.order > 1]
 TAKES_COMPLEX = ("explicit", "adams")  # the others refuse it, and say so
 EXPLICIT = [m.name for m in OF_ONE_FIELD if m.kind == "explicit"]
 
-every = settings(deadline=None, derandomize=True, max_examples=100)
+every = settings(deadline=None, derandomize=True, max_examples=70)
 
 
 def values(*shape):
@@ -236,12 +236,11 @@ HOSTILE = {
     st.sampled_from(list(HOSTILE)),
     st.sampled_from(ADAPTIVE),
     st.sampled_from(["joint", "per_sample"]),
-    st.sampled_from(["none", "direct", "checkpointed", "forward"]),
+    st.sampled_from(["none", "direct", "checkpointed"]),
     st.sampled_from([torch.float32, F64]),
 )
 def test_hostile_fields_end_as_documented(fun, method, batching, gradient, dtype):
     """With a status that says so, NaN where the solve did not come, and no NaN where it did."""
-    assume(gradient != "forward" or method in EXPLICIT)
     y0 = torch.ones(2, 1, dtype=dtype, requires_grad=gradient != "none")
     options = {} if gradient == "none" else {"gradient": gradient}
     options |= {"rtol": 1e-3, "atol": 1e-3, "max_steps": 200, "batching": batching, "on_failure": "return"}

@@ -3,6 +3,7 @@
 import copy
 import datetime
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -81,7 +82,9 @@ def work(rank, folder):
 @pytest.fixture(scope="module")
 def found(tmp_path_factory):
     folder = tmp_path_factory.mktemp("distributed")
-    multiprocessing.spawn(work, (folder,), nprocs=2)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(Path(__file__).parents[2])  # where the processes find this module
+        multiprocessing.spawn(work, (folder,), nprocs=2)
     return json.loads((folder / "found.json").read_text())
 
 

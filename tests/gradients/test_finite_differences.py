@@ -63,8 +63,12 @@ CASES = [
 
 
 @pytest.mark.parametrize("direction", ["forward", "back"])
-@pytest.mark.parametrize(("batching", "outputs"), CASES)
-@pytest.mark.parametrize("method", ["tsit5", "dopri8", "vern7"])
+@pytest.mark.parametrize(("method", "batching", "outputs"), [
+    *(("tsit5", *case) for case in CASES),
+    ("dopri8", "joint", None),  # these two have extra stages for outputs
+    ("dopri8", "per_sample", "of each row"),
+    ("vern7", "joint", "of all"),
+])  # fmt: skip
 def test_gradients_are_those_of_finite_differences(method, batching, outputs, direction):
     """Parameters, args, y0, t0, t1 and t_eval; all gradient methods; 1e-6 relative."""
     field, y0, other = Field(), randn(4, 3, seed=5).requires_grad_(), (0.5 * randn(3, 3, seed=6)).requires_grad_()

@@ -84,3 +84,8 @@ class DirectlyReversible(Reversible):
 
     def run(self, integrate, request):
         return Direct().run(integrate, request)
+
+
+def twin(gradient):
+    """What differentiates the numbers of that gradient method operation by operation."""
+    return DirectlyReversible() if gradient == "reversible" else "direct"

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from gradient_checks import DirectlyReversible
+from gradient_checks import twin
 from pairs import solve
 from thalweg import Event, solve_ivp
 from thalweg.gradients import GRADIENTS
@@ -102,14 +102,10 @@ def gradients(*case, **options):
     return torch.cat([(torch.zeros_like(x) if g is None else g).flatten() for g, x in zip(found, sources, strict=True)])
 
 
-TWINS = {"reversible": DirectlyReversible()}
-"""What differentiates the same numbers operation by operation, where that is not `direct`."""
-
-
 @cache
-def direct(family, batching, direction, form, twin="direct", **options):
+def direct(family, batching, direction, form, gradient="direct", **options):
     """What the others are compared with."""
-    return gradients(TWINS.get(twin, "direct"), family, batching, direction, form, **options)
+    return gradients(twin(gradient), family, batching, direction, form, **options)
 
 
 def refusal(*case):

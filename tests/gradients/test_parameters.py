@@ -7,18 +7,13 @@ import pytest
 import torch
 from torch import nn
 
-from gradient_checks import DirectlyReversible
+from gradient_checks import twin
 from thalweg import solve_ivp
 from thalweg.gradients import GRADIENTS
 
 F64 = torch.float64
 BATCHINGS = ("joint", "per_sample")
 TIGHT = {"rtol": 1e-9, "atol": 1e-9}
-
-
-def twin(gradient):
-    """What differentiates the same numbers operation by operation."""
-    return DirectlyReversible() if gradient == "reversible" else "direct"
 
 
 class Field(nn.Module):

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from .arithmetic import Number
+from .arithmetic import Number, wide_dtype
 from .rows import rows_of
 from .sparsity import Sparsity
 from .state import Layout
@@ -308,6 +308,12 @@ def _half_layout(layout: Layout, like: Tensor) -> Layout:
         )
     single = isinstance(state[0], Tensor)
     return Layout(None if single else parts[0][1], tuple(shapes[0]), layout.by_row)
+
+
+def time_of(field: FieldLike, t: Number, device: torch.device, h: Number = 0.0) -> Tensor:
+    """A time as the user's function takes it; where the field jumps there, on the side of a step of size h from it."""
+    (time,) = field.times(t, h, torch.zeros(1, dtype=wide_dtype(device), device=device))
+    return time
 
 
 def _host(x: Number) -> float:

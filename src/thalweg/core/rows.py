@@ -1,10 +1,11 @@
-"""Some rows of what belongs to the rows of a batch."""
+"""Which rows of what belongs to the rows of a batch."""
 
 from __future__ import annotations
 
 import dataclasses
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
@@ -30,3 +31,17 @@ def rows_of(value: Any, rows: Tensor, whole: int) -> Any:
         return x
 
     return pytree.tree_map(part, value)
+
+
+def stand_ins(good: Tensor) -> Tensor:
+    """Every row itself where it is good (B,), and the first good one in place of each that is not: (B,) indices.
+
+    What is computed of a failed row is thrown away, but must be finite where rows share a gradient: 0 * NaN is NaN.
+
+    Examples
+    --------
+    >>> import torch
+    >>> stand_ins(torch.tensor([False, True, True]))
+    tensor([1, 1, 2])
+    """
+    return torch.where(good, torch.arange(len(good), device=good.device), good.to(torch.int64).argmax())

@@ -17,9 +17,10 @@ import torch
 from torch import Tensor
 
 from ..arguments import Time, as_time, as_tolerance, one_of
-from ..core.arithmetic import across, wide_dtype
-from ..core.field import Field
+from ..core.arithmetic import across
+from ..core.field import Field, time_of
 from ..core.once import once
+from ..core.rows import stand_ins
 from ..core.solution import Stats, told
 from ..core.state import Layout, layout_of
 from ..core.status import SolveError, Status
@@ -185,7 +186,7 @@ def steady_state(
     field = Field(fun, args, layout, packed)
     relative, absolute = (1e-8, 1e-10) if packed.dtype == torch.float64 else (1e-5, 1e-6)
     tolerance = as_tolerance(relative if rtol is None else rtol, absolute if atol is None else atol, packed)
-    system = System(field, _time_of(field, time.detach()), packed, tolerance)
+    system = System(field, time_of(field, time.detach(), packed.device), packed, tolerance)
     name = one_of("method", method or ("flow" if system.size <= _SMALL else "krylov"), tuple(_STEPS))
     if max_steps is not None and not (isinstance(max_steps, int) and not isinstance(max_steps, bool) and max_steps > 0):
         raise ValueError(f"max_steps must be a positive integer, got {max_steps!r}")
@@ -216,11 +217,6 @@ def _nothing(layout: Layout, y: Tensor) -> SteadyState:
     return SteadyState(layout.unpack(y), status, residual, Stats(none) if layout.by_row else Stats())
 
 
-def _time_of(field: Field, time: Tensor) -> Tensor:
-    """The time as the user's function takes it."""
-    return field.times(time, 0.0, torch.zeros(1, dtype=wide_dtype(time.device), device=time.device))[0]
-
-
 class _Root:
     """What was found, and how a gradient goes through it."""
 
@@ -249,10 +245,9 @@ class _Root:
     def _in_graph(self) -> tuple[Tensor, Tensor]:
         """The state, and f there (R, N)."""
         # one that was found stands in for each that was not: 0 * NaN would reach what rows share
-        z = self.found.z
-        z = torch.where(across(self.good, 2), z, z[self.good.to(torch.int64).argmax()])
+        z = self.found.z[stand_ins(self.good)]
         self.y = self.system.packed(z.clone()).requires_grad_(torch.is_grad_enabled() and not self.dense)
-        self.slope = self.field(_time_of(self.field, self.time), self.y)
+        self.slope = self.field(time_of(self.field, self.time, z.device), self.y)
         y, f = self.y.detach(), self.system.rows(self.slope.detach())
         if not unreached([self.slope], [self.y]):
             return y, f

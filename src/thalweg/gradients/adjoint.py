@@ -21,7 +21,8 @@ import torch
 from torch import Tensor
 
 from ..core.arithmetic import Flag, Number, absolute, across, most, where, wide_dtype
-from ..core.field import Field
+from ..core.field import Field, time_of
+from ..core.rows import stand_ins
 from ..core.status import Status
 from ..external.integrate import ExternalStepper
 from ..loop.integrate import Problem, Result
@@ -217,13 +218,14 @@ class _Backward:
         self.timed = node.request.times is not None
         self.ys = ys
         self.cotangent, self.failed = self._without_failures(cotangent)
+        self.rows = None if self.failed is None else stand_ins(~self.failed)
         field, targets = node.sources.detached_field()
         assert isinstance(self.way.problem.field, Field)
         self.field = BackField(
             field.with_jumps(self.way.problem.field.jumps),
             targets,
             self.way.state,
-            None if node.dense is None else Path(node.dense, self.failed),
+            None if node.dense is None else Path(node.dense, self.rows),
             retain=node.sources.retain(),
         )
         self.quadrature = quadrature_for(
@@ -307,8 +309,7 @@ class _Backward:
     def _time_gradient(self, t: Number, z: Tensor, a: Tensor) -> Tensor:
         """<a, f(t, z)>, of each unit."""
         with torch.no_grad():
-            (time,) = self.field.times(t, 0.0, torch.zeros(1, dtype=wide_dtype(z.device), device=z.device))
-            slope = self.field.field(time, z)
+            slope = self.field.field(time_of(self.field, t, z.device), z)
         self.evaluations += 1
         product = (a.conj() * slope).real if a.is_complex() else a * slope
         product = torch.where(a == 0, 0.0, product)
@@ -332,10 +333,7 @@ class _Backward:
 
     def _finite_state(self, z: Tensor) -> Tensor:
         """The state, where a row failed another row's."""
-        if self.failed is None:
-            return z
-        donor = z[torch.argmin(self.failed.to(torch.int64))]
-        return torch.where(across(self.failed, z.ndim), donor, z)
+        return z if self.rows is None else z[self.rows]
 
     def _masked(self, at_start: Flag, pull: Tensor) -> Tensor:
         """The cotangent of an output, none where it is y0 itself."""

@@ -100,28 +100,24 @@ class Path:
     ----------
     dense : DenseOutput
         The path.
-    failed : Tensor (B,) or None
-        Rows that failed, and so have the path of one that did not, since theirs need not be finite.
+    rows : Tensor (B,) or None
+        Whose path each row has, where some failed, since theirs need not be finite.
     half : int or None
         The half of the state that is meant; None for all of it.
     """
 
-    def __init__(self, dense: DenseOutput, failed: Tensor | None = None, half: int | None = None) -> None:
-        self._dense, self._failed, self._half = dense, failed, half
-        self._from = None
-        if failed is not None:
-            own = torch.arange(len(failed), device=failed.device)
-            self._from = torch.where(failed, torch.argmin(failed.to(torch.int64)), own)
+    def __init__(self, dense: DenseOutput, rows: Tensor | None = None, half: int | None = None) -> None:
+        self._dense, self._rows, self._half = dense, rows, half
 
     def half(self, half: int) -> Path:
         """The path of one half of the state."""
-        return Path(self._dense, self._failed, half)
+        return Path(self._dense, self._rows, half)
 
     def __call__(self, t: Tensor) -> Tensor:
         """The state at a time as a field takes it."""
         ts = self._dense.ts
         z = self._dense.packed(t.reshape(1, -1).to(ts.dtype) if ts.ndim == 2 else t.reshape(1).to(ts.dtype))[0]
-        z = z if self._from is None else z[self._from]
+        z = z if self._rows is None else z[self._rows]
         return z if self._half is None else halves(z)[self._half]
 
 

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from ..core.arithmetic import Flag, Number, most, where, wide_dtype
-from ..core.field import Field
+from ..core.field import Field, time_of
 from ..core.step import Stepper
 from ..loop.integrate import Problem
 from ..output.saving import EndSaver
@@ -169,8 +169,7 @@ class PullBack:
         first = steps.at(0)  # begins at (t0, y0), and is finite also where a row's own beginning is not
         y, t = leaf(first.y), _leaf_number(first.t, first.y) if self.timed else first.t
         with torch.enable_grad():
-            (time,) = self.field.times(t, first.h, torch.zeros(1, dtype=wide_dtype(y.device), device=y.device))
-            carry = self.problem.stepper.init(self.field(time, y))
+            carry = self.problem.stepper.init(self.field(time_of(self.field, t, y.device, first.h), y))
         self.evaluations += len(self.field.parts)
         assert carry is not None
         ends, cotangents = zip(*((x, c) for x, c in zip(carry, a_carry, strict=True) if c is not None), strict=True)

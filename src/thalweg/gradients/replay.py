@@ -18,6 +18,7 @@ from torch import Tensor
 
 from ..core.arithmetic import Flag, Number, across, most
 from ..core.field import Field
+from ..core.rows import stand_ins
 from ..core.solution import Stats
 from ..core.step import Carry, TakenStep
 from ..loop.integrate import Problem, next_carry
@@ -129,8 +130,7 @@ class ReplayTape:
     @cached_property
     def _rows(self) -> Tensor:
         """Every row that took a step, and one such row in place of each that took none, (B,)."""
-        took = self._accepted.any(0)
-        return torch.where(took, torch.arange(len(took), device=took.device), took.to(torch.int64).argmax())
+        return stand_ins(self._accepted.any(0))
 
     @cached_property
     def _accepted(self) -> Tensor:

@@ -27,11 +27,10 @@ from ..core.arithmetic import (
     sign,
     tally,
     where,
-    wide_dtype,
 )
-from ..core.field import Divisible, FieldLike
+from ..core.field import Divisible, FieldLike, time_of
 from ..core.norms import Tolerance
-from ..core.rows import rows_of
+from ..core.rows import rows_of, stand_ins
 from ..core.status import Status
 from ..core.step import Carry, Step, Stepper, TakenStep
 from ..output.dense import DenseRecorder
@@ -371,9 +370,7 @@ def _start(problem: Problem, direction: Number) -> tuple[Number, Carry | None, i
     slope, evaluations = None, 0
     t_graph, _ = _in_graph(problem, problem.t0, 0.0, False, True)
     if choose or stepper.needs_slope:
-        zero = torch.zeros(1, dtype=wide_dtype(y.device), device=y.device)
-        (t,) = problem.field.times(t_graph, direction, zero)
-        slope = problem.field(t, y)
+        slope = problem.field(time_of(problem.field, t_graph, y.device, direction), y)
         if not torch.is_grad_enabled():
             slope = slope.clone()  # the field may hand out one tensor of its own again and again
         evaluations += len(problem.field.parts)
@@ -419,12 +416,11 @@ def _stand_in(problem: Problem, begun: Tensor, carry: Carry | None) -> tuple[Ten
     Those rows have failed, but in a graph their field would still turn the gradients that rows share into NaN: 0 * inf.
     """
     y = problem.y0
-    y = torch.where(across(begun, y.ndim), y, y[begun.to(torch.int64).argmax()].detach())
+    y = torch.where(across(begun, y.ndim), y, y.detach()[stand_ins(begun)])
     if carry is None:
         return y, None
     t, _ = _in_graph(problem, problem.t0, 0.0, False, True)
-    (time,) = problem.field.times(t, 0.0, torch.zeros(1, dtype=wide_dtype(y.device), device=y.device))
-    return y, problem.stepper.init(problem.field(time, y))
+    return y, problem.stepper.init(problem.field(time_of(problem.field, t, y.device), y))
 
 
 def _in_graph(problem: Problem, t: Number, h: Number, last: Flag, running: Flag) -> tuple[Number, Number]:

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from ..core.arithmetic import Flag, Number, across, wide_dtype
-from ..core.field import Field
+from ..core.field import Field, time_of
 from ..core.step import Step, Stepper
 
 _LOOKS = (0.25, 0.5, 0.75, 1.0)
@@ -176,8 +176,7 @@ class EventFunctions:
 
     def _clock(self, t: Tensor, y: Tensor) -> Tensor:
         """A time as the user's functions take it."""
-        (clock,) = self._field.times(t, 0.0, torch.zeros(1, dtype=wide_dtype(y.device), device=y.device))
-        return clock
+        return time_of(self._field, t, y.device)
 
     def _call(self, function: Callable[..., Any], name: str, clock: Tensor, y: Tensor) -> Any:
         try:

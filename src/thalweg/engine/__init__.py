@@ -1,0 +1,1 @@
+"""The native engine: the whole solve and its exact gradient in one call."""

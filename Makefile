@@ -1,21 +1,24 @@
-# Every target makes .venv itself, with the standard library's venv and pip, from constraints.txt.
+# Every target makes .venv itself, with the standard library's venv and pip, from constraints.txt; pip brings CMake and
+# Ninja where the machine has none.
 
 PYTHON ?= python3
 BIN := .venv/bin
 # Two workers with one thread each: torch's own threads would only get in each other's way.
 TEST_FLAGS ?= -n 2
 SHELL := /bin/bash
+ENGINE := CMakeLists.txt $(shell find src/thalweg/engine/csrc -name '*.[ch]pp')
 
 .PHONY: setup demo test check format bench precision clean
 
 setup: .venv/.ready
 
-.venv/.ready: pyproject.toml constraints.txt
+.venv/.ready: pyproject.toml constraints.txt $(ENGINE)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "Thalweg needs Python 3.11 or later; say which one by PYTHON=python3.11" >&2; exit 1; }
-	@echo "Setting up .venv (a minute or two) ..."
+	@echo "Setting up .venv (two or three minutes) ..."
 	@$(PYTHON) -m venv .venv
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@PIP_CONSTRAINT=constraints.txt PIP_BUILD_CONSTRAINT=constraints.txt \
+	  $(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	@touch $@
 
 demo: setup  ## train on digits, compare, draw, and print where everything is

@@ -1,0 +1,39 @@
+// What the engine offers for one set of instructions, as a table of functions: it is compiled once for each.
+//
+// The tables are constants, never initialised at run time: code for a wide register must not run, even once, on a
+// machine that lacks it.
+
+#pragma once
+
+#include <cstddef>
+
+// The elementary functions, by the names that programs use for them.
+#define THALWEG_UNARY(X) X(sqrt) X(abs)
+
+namespace thalweg {
+
+enum class Unary {
+#define X(name) name##_,
+  THALWEG_UNARY(X)
+#undef X
+};
+
+struct Isa {
+  const char* name;
+  void (*unary_float)(Unary function, const float* in, float* out, std::size_t n);
+  void (*unary_double)(Unary function, const double* in, double* out, std::size_t n);
+};
+
+namespace baseline {
+extern const Isa isa;
+}
+#ifdef THALWEG_X86_64
+namespace avx2 {
+extern const Isa isa;
+}
+namespace avx512 {
+extern const Isa isa;
+}
+#endif
+
+}  // namespace thalweg

@@ -1,0 +1,287 @@
+// Vec<T>: as many numbers as a register holds, T float or double; Mask<T>: which of them.
+//
+// On the vector extensions of GCC and Clang, with intrinsics only where these have no word. Comparisons are false for
+// NaN; min and max give NaN where either is NaN, as PyTorch's do.
+
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+
+#ifdef __x86_64__
+#include <immintrin.h>
+#endif
+
+#define THALWEG_INLINE [[gnu::always_inline]] inline
+
+namespace thalweg::THALWEG_ISA {
+
+#if defined(__AVX512F__)
+inline constexpr std::size_t register_bytes = 64;
+#elif defined(__AVX2__)
+inline constexpr std::size_t register_bytes = 32;
+#else
+inline constexpr std::size_t register_bytes = 16;
+#endif
+
+template <class T>
+struct Raw;
+template <>
+struct Raw<float> {
+  using Integer = std::int32_t;
+  typedef float Floats __attribute__((vector_size(register_bytes)));
+  typedef std::int32_t Integers __attribute__((vector_size(register_bytes)));
+};
+template <>
+struct Raw<double> {
+  using Integer = std::int64_t;
+  typedef double Floats __attribute__((vector_size(register_bytes)));
+  typedef std::int64_t Integers __attribute__((vector_size(register_bytes)));
+};
+
+template <class T>
+struct Mask {
+  using Integers = typename Raw<T>::Integers;
+  Integers v;  // all bits of a lane, or none
+
+  THALWEG_INLINE Mask operator&(Mask b) const { return {v & b.v}; }
+  THALWEG_INLINE Mask operator|(Mask b) const { return {v | b.v}; }
+  THALWEG_INLINE Mask operator~() const { return {~v}; }
+};
+
+// The integers of a float's bits.
+template <class T>
+struct Bits {
+  using Integer = typename Raw<T>::Integer;
+  using Integers = typename Raw<T>::Integers;
+  Integers v;
+
+  Bits() = default;
+  THALWEG_INLINE Bits(Integers raw) : v(raw) {}
+  THALWEG_INLINE Bits(Integer x) : v(Integers{} + x) {}
+
+  THALWEG_INLINE Bits operator&(Bits b) const { return v & b.v; }
+  THALWEG_INLINE Bits operator|(Bits b) const { return v | b.v; }
+  THALWEG_INLINE Bits operator^(Bits b) const { return v ^ b.v; }
+  THALWEG_INLINE Bits operator+(Bits b) const { return v + b.v; }
+  THALWEG_INLINE Bits operator-(Bits b) const { return v - b.v; }
+  THALWEG_INLINE Bits operator<<(int n) const { return v << n; }
+  // Zeros come from the left: processors before AVX-512 have no other shift of 64 bits.
+  THALWEG_INLINE Bits operator>>(int n) const {
+    if constexpr (sizeof(T) == 4) {
+      typedef std::uint32_t Unsigned __attribute__((vector_size(register_bytes)));
+      return Integers((Unsigned)v >> n);
+    } else {
+      typedef std::uint64_t Unsigned __attribute__((vector_size(register_bytes)));
+      return Integers((Unsigned)v >> n);
+    }
+  }
+  THALWEG_INLINE Mask<T> operator==(Bits b) const { return {v == b.v}; }
+};
+
+template <class T>
+struct Vec {
+  using Scalar = T;
+  using Floats = typename Raw<T>::Floats;
+  static constexpr std::size_t lanes = register_bytes / sizeof(T);
+  Floats v;
+
+  Vec() = default;
+  THALWEG_INLINE Vec(Floats raw) : v(raw) {}
+  THALWEG_INLINE Vec(T x) : v(Floats{} + x) {}
+
+  THALWEG_INLINE static Vec load(const T* p) {
+    Vec r;
+    std::memcpy(&r.v, p, sizeof r.v);
+    return r;
+  }
+  THALWEG_INLINE void store(T* p) const { std::memcpy(p, &v, sizeof v); }
+  // p is a multiple of register_bytes.
+  THALWEG_INLINE static Vec load_aligned(const T* p) { return *reinterpret_cast<const Floats*>(p); }
+  THALWEG_INLINE void store_aligned(T* p) const { *reinterpret_cast<Floats*>(p) = v; }
+
+  THALWEG_INLINE T operator[](std::size_t lane) const { return v[lane]; }
+
+  THALWEG_INLINE Vec operator-() const { return -v; }
+  THALWEG_INLINE Vec operator+(Vec b) const { return v + b.v; }
+  THALWEG_INLINE Vec operator-(Vec b) const { return v - b.v; }
+  THALWEG_INLINE Vec operator*(Vec b) const { return v * b.v; }
+  THALWEG_INLINE Vec operator/(Vec b) const { return v / b.v; }
+  THALWEG_INLINE Vec& operator+=(Vec b) { return v += b.v, *this; }
+  THALWEG_INLINE Vec& operator-=(Vec b) { return v -= b.v, *this; }
+  THALWEG_INLINE Vec& operator*=(Vec b) { return v *= b.v, *this; }
+  THALWEG_INLINE Vec& operator/=(Vec b) { return v /= b.v, *this; }
+  THALWEG_INLINE friend Vec operator+(T a, Vec b) { return Vec(a) + b; }
+  THALWEG_INLINE friend Vec operator-(T a, Vec b) { return Vec(a) - b; }
+  THALWEG_INLINE friend Vec operator*(T a, Vec b) { return Vec(a) * b; }
+  THALWEG_INLINE friend Vec operator/(T a, Vec b) { return Vec(a) / b; }
+
+  THALWEG_INLINE Mask<T> operator<(Vec b) const { return {v < b.v}; }
+  THALWEG_INLINE Mask<T> operator<=(Vec b) const { return {v <= b.v}; }
+  THALWEG_INLINE Mask<T> operator>(Vec b) const { return {v > b.v}; }
+  THALWEG_INLINE Mask<T> operator>=(Vec b) const { return {v >= b.v}; }
+  THALWEG_INLINE Mask<T> operator==(Vec b) const { return {v == b.v}; }
+  THALWEG_INLINE Mask<T> operator!=(Vec b) const { return {v != b.v}; }
+};
+
+template <class T>
+THALWEG_INLINE Bits<T> bits(Vec<T> x) {
+  return (typename Raw<T>::Integers)x.v;
+}
+
+template <class T>
+THALWEG_INLINE Vec<T> from_bits(Bits<T> x) {
+  return (typename Raw<T>::Floats)x.v;
+}
+
+template <class T>
+THALWEG_INLINE Bits<T> bits(Mask<T> m) {
+  return m.v;
+}
+
+// a where the mask holds, else b.
+template <class T>
+THALWEG_INLINE Vec<T> select(Mask<T> m, Vec<T> a, Vec<T> b) {
+  return m.v ? a.v : b.v;
+}
+template <class T>
+THALWEG_INLINE Vec<T> select(Mask<T> m, Vec<T> a, T b) {
+  return select(m, a, Vec<T>(b));
+}
+template <class T>
+THALWEG_INLINE Vec<T> select(Mask<T> m, T a, Vec<T> b) {
+  return select(m, Vec<T>(a), b);
+}
+
+// One bit for each lane, the first lowest.
+template <class T>
+THALWEG_INLINE unsigned lanes_of(Mask<T> m) {
+#if defined(__AVX512F__)
+  if constexpr (sizeof(T) == 4)
+    return _mm512_movepi32_mask((__m512i)m.v);
+  else
+    return _mm512_movepi64_mask((__m512i)m.v);
+#elif defined(__AVX2__)
+  if constexpr (sizeof(T) == 4)
+    return static_cast<unsigned>(_mm256_movemask_ps((__m256)m.v));
+  else
+    return static_cast<unsigned>(_mm256_movemask_pd((__m256d)m.v));
+#elif defined(__SSE2__)
+  if constexpr (sizeof(T) == 4)
+    return static_cast<unsigned>(_mm_movemask_ps((__m128)m.v));
+  else
+    return static_cast<unsigned>(_mm_movemask_pd((__m128d)m.v));
+#else
+  unsigned lanes = 0;
+  for (std::size_t i = 0; i < Vec<T>::lanes; ++i) lanes |= (m.v[i] ? 1u : 0u) << i;
+  return lanes;
+#endif
+}
+
+template <class T>
+THALWEG_INLINE bool any(Mask<T> m) {
+  return lanes_of(m) != 0;
+}
+template <class T>
+THALWEG_INLINE bool all(Mask<T> m) {
+  return !any(~m);
+}
+
+template <class T>
+inline constexpr typename Raw<T>::Integer sign_bit = typename Raw<T>::Integer(1) << (sizeof(T) * 8 - 1);
+
+template <class T>
+THALWEG_INLINE Vec<T> abs(Vec<T> x) {
+  return from_bits<T>(bits(x) & Bits<T>(~sign_bit<T>));
+}
+
+// The magnitude of x with the sign of s.
+template <class T>
+THALWEG_INLINE Vec<T> copysign(Vec<T> x, Vec<T> s) {
+  return from_bits<T>((bits(x) & Bits<T>(~sign_bit<T>)) | (bits(s) & Bits<T>(sign_bit<T>)));
+}
+
+template <class T>
+THALWEG_INLINE Mask<T> isnan(Vec<T> x) {
+  return x != x;
+}
+
+template <class T>
+THALWEG_INLINE Vec<T> min(Vec<T> a, Vec<T> b) {
+  return select(isnan(a) | (a < b), a, b);
+}
+template <class T>
+THALWEG_INLINE Vec<T> max(Vec<T> a, Vec<T> b) {
+  return select(isnan(a) | (a > b), a, b);
+}
+
+// The bounds are numbers; NaN stays NaN. In this order of operands each is one instruction.
+template <class T>
+THALWEG_INLINE Vec<T> clamp(Vec<T> x, T low, T high) {
+  x = select(Vec<T>(low) > x, low, x);
+  return select(Vec<T>(high) < x, high, x);
+}
+
+// Rounded once where the processor has the instruction, else twice.
+template <class T>
+THALWEG_INLINE Vec<T> fma(Vec<T> a, Vec<T> b, Vec<T> c) {
+  return a * b + c;
+}
+
+template <class T>
+THALWEG_INLINE Vec<T> sqrt(Vec<T> x) {
+#if defined(__AVX512F__)
+  if constexpr (sizeof(T) == 4)
+    return _mm512_sqrt_ps(x.v);
+  else
+    return _mm512_sqrt_pd(x.v);
+#elif defined(__AVX2__)
+  if constexpr (sizeof(T) == 4)
+    return _mm256_sqrt_ps(x.v);
+  else
+    return _mm256_sqrt_pd(x.v);
+#elif defined(__SSE2__)
+  if constexpr (sizeof(T) == 4)
+    return _mm_sqrt_ps(x.v);
+  else
+    return _mm_sqrt_pd(x.v);
+#else
+  Vec<T> r;
+  for (std::size_t i = 0; i < Vec<T>::lanes; ++i) r.v[i] = sizeof(T) == 4 ? __builtin_sqrtf(x[i]) : __builtin_sqrt(x[i]);
+  return r;
+#endif
+}
+
+// A number whose last bit is worth 1: to add it is to round to an integer, which is then in its lowest bits.
+template <class T>
+inline constexpr T rounder = sizeof(T) == 4 ? T(12582912.0) : T(6755399441055744.0);  // 1.5 * 2^23, 1.5 * 2^52
+
+// To the nearest integer, ties to the even one.
+template <class T>
+THALWEG_INLINE Vec<T> round(Vec<T> x) {
+#if defined(__AVX512F__)
+  if constexpr (sizeof(T) == 4)
+    return _mm512_roundscale_ps(x.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+  else
+    return _mm512_roundscale_pd(x.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+#elif defined(__AVX2__)
+  if constexpr (sizeof(T) == 4)
+    return _mm256_round_ps(x.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+  else
+    return _mm256_round_pd(x.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+#else
+  // From here on every number is an integer.
+  constexpr T large = sizeof(T) == 4 ? T(4194304.0) : T(2251799813685248.0);
+  const Vec<T> rounded = (x + rounder<T>)-rounder<T>;
+  return select(abs(x) < large, copysign(rounded, x), x);
+#endif
+}
+
+template <class T>
+THALWEG_INLINE Vec<T> floor(Vec<T> x) {
+  const Vec<T> rounded = round(x);
+  return copysign(select(rounded > x, rounded - T(1), rounded), x);
+}
+
+}  // namespace thalweg::THALWEG_ISA

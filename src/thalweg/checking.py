@@ -20,9 +20,10 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from .core.holdings import all_tensors
 from .core.solution import Solution
 from .gradients import GRADIENTS, GradientMethod
-from .gradients.capture import all_tensors, captured_tensors
+from .gradients.capture import captured_tensors
 from .gradients.swapping import Swapped
 from .ivp import solve_ivp
 from .methods import as_method

@@ -7,19 +7,12 @@ error there.
 
 from __future__ import annotations
 
-import functools
-import types
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
-_OPAQUE = {"builtins", "numpy", "pandas", "torch", "typing", "scipy", "sklearn"}
-"""Libraries whose objects, modules of torch aside, hold no tensor that a field could use."""
-
-_PLAIN = (bool, int, float, complex, str, bytes, type(None))
-"""What holds nothing."""
-
+from ..core.holdings import all_tensors
 
 def captured_tensors(fun: Any) -> tuple[list[Tensor], bool]:
     """The tensors that require a gradient and that `fun` holds, each once, so that none is part of another's history.
@@ -82,62 +75,6 @@ def check_reach(outputs: Sequence[Tensor], known: Sequence[Tensor]) -> None:
             f"the field uses {len(lost)} tensor(s) of shape {shapes} that need a gradient and that thalweg could not "
             "find; pass them in args, make them parameters of the field's module, or use gradient='direct'"
         )
-
-
-def all_tensors(value: Any) -> Iterator[Tensor]:
-    """All tensors that can be reached from a value, also those that need no gradient; each as often as it is found."""
-    stack, seen = [value], set[int]()
-    while stack:
-        value = stack.pop()
-        if isinstance(value, _PLAIN) or id(value) in seen:
-            continue
-        seen.add(id(value))
-        if isinstance(value, Tensor):
-            yield value
-        else:
-            stack += _parts(value)
-
-
-def _parts(value: Any) -> Iterable[Any]:
-    """What a value is made of, as far as tensors may hide there."""
-    if isinstance(value, list | tuple | set | frozenset):
-        return value
-    if isinstance(value, dict):
-        return value.values()
-    if isinstance(value, nn.Module):
-        return vars(value).values()
-    if isinstance(value, functools.partial):
-        return (value.func, value.args, value.keywords)
-    if isinstance(value, types.MethodType):
-        return (value.__self__, value.__func__)
-    if isinstance(value, types.FunctionType):
-        return _function_parts(value)
-    # slots and properties are not looked into, and nothing here may run a person's code
-    if isinstance(value, type | types.ModuleType | types.BuiltinFunctionType) or not type(value).__dictoffset__:
-        return ()
-    if type(value).__module__.split(".")[0] in _OPAQUE:
-        return ()
-    return (vars(value), *(vars(kind).get("__call__") for kind in type(value).__mro__))
-
-
-def _function_parts(function: types.FunctionType) -> Iterator[Any]:
-    """A function's closure, defaults, and the globals that its code names."""
-    if (function.__module__ or "").split(".")[0] == "torch":
-        return
-    for cell in function.__closure__ or ():
-        try:
-            yield cell.cell_contents
-        except ValueError:  # not filled yet
-            continue
-    yield function.__defaults__
-    yield function.__kwdefaults__
-    codes = [function.__code__]
-    while codes:
-        code = codes.pop()
-        codes += [constant for constant in code.co_consts if isinstance(constant, types.CodeType)]
-        for name in code.co_names:
-            if name in function.__globals__:
-                yield function.__globals__[name]
 
 
 def _independent(tensors: list[Tensor]) -> list[Tensor]:

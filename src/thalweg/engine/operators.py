@@ -1,0 +1,701 @@
+"""How each operation of PyTorch becomes instructions.
+
+Four tables, by PyTorch's own names: what moves entries and computes nothing; what is one instruction for each entry;
+rules of their own; and what is said in terms of other operations.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from .builder import Codes, Untraceable
+from .prologue import Slot
+from .tracer import Traced, Tracer, any_batched, is_batched
+
+_PRODUCTS = 4096
+"""The most multiplications, of a sample, in a product of two values: instructions are made for vectors."""
+
+_MOVES = frozenset(
+    """_reshape_alias _unsafe_view alias as_strided cat clone detach diagonal expand flip lift_fresh permute repeat
+    reshape roll select select_scatter slice slice_scatter split split_with_sizes squeeze stack t transpose unbind unfold
+    unsafe_chunk unsafe_split unsafe_split_with_sizes unsqueeze view""".split()
+)
+"""What moves entries and computes nothing: done to the codes as they are."""
+
+_UNARY = {
+    **{name: name for name in "neg abs reciprocal sqrt rsqrt exp expm1 log log1p sin cos tanh sigmoid relu".split()},
+    **{name: name for name in "silu erf sign".split()},
+    "sgn": "sign",
+}
+_COMPARISONS = frozenset("gt ge lt le eq ne".split())
+_FILLED = {"zeros": 0.0, "ones": 1.0, "empty": math.nan, "full": None}
+"""What is filled with one number; where memory was not written to, NaN."""
+
+
+def name_of(func: Any) -> str:
+    """PyTorch's name of an operation, without its overload."""
+    return str(func._schema.name).removeprefix("aten::")
+
+
+def is_spread(tracer: Tracer, name: str, args: Sequence[Any], kwargs: dict[str, Any]) -> bool:
+    """Whether an operation on what is shared makes a tensor that may be written into, or that has a row a sample."""
+    if _fill(name, args, kwargs) is not None:
+        return True
+    samples = tracer.builder.samples
+    return samples > 1 and name in ("expand", "repeat") and any(size % samples == 0 for size in args[1] if size)
+
+
+def lower(tracer: Tracer, func: Any, name: str, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
+    """What an operation gives, as the field sees it; its instructions are written down."""
+    filled = _fill(name, args, kwargs)
+    if filled is not None:
+        return _filled(tracer, *filled)
+    if not torch.is_grad_enabled():
+        raise Untraceable(
+            f"the field cuts its own gradient ({name} within no_grad, or in an autograd.grad without create_graph)"
+        )
+    if func._schema.is_mutable:
+        return _written(tracer, func, name, args, kwargs)
+    return _computed(tracer, func, name, args, kwargs)
+
+
+def _computed(tracer: Tracer, func: Any, name: str, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
+    """An operation that writes into none of its arguments."""
+    if name in _MOVES:
+        return _moved(tracer, func, args, kwargs)
+    if name in _UNARY:
+        return _each(tracer, _UNARY[name], args[0])
+    if name in _COMPARISONS:
+        return _each(tracer, name, *args, dtype=torch.bool)
+    if name in RULES:
+        return RULES[name](tracer, *args, **kwargs)
+    with tracer:
+        if name in DECOMPOSED:
+            return DECOMPOSED[name](*args, **kwargs)
+        from torch._decomp import decomposition_table
+
+        if func in decomposition_table:
+            return decomposition_table[func](*args, **kwargs)
+        made = func.decompose(*args, **kwargs)
+    if made is NotImplemented:
+        raise Untraceable(f"the field calls {func.name()}, for which the native engine has no instruction")
+    return made
+
+
+def _written(tracer: Tracer, func: Any, name: str, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
+    """An operation that writes into its first argument: made anew, its codes are then written into those there."""
+    target = args[0]
+    if not is_batched(target) or name[-1] != "_":
+        raise Untraceable(f"the field writes what depends on the sample into a tensor that does not ({name})")
+    if name in ("copy_", "fill_"):
+        made = args[1]
+    elif name == "zero_":
+        made = 0.0
+    else:
+        functional = getattr(getattr(torch.ops.aten, name[:-1]), func._overloadname)
+        made = _computed(tracer, functional, name[:-1], args, kwargs)
+    target.codes.copy_(tracer.codes(made))
+    return target
+
+
+# tensors of one number
+
+
+def _fill(name: str, args: Sequence[Any], kwargs: dict[str, Any]) -> tuple[Sequence[int], float, torch.dtype] | None:
+    """The shape, number and dtype of what is filled with one number of floating type."""
+    dtype = kwargs.get("dtype")
+    if name == "scalar_tensor":
+        kind, shape, rest = name, (), args
+    else:
+        kind = name.removeprefix("new_").removesuffix("_like").removesuffix("_strided")
+        if kind not in _FILLED:
+            return None
+        like = args[0] if isinstance(args[0], Tensor) else None
+        dtype = dtype or (None if like is None else like.dtype)
+        shape, rest = (like.shape, args[1:]) if name.endswith("_like") and like is not None else _sized(args)
+        rest = rest if kind == "full" else (_FILLED[kind],)
+    whole = dtype is None and kind == "full" and not isinstance(rest[0], float)
+    dtype = torch.int64 if whole else dtype or torch.get_default_dtype()
+    return (shape, float(rest[0]), dtype) if dtype.is_floating_point else None
+
+
+def _sized(args: Sequence[Any]) -> tuple[Sequence[int], Sequence[Any]]:
+    """The shape that is asked for, and what follows it."""
+    at = 1 if isinstance(args[0], Tensor) else 0
+    return args[at], args[at + 1 :]
+
+
+def _filled(tracer: Tracer, shape: Sequence[int], number: float, dtype: torch.dtype) -> Traced:
+    return tracer.traced(torch.full(tuple(shape), tracer.builder.constant(number)), dtype)
+
+
+# what moves entries
+
+
+def _moved(tracer: Tracer, func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
+    """The same movement of the codes."""
+    tensors = [x for x in pytree.tree_leaves(args) if isinstance(x, Tensor)]
+    dtype = tensors[0].dtype
+    for x in tensors[1:]:
+        dtype = torch.promote_types(dtype, x.dtype)
+    codes = pytree.tree_map(lambda x: tracer.codes(x) if isinstance(x, Tensor) else x, args)
+    return pytree.tree_map(lambda x: tracer.traced(x, dtype), func(*codes, **kwargs))
+
+
+def _cast(tracer: Tracer, x: Traced, *, dtype: torch.dtype | None = None, **_: Any) -> Traced:
+    if dtype is None or dtype == x.dtype or (x.dtype == torch.bool and dtype == tracer.dtype):
+        return tracer.traced(tracer.codes(x).clone(), dtype or x.dtype)
+    if dtype == torch.bool:
+        return _each(tracer, "ne", x, 0.0, dtype=torch.bool)
+    raise Untraceable(f"the field converts what depends on the sample from {x.dtype} to {dtype}")
+
+
+def _indexed(tracer: Tracer, x: Tensor, indices: Sequence[Tensor | None]) -> Traced:
+    return tracer.traced(torch.ops.aten.index(tracer.codes(x), _known(tracer, indices)), x.dtype)
+
+
+def _index_put(
+    tracer: Tracer, x: Tensor, indices: Sequence[Tensor | None], values: Tensor, accumulate: bool = False
+) -> Traced:
+    if accumulate:
+        raise Untraceable("the field calls aten::index_put with accumulate, for which there is no instruction")
+    if len(indices) == 1 and is_batched(indices[0]) and values.numel() == 1:
+        mask = indices[0]
+        assert mask is not None
+        with tracer:
+            return torch.where(mask.view(*mask.shape, *(1,) * (x.ndim - mask.ndim)), values.reshape(()), x)
+    codes = torch.ops.aten.index_put(tracer.codes(x), _known(tracer, indices), tracer.codes(values))
+    return tracer.traced(codes, x.dtype)
+
+
+def _index_select(tracer: Tracer, x: Tensor, dim: int, index: Tensor) -> Traced:
+    return tracer.traced(tracer.codes(x).index_select(dim, _known(tracer, [index])[0]), x.dtype)
+
+
+def _gather(tracer: Tracer, x: Tensor, dim: int, index: Tensor, *, sparse_grad: bool = False) -> Traced:
+    return tracer.traced(tracer.codes(x).gather(dim, _known(tracer, [index])[0]), x.dtype)
+
+
+def _known(tracer: Tracer, indices: Sequence[Tensor | None]) -> list[Any]:
+    return [None if index is None else tracer.known(index, "indexes with a tensor") for index in indices]
+
+
+def _padded(tracer: Tracer, x: Tensor, pad: Sequence[int], value: float = 0) -> Traced:
+    code = tracer.builder.constant(value)
+    return tracer.traced(torch.ops.aten.constant_pad_nd(tracer.codes(x), pad, code), x.dtype)
+
+
+# what is computed entry by entry
+
+
+def _each(
+    tracer: Tracer, operation: str, *xs: Any, scalars: Sequence[float] = (), dtype: torch.dtype | None = None
+) -> Traced:
+    """One instruction, or none where it changes nothing."""
+    if dtype is None:
+        _check_dtype(tracer, operation, xs)
+    codes = [tracer.codes(x).numpy() for x in xs]
+    made = _simplified(tracer, operation, codes)
+    if made is None:
+        made = tracer.builder.elementwise(operation, codes, scalars)
+    return tracer.traced(torch.from_numpy(made), dtype)
+
+
+def _check_dtype(tracer: Tracer, operation: str, xs: Sequence[Any]) -> None:
+    """Refuse arithmetic in another dtype than that of y."""
+    like = [torch.empty((1,) * min(x.ndim, 1), dtype=x.dtype) if isinstance(x, Tensor) else x for x in xs]
+    like = like[1:] if operation == "where" else like
+    dtype = torch.result_type(*like) if len(like) == 2 else like[0].dtype
+    if dtype != tracer.dtype:
+        raise Untraceable(f"the field computes in {dtype} ({operation}), but y has dtype {tracer.dtype}")
+
+
+def _simplified(tracer: Tracer, operation: str, codes: list[Codes]) -> Codes | None:
+    """The codes where an operation with a constant needs no instruction of its own kind."""
+    number = tracer.builder.number
+    if len(codes) != 2 or operation in _COMPARISONS:
+        return None
+    x, y = codes
+    if operation in ("add", "mul") and number(x) is not None and number(y) is None:
+        x, y = y, x
+    neutral = {"add": 0.0, "sub": 0.0, "mul": 1.0, "div": 1.0}.get(operation)
+    constant = number(y)
+    if neutral is not None and constant == neutral:
+        return np.array(np.broadcast_to(x, np.broadcast_shapes(x.shape, y.shape)))
+    if (operation, constant) == ("mul", -1.0):
+        return tracer.builder.elementwise("neg", [np.broadcast_to(x, np.broadcast_shapes(x.shape, y.shape))])
+    if operation == "sub" and number(x) == 0.0:
+        return tracer.builder.elementwise("neg", [np.broadcast_to(y, np.broadcast_shapes(x.shape, y.shape))])
+    if operation == "mul" and x.shape == y.shape and (x == y).all():
+        return tracer.builder.elementwise("square", [x])
+    return None
+
+
+def _binary(operation: str) -> Callable[..., Traced]:
+    def rule(tracer: Tracer, x: Any, y: Any) -> Traced:
+        return _each(tracer, operation, x, y)
+
+    return rule
+
+
+def _scaled(tracer: Tracer, x: Any, alpha: float) -> Any:
+    return x if alpha == 1 else _each(tracer, "mul", x, alpha)
+
+
+def _add(tracer: Tracer, x: Any, y: Any, *, alpha: float = 1) -> Traced:
+    return _each(tracer, "add", x, _scaled(tracer, y, alpha))
+
+
+def _sub(tracer: Tracer, x: Any, y: Any, *, alpha: float = 1) -> Traced:
+    return _each(tracer, "sub", x, _scaled(tracer, y, alpha))
+
+
+def _rsub(tracer: Tracer, x: Any, y: Any, alpha: float = 1) -> Traced:
+    return _each(tracer, "sub", y, _scaled(tracer, x, alpha))
+
+
+def _mul(tracer: Tracer, x: Any, y: Any) -> Traced:
+    boolean = all(isinstance(z, Tensor) and z.dtype == torch.bool for z in (x, y))
+    return _each(tracer, "mul", x, y, dtype=torch.bool if boolean else None)
+
+
+def _div(tracer: Tracer, x: Any, y: Any, *, rounding_mode: str | None = None) -> Traced:
+    if rounding_mode is not None:
+        raise Untraceable("the field rounds a quotient, for which there is no instruction")
+    return _each(tracer, "div", x, y)
+
+
+def _pow(tracer: Tracer, x: Any, y: Any) -> Traced:
+    if isinstance(y, Tensor):
+        return _each(tracer, "pow", x, y)
+    if y == 1:
+        return tracer.traced(tracer.codes(x).clone())
+    if y in (3, 4):
+        square = _each(tracer, "square", x)
+        return _each(tracer, "mul", square, x) if y == 3 else _each(tracer, "square", square)
+    name = {2: "square", -1: "reciprocal", 0.5: "sqrt", -0.5: "rsqrt"}.get(y)
+    return _each(tracer, name, x) if name else _each(tracer, "power", x, scalars=(y,))
+
+
+def _clamp(tracer: Tracer, x: Tensor, low: Any = None, high: Any = None, **bounds: Any) -> Traced:
+    low, high = bounds.get("min", low), bounds.get("max", high)
+    if isinstance(low, Tensor) or isinstance(high, Tensor):
+        with tracer:
+            x = x if low is None else torch.where(x < low, low, x)
+            return x if high is None else torch.where(x > high, high, x)
+    bounds = (-math.inf if low is None else low, math.inf if high is None else high)
+    return _each(tracer, "clamp", x, scalars=bounds)
+
+
+def _clamp_max(tracer: Tracer, x: Tensor, high: Any) -> Traced:
+    return _clamp(tracer, x, None, high)
+
+
+def _leaky_relu(tracer: Tracer, x: Tensor, slope: float = 0.01) -> Traced:
+    return _each(tracer, "leaky_relu", x, scalars=(slope,))
+
+
+def _elu(tracer: Tracer, x: Tensor, alpha: float = 1, scale: float = 1, input_scale: float = 1) -> Traced:
+    return _each(tracer, "elu", x, scalars=(alpha, scale, input_scale))
+
+
+def _gelu(tracer: Tracer, x: Tensor, *, approximate: str = "none") -> Traced:
+    return _each(tracer, "gelu" if approximate == "none" else "gelu_tanh", x)
+
+
+def _softplus(tracer: Tracer, x: Tensor, beta: float = 1, threshold: float = 20) -> Traced:
+    return _each(tracer, "softplus", x, scalars=(beta, threshold))
+
+
+def _where(tracer: Tracer, mask: Tensor, x: Any, y: Any) -> Traced:
+    masks = all(isinstance(z, Tensor) and z.dtype == torch.bool for z in (x, y))
+    return _each(tracer, "where", mask, x, y, dtype=torch.bool if masks else None)
+
+
+def _masked_fill(tracer: Tracer, x: Tensor, mask: Tensor, value: Any) -> Traced:
+    return _where(tracer, mask, value, x)
+
+
+def _logical(operation: str) -> Callable[..., Traced]:
+    """On masks, and on numbers, which are true where they are not 0."""
+
+    def rule(tracer: Tracer, *xs: Tensor) -> Traced:
+        masks = [x if x.dtype == torch.bool else _each(tracer, "ne", x, 0.0, dtype=torch.bool) for x in xs]
+        return _each(tracer, operation, *masks, dtype=torch.bool)
+
+    return rule
+
+
+def _logical_not(tracer: Tracer, x: Tensor) -> Traced:
+    return _each(tracer, "eq", x, 0.0, dtype=torch.bool)
+
+
+# products
+
+
+def _mm(tracer: Tracer, a: Tensor, b: Tensor, bias: Tensor | None = None) -> Traced:
+    """(M, K) by (K, N), and a shared bias (N,)."""
+    _check_dtype(tracer, "mm", (a, b))
+    if not is_batched(b):
+        held = None if bias is None else tracer.slot(bias)
+        made = tracer.builder.linear(tracer.codes(a).numpy(), _transposed(tracer, tracer.slot(b)), held)
+        return tracer.traced(torch.from_numpy(made))
+    if not is_batched(a):
+        made = tracer.builder.linear(tracer.codes(b).t().numpy(), tracer.slot(a))
+        return tracer.traced(torch.from_numpy(made).t())
+    return tracer.traced(_bmm_codes(tracer, tracer.codes(a)[None], tracer.codes(b)[None])[0])
+
+
+def _bmm(tracer: Tracer, a: Tensor, b: Tensor) -> Traced:
+    """(P, M, K) by (P, K, N)."""
+    _check_dtype(tracer, "bmm", (a, b))
+    return tracer.traced(_bmm_codes(tracer, tracer.codes(a), tracer.codes(b)))
+
+
+def _bmm_codes(tracer: Tracer, a: Tensor, b: Tensor) -> Tensor:
+    """The codes of a batched product: linear where all of one factor is shared, else sums of products."""
+    if bool((b < 0).all()):
+        return _mapped(tracer, a, b.mT)
+    if bool((a < 0).all()):
+        return _mapped(tracer, b.mT, a).mT
+    terms = len(a) * a.shape[1] * a.shape[2] * b.shape[2]
+    if terms > _PRODUCTS * tracer.builder.samples:
+        raise Untraceable(
+            f"the field multiplies two matrices that depend on the sample, {terms // tracer.builder.samples} products "
+            f"for each; the native engine takes up to {_PRODUCTS}"
+        )
+    products = _each(tracer, "mul", tracer.traced(a.unsqueeze(-2)), tracer.traced(b.mT.unsqueeze(-3)))
+    return tracer.codes(_reduced(tracer, "sum", products, [-1], False))
+
+
+def _mapped(tracer: Tracer, x: Tensor, weights: Tensor) -> Tensor:
+    """x (P, M, K) by shared weights (P, R, K): (P, M, R); equal weights at once."""
+    groups: dict[bytes, list[int]] = {}
+    for number, weight in enumerate(weights):
+        groups.setdefault(weight.contiguous().numpy().tobytes(), []).append(number)
+    out = x.new_empty(*x.shape[:2], weights.shape[1])
+    for numbers in groups.values():
+        rows, weight = x[numbers].flatten(0, 1), weights[numbers[0]]
+        made = tracer.builder.linear(rows.numpy(), weight.contiguous().numpy())
+        out[numbers] = torch.from_numpy(made).view(len(numbers), x.shape[1], -1)
+    return out
+
+
+def _transposed(tracer: Tracer, slot: int) -> int:
+    """The slot of the transpose; the matrix itself where the slot is a transpose already."""
+    maker = tracer.prologue.maker(slot)
+    if maker is not None and maker.function is torch.ops.aten.t.default:
+        return maker.args[0].number
+    return tracer.prologue.call(torch.ops.aten.t.default, Slot(slot)).number
+
+
+def _addmm(tracer: Tracer, bias: Tensor, a: Tensor, b: Tensor, *, beta: float = 1, alpha: float = 1) -> Traced:
+    if beta == alpha == 1 and bias.ndim == 1 and not any_batched([bias, b]) and len(bias) == b.shape[1]:
+        return _mm(tracer, a, b, bias)
+    return _add(tracer, _scaled(tracer, _mm(tracer, a, b), alpha), _scaled(tracer, bias, beta))
+
+
+def _baddbmm(tracer: Tracer, x: Tensor, a: Tensor, b: Tensor, *, beta: float = 1, alpha: float = 1) -> Traced:
+    return _add(tracer, _scaled(tracer, _bmm(tracer, a, b), alpha), _scaled(tracer, x, beta))
+
+
+def _mv(tracer: Tracer, a: Tensor, x: Tensor) -> Traced:
+    with tracer:
+        column = x.unsqueeze(-1)
+    made = _mm(tracer, a, column)
+    return tracer.traced(tracer.codes(made).squeeze(-1))
+
+
+# reductions
+
+
+def _reduced(tracer: Tracer, operation: str, x: Tensor, dims: Sequence[int] | int | None, keepdim: bool) -> Traced:
+    _check_dtype(tracer, operation, (x,))
+    codes = tracer.codes(x)
+    dims = _dims(x, dims)
+    kept = [d for d in range(x.ndim) if d not in dims]
+    shape = [1 if d in dims else x.shape[d] for d in range(x.ndim) if keepdim or d not in dims]
+    items = codes.permute(*kept, *dims).flatten(len(kept)) if dims else codes.unsqueeze(-1)
+    made = items[..., 0] if items.shape[-1] == 1 else torch.from_numpy(tracer.builder.reduce(operation, items.numpy()))
+    return tracer.traced(made.clone().reshape(shape))
+
+
+def _dims(x: Tensor, dims: Sequence[int] | int | None) -> list[int]:
+    """Dimensions counted from the front; all of them where none is named."""
+    dims = [dims] if isinstance(dims, int) else dims
+    return sorted(d % max(x.ndim, 1) for d in dims) if dims and x.ndim else [*range(x.ndim)]
+
+
+def _sum(
+    tracer: Tracer, x: Tensor, dims: Any = None, keepdim: bool = False, *, dtype: torch.dtype | None = None
+) -> Traced:
+    if dtype not in (None, tracer.dtype):
+        raise Untraceable(f"the field sums in {dtype}, but y has dtype {tracer.dtype}")
+    return _reduced(tracer, "sum", x, dims, keepdim)
+
+
+def _amax(tracer: Tracer, x: Tensor, dims: Any = (), keepdim: bool = False) -> Traced:
+    return _reduced(tracer, "amax", x, dims, keepdim)
+
+
+def _max(tracer: Tracer, x: Tensor, *dim: Any, **options: Any) -> Traced:
+    if dim or options:
+        raise Untraceable("the field asks where the largest or smallest entry lies (max or min with dim); use amax, amin")
+    return _reduced(tracer, "amax", x, None, False)
+
+
+def _min(tracer: Tracer, x: Tensor, *dim: Any, **options: Any) -> Traced:
+    return _each(tracer, "neg", _max(tracer, _each(tracer, "neg", x), *dim, **options))
+
+
+RULES: dict[str, Callable[..., Any]] = {
+    "_to_copy": _cast,
+    "index": _indexed,
+    "index_put": _index_put,
+    "index_select": _index_select,
+    "gather": _gather,
+    "constant_pad_nd": _padded,
+    "add": _add,
+    "sub": _sub,
+    "rsub": _rsub,
+    "mul": _mul,
+    "div": _div,
+    "pow": _pow,
+    "minimum": _binary("minimum"),
+    "maximum": _binary("maximum"),
+    "clamp": _clamp,
+    "clamp_min": _clamp,
+    "clamp_max": _clamp_max,
+    "leaky_relu": _leaky_relu,
+    "elu": _elu,
+    "gelu": _gelu,
+    "softplus": _softplus,
+    "where": _where,
+    "masked_fill": _masked_fill,
+    "logical_and": _logical("mul"),
+    "bitwise_and": _logical("mul"),
+    "logical_or": _logical("maximum"),
+    "bitwise_or": _logical("maximum"),
+    "logical_xor": _logical("ne"),
+    "bitwise_xor": _logical("ne"),
+    "logical_not": _logical_not,
+    "bitwise_not": _logical_not,
+    "mm": _mm,
+    "bmm": _bmm,
+    "addmm": _addmm,
+    "baddbmm": _baddbmm,
+    "mv": _mv,
+    "sum": _sum,
+    "amax": _amax,
+    "max": _max,
+    "min": _min,
+}
+"""Operations with a rule of their own, which takes the tracer and their arguments."""
+
+
+# what is said in terms of other operations
+
+
+def _amin(x: Tensor, dim: Sequence[int] = (), keepdim: bool = False) -> Tensor:
+    return -(-x).amax(dim, keepdim)
+
+
+def _count(x: Tensor, dim: Any) -> int:
+    return math.prod(x.shape[d] for d in _dims(x, dim))
+
+
+def _mean(x: Tensor, dim: Any = None, keepdim: bool = False, *, dtype: torch.dtype | None = None) -> Tensor:
+    return torch.sum(x, _dims(x, dim), keepdim, dtype=dtype) / _count(x, dim)
+
+
+def _var_mean(
+    x: Tensor, dim: Any = None, *, correction: float | None = None, keepdim: bool = False
+) -> tuple[Tensor, Tensor]:
+    mean = _mean(x, dim, True)
+    squares = (x - mean).square().sum(_dims(x, dim), keepdim)
+    freedom = max(_count(x, dim) - (1 if correction is None else correction), 0)
+    return squares / freedom, mean if keepdim else mean.reshape(squares.shape)
+
+
+def _var(x: Tensor, dim: Any = None, *, correction: float | None = None, keepdim: bool = False) -> Tensor:
+    return _var_mean(x, dim, correction=correction, keepdim=keepdim)[0]
+
+
+def _std(x: Tensor, dim: Any = None, *, correction: float | None = None, keepdim: bool = False) -> Tensor:
+    return _root(_var(x, dim, correction=correction, keepdim=keepdim))
+
+
+def _root(x: Tensor) -> Tensor:
+    """The square root whose derivative at 0 is 0, as PyTorch has it for norms and deviations."""
+    none = x == 0
+    return torch.where(none, 0.0, torch.where(none, 1.0, x).sqrt())
+
+
+def _norm(
+    x: Tensor, order: float = 2, dim: Any = None, keepdim: bool = False, *, dtype: torch.dtype | None = None
+) -> Tensor:
+    if order == 2:
+        return _root(x.square().sum(_dims(x, dim), keepdim, dtype=dtype))
+    if order == 1:
+        return x.abs().sum(_dims(x, dim), keepdim, dtype=dtype)
+    if order == math.inf:
+        return x.abs().amax(_dims(x, dim), keepdim)
+    raise Untraceable(f"the field takes a norm of order {order}; the native engine takes 1, 2 and inf")
+
+
+def _logsumexp(x: Tensor, dim: Any, keepdim: bool = False) -> Tensor:
+    largest = x.amax(_dims(x, dim), True)
+    total = (x - largest).exp().sum(_dims(x, dim), True).log() + largest
+    return total if keepdim else total.sum(_dims(x, dim))
+
+
+def _softmax(x: Tensor, dim: int, half_to_float: bool = False) -> Tensor:
+    powers = (x - x.amax(dim, True)).exp()
+    return powers / powers.sum(dim, True)
+
+
+def _log_softmax(x: Tensor, dim: int, half_to_float: bool = False) -> Tensor:
+    shifted = x - x.amax(dim, True)
+    return shifted - shifted.exp().sum(dim, True).log()
+
+
+def _normalized(x: Tensor, dim: Sequence[int], eps: float) -> tuple[Tensor, Tensor, Tensor]:
+    """x with mean 0 and variance 1 along dim, the mean, and what it was divided by, inverted."""
+    variance, mean = _var_mean(x, dim, correction=0, keepdim=True)
+    scale = (variance + eps).rsqrt()
+    return (x - mean) * scale, mean, scale
+
+
+def _layer_norm(
+    x: Tensor, shape: Sequence[int], weight: Tensor | None, bias: Tensor | None, eps: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    out, mean, scale = _normalized(x, [*range(x.ndim - len(shape), x.ndim)], eps)
+    return _affine(out, weight, bias), mean, scale
+
+
+def _affine(x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
+    x = x if weight is None else x * weight
+    return x if bias is None else x + bias
+
+
+def _group_norm(
+    x: Tensor, weight: Tensor | None, bias: Tensor | None, n: int, channels: int, size: int, groups: int, eps: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    out, mean, scale = _normalized(x.reshape(n, groups, -1), [2], eps)
+    weight, bias = (None if p is None else p.view(channels, *(1,) * (x.ndim - 2)) for p in (weight, bias))
+    return _affine(out.view(x.shape), weight, bias), mean.view(n, groups), scale.view(n, groups)
+
+
+def _rms_norm(
+    x: Tensor, shape: Sequence[int], weight: Tensor | None, eps: float | None = None
+) -> tuple[Tensor, Tensor]:
+    dim = [*range(x.ndim - len(shape), x.ndim)]
+    scale = (x.square().mean(dim, True) + (torch.finfo(x.dtype).eps if eps is None else eps)).rsqrt()
+    return _affine(x * scale, weight, None), scale
+
+
+def _running_norm(
+    x: Tensor, weight: Tensor | None, bias: Tensor | None, mean: Tensor, variance: Tensor, momentum: float, eps: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Batch normalisation by running statistics."""
+    shape = (-1, *(1,) * (x.ndim - 2))
+    scale = (variance + eps).rsqrt()
+    scale = scale if weight is None else scale * weight
+    moved = (x - mean.view(shape)) * scale.view(shape)
+    return _affine(moved, None, None if bias is None else bias.view(shape)), mean, scale
+
+
+def _batch_norm(
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    mean: Tensor | None,
+    variance: Tensor | None,
+    training: bool,
+    momentum: float,
+    eps: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    if training or mean is None or variance is None:
+        raise Untraceable("the field mixes samples (batch_norm in training mode); call eval() on it, or use layer_norm")
+    return _running_norm(x, weight, bias, mean, variance, momentum, eps)
+
+
+def _prod(x: Tensor, dim: int | None = None, keepdim: bool = False, *, dtype: torch.dtype | None = None) -> Tensor:
+    dims = _dims(x, dim)
+    out = x.permute(*(d for d in range(x.ndim) if d not in dims), *dims).flatten(x.ndim - len(dims)).unbind(-1)
+    if len(out) > 64:
+        raise Untraceable(f"the field multiplies {len(out)} numbers (prod); the native engine takes up to 64")
+    product = math.prod(out[1:], start=out[0])
+    return product.unsqueeze(dims[0]) if keepdim and dim is not None else product
+
+
+def _cumsum(x: Tensor, dim: int, *, dtype: torch.dtype | None = None) -> Tensor:
+    ones = torch.ones(x.shape[dim], x.shape[dim], dtype=torch.bool).triu()
+    return (x.movedim(dim, -1) @ ones.to(x.dtype)).movedim(-1, dim)
+
+
+def _triangle(lower: bool) -> Callable[..., Tensor]:
+    def decomposition(x: Tensor, diagonal: int = 0) -> Tensor:
+        ones = torch.ones(x.shape[-2:], dtype=torch.bool)
+        return torch.where(ones.tril(diagonal) if lower else ones.triu(diagonal), x, 0.0)
+
+    return decomposition
+
+
+def _hardtanh(x: Tensor, low: float = -1, high: float = 1) -> Tensor:
+    """Unlike clamp, PyTorch passes no gradient at the bounds."""
+    return torch.where(x >= high, high, torch.where(x <= low, low, x))
+
+
+def _logsigmoid(x: Tensor) -> tuple[Tensor, Tensor]:
+    out = torch.minimum(x, torch.zeros_like(x)) - (-x.abs()).exp().log1p()
+    return out, out
+
+
+DECOMPOSED: dict[str, Callable[..., Any]] = {
+    "_batch_norm_no_update": _running_norm,
+    "_fused_rms_norm": _rms_norm,
+    "_log_softmax": _log_softmax,
+    "_native_batch_norm_legit": _batch_norm,
+    "_native_batch_norm_legit_no_training": _running_norm,
+    "_prelu_kernel": lambda x, weight: torch.where(x > 0, x, x * weight),
+    "_softmax": _softmax,
+    "addcdiv": lambda x, a, b, value=1: x + value * (a / b),
+    "addcmul": lambda x, a, b, value=1: x + value * (a * b),
+    "addmv": lambda x, a, b, beta=1, alpha=1: beta * x + alpha * (a @ b),
+    "amin": _amin,
+    "cosh": lambda x: (x.exp() + (-x).exp()) / 2,
+    "cumsum": _cumsum,
+    "dot": lambda x, y: (x * y).sum(),
+    "exp2": lambda x: (x * math.log(2)).exp(),
+    "hardsigmoid": lambda x: torch.where(x <= -3, 0.0, torch.where(x >= 3, 1.0, x / 6 + 0.5)),
+    "hardtanh": _hardtanh,
+    "lerp": lambda x, y, weight: x + weight * (y - x),
+    "linalg_vector_norm": _norm,
+    "log10": lambda x: x.log() / math.log(10),
+    "log2": lambda x: x.log() / math.log(2),
+    "log_sigmoid_forward": _logsigmoid,
+    "logsumexp": _logsumexp,
+    "mean": _mean,
+    "mish": lambda x: x * torch.tanh(torch.nn.functional.softplus(x)),
+    "native_batch_norm": _batch_norm,
+    "native_group_norm": _group_norm,
+    "native_layer_norm": _layer_norm,
+    "prod": _prod,
+    "sinh": lambda x: (x.expm1() - (-x).expm1()) / 2,
+    "std": _std,
+    "tan": lambda x: x.sin() / x.cos(),
+    "threshold": lambda x, threshold, value: torch.where(x <= threshold, value, x),
+    "tril": _triangle(True),
+    "triu": _triangle(False),
+    "var": _var,
+    "var_mean": _var_mean,
+}
+"""Operations that are others together."""

@@ -1,0 +1,189 @@
+"""Turns a field into a program by watching it once.
+
+y: (B, *D) where the field works row by row, any shape where it does not; t: (B, 1, …, 1) per sample, 0-d in joint.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from ..core.holdings import all_tensors
+from ..core.state import Layout, layout_of
+from .builder import Builder, Untraceable, version
+from .program import STATE, TIME, Program
+from .prologue import Prologue
+from .reference import evaluate
+
+_PRIMES = (13, 17, 19, 23, 29, 31, 37, 41, 43, 47, 53, 59, 61, 67, 71, 73, 79, 83, 89, 97, 101, 103, 107, 109, 113)
+"""How many samples a field may be traced with: a size that is no multiple of it is none of the batch."""
+
+
+@dataclass(frozen=True)
+class Trace:
+    """A field as a program, and what it takes from PyTorch.
+
+    Attributes
+    ----------
+    program : Program
+    rows : bool
+        Whether each row of the state is a sample; otherwise the whole state is one.
+    batched : tuple of int
+        Which leaves of the arguments each sample has of its own, in the order of the program's further inputs.
+    """
+
+    program: Program
+    rows: bool
+    batched: tuple[int, ...]
+    _prologue: Prologue
+    _shared: tuple[Tensor | int, ...]
+    _baked: tuple[tuple[Tensor, int], ...]
+    _dtype: torch.dtype
+
+    def shared(self, args: Any) -> list[Tensor]:
+        """The shared tensors, in the order of the program, each contiguous and of y's dtype; with a graph."""
+        tensors = self._prologue.run(pytree.tree_leaves(args))
+        found = [x if isinstance(x, Tensor) else tensors[x] for x in self._shared]
+        return [x.to(self._dtype).contiguous() for x in found]
+
+    def holds(self) -> bool:
+        """Whether nothing was written into the tensors whose numbers are part of the program."""
+        return all(version(tensor) == then for tensor, then in self._baked)
+
+    def inputs(self, t: Tensor, y: Tensor, args: Any) -> list[Tensor]:
+        """The program's inputs (samples, rows) at a time and a packed state."""
+        samples = len(y) if self.rows else 1
+        leaves = pytree.tree_leaves(args)
+        given = [y, *(leaves[leaf] for leaf in self.batched)]
+        return [t.reshape(-1, 1).expand(samples, 1), *(x.reshape(samples, -1) for x in given)]
+
+
+def trace(fun: Callable[..., Any], t: Tensor, y0: Any, args: tuple[Any, ...] = (), *, by_row: bool) -> Trace:
+    """A field as a program.
+
+    Parameters
+    ----------
+    fun : callable
+        `fun(t, y, *args)`.
+    t : Tensor
+        A time as the field takes it: 0-d, or (B, 1, …, 1) where `by_row`.
+    y0 : Tensor or pytree
+        A state. The program holds for any number of rows where each is a sample.
+    args : tuple
+        Tensors with a row for each sample are taken as the sample's own, where the field allows.
+    by_row : bool
+        Whether the rows do not talk to each other, as batching="per_sample" asks. Otherwise it is found out.
+
+    Raises
+    ------
+    Untraceable
+        Where the field does what no program can, and what that is.
+    """
+    layout, y = layout_of(y0, by_row=by_row)
+    if y.dtype not in (torch.float32, torch.float64) or y.device.type != "cpu" or not y.numel():
+        raise Untraceable(f"the native engine takes states of float32 or float64 on the CPU, got {y.dtype} on {y.device}")
+    leaves = pytree.tree_leaves(args)
+    own = tuple(n for n, x in enumerate(leaves) if isinstance(x, Tensor) and x.ndim and len(x) == len(y)) if y.ndim else ()
+    rows = by_row or (layout.spec is None and y.ndim > 1)
+    attempts = [(True, own), (True, ())] if rows and own else [(True, ())] if rows else []
+    failures = []
+    for by_sample, batched in attempts if by_row else [*attempts, (False, ())]:
+        try:
+            found = _traced(fun, t, y, layout, args, by_sample, batched)
+            check(found, fun, t, y0, args, by_row=by_row)
+            return found
+        except Untraceable as error:
+            failures.append(error)
+    raise failures[0 if by_row else -1]
+
+
+def check(found: Trace, fun: Callable[..., Any], t: Tensor, y0: Any, args: tuple[Any, ...], *, by_row: bool) -> None:
+    """Compare a trace with the field itself, near a state: once for each number of rows that it is used with.
+
+    Raises
+    ------
+    Untraceable
+        Where they differ.
+    """
+    layout, y = layout_of(y0, by_row=by_row)
+    noise = torch.randn(y.shape, dtype=y.dtype, generator=torch.Generator().manual_seed(0))
+    y = y.detach() + 0.1 * noise
+    expected = _called(fun, t, y, layout, args).detach()
+    with torch.no_grad():
+        got = evaluate(found.program, found.inputs(t, y, args), found.shared(args)).reshape(y.shape)
+    tolerance = 1e-3 if y.dtype == torch.float32 else 1e-8
+    size = expected.abs().nan_to_num(0, 0, 0).max().item()
+    if not torch.allclose(got, expected, rtol=tolerance, atol=tolerance * size, equal_nan=True):
+        raise Untraceable(
+            "the field depends on what cannot be seen, such as the number of samples or values taken out of PyTorch"
+        )
+
+
+def _traced(
+    fun: Callable[..., Any],
+    t: Tensor,
+    y: Tensor,
+    layout: Layout,
+    args: tuple[Any, ...],
+    rows: bool,
+    batched: tuple[int, ...],
+) -> Trace:
+    """One attempt: with each row a sample or the whole state one, and some of the arguments the sample's own."""
+    from .tracer import Tracer
+
+    leaves, spec = pytree.tree_flatten(args)
+    samples = _prime(fun, y, leaves) if rows else 1
+    shape = y.shape[1:] if rows else y.shape
+    own = [leaves[leaf].shape[1:] for leaf in batched]
+    builder = Builder(samples, y.dtype, [1, shape.numel(), *(x.numel() for x in own)])
+    tracer = Tracer(builder)
+
+    def given(number: int, shape: Sequence[int], *, uniform: bool = False) -> Tensor:
+        codes = torch.from_numpy(builder.input_codes(number, shape, uniform=uniform))
+        return tracer.traced(codes if rows else codes[0])
+
+    for leaf, x in enumerate(leaves):
+        if leaf in batched:
+            if x.dtype != y.dtype:
+                raise Untraceable(f"an argument of each sample has dtype {x.dtype}, but y has dtype {y.dtype}")
+            number = STATE + 1 + batched.index(leaf)
+            leaves[leaf] = given(number, x.shape[1:])
+        elif isinstance(x, Tensor):
+            leaves[leaf] = tracer.shared(tracer.prologue.argument(leaf, x))
+    time = given(TIME, t.shape[1:] if layout.by_row else (), uniform=rows and not layout.by_row)
+    state = given(STATE, shape)
+    layout = layout.taken(samples) if rows and layout.by_row else layout
+    with tracer:
+        out = _called(fun, time, state, layout, pytree.tree_unflatten(leaves, spec))
+    if not isinstance(out, Tensor) or out.dtype != y.dtype or out.shape != (samples, *shape)[int(not rows) :]:
+        raise Untraceable("the field does not return a tensor of the shape and dtype of y")
+    program, shared = builder.program(tracer.codes(out).reshape(samples, -1).numpy())
+    builder.prologue.needed([x for x in shared if isinstance(x, int)])
+    baked = tuple(tracer.baked.values())
+    return Trace(program, rows, batched, builder.prologue, tuple(shared), baked, y.dtype)
+
+
+def _called(fun: Callable[..., Any], t: Tensor, y: Tensor, layout: Layout, args: tuple[Any, ...]) -> Tensor:
+    """What the field returns for a packed state, packed."""
+    try:
+        with torch.inference_mode(False), torch.enable_grad():
+            return layout.pack(fun(t, layout.unpack(y), *args))
+    except Untraceable:
+        raise
+    except Exception as error:
+        raise Untraceable(f"the field fails where it is watched: {type(error).__name__}: {error}") from error
+
+
+def _prime(fun: Callable[..., Any], y: Tensor, leaves: Sequence[Any]) -> int:
+    """A number of samples that no size of anything around is a multiple of."""
+    held = [*all_tensors(fun), *(x for x in leaves if isinstance(x, Tensor))]
+    sizes = {len(y), *(size for x in (y, *held) for size in x.shape[:]), *y.shape[1:]}
+    for prime in _PRIMES:
+        if all(size % prime or not size for size in sizes):
+            return prime
+    return 127

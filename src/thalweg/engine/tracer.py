@@ -1,0 +1,183 @@
+"""Watches a field at work on tensors without data, and writes down what it does.
+
+Every operation of PyTorch that the field calls comes by here, below autograd. What it does with parameters, constants
+and shared arguments alone goes into the prologue; what it does with the state, the time and arguments that each
+sample has of its own becomes instructions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from .builder import Builder, Untraceable, version
+from .prologue import Slot
+
+_CUTS: dict[Any, str] = {
+    Tensor.detach: "detach",
+    Tensor.detach_: "detach_",
+    torch.detach: "detach",
+    Tensor.data.__get__: "data",  # type: ignore[attr-defined]
+    Tensor.backward: "backward",
+}
+"""What keeps a gradient from the state, as PyTorch names it to `__torch_function__`."""
+
+
+class Traced(Tensor):
+    """A tensor without data: its codes where it may differ between samples, else its slot in the prologue."""
+
+    codes: Tensor | None
+    slot: int | None
+
+    @staticmethod
+    def of(like: Tensor, dtype: torch.dtype, *, codes: Tensor | None = None, slot: int | None = None) -> Traced:
+        """One of the size and strides of another tensor."""
+        traced = Tensor._make_wrapper_subclass(  # type: ignore[attr-defined]
+            Traced, like.shape, strides=like.stride(), storage_offset=like.storage_offset(), dtype=dtype
+        )
+        traced.codes, traced.slot = codes, slot
+        return traced
+
+    @classmethod
+    def __torch_function__(
+        cls, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """What the field calls, before autograd sees it."""
+        if func in _CUTS and any(isinstance(x, Traced) and x.codes is not None for x in args):
+            raise Untraceable(f"the field cuts its own gradient ({_CUTS[func]})")
+        with torch._C.DisableTorchFunctionSubclass():
+            return func(*args, **(kwargs or {}))
+
+    @classmethod
+    def __torch_dispatch__(
+        cls, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Only what happens when the tracer looks away comes here."""
+        raise Untraceable(f"the field calls {func} where it cannot be watched")
+
+    def __repr__(self, **_: Any) -> str:
+        """What a message may show."""
+        return f"Traced(shape={tuple(self.shape)}, dtype={self.dtype})"
+
+
+class Tracer(TorchDispatchMode):
+    """Turns calls of PyTorch into a prologue and instructions.
+
+    Parameters
+    ----------
+    builder : Builder
+    """
+
+    def __init__(self, builder: Builder) -> None:
+        super().__init__()
+        self.builder = builder
+        self.prologue = builder.prologue
+        self.dtype = builder.dtype
+        self.baked: dict[int, tuple[Tensor, int]] = {}
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """PyTorch asks; to skip it, it would first import its compiler, which takes seconds."""
+        return False
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """One operation."""
+        from . import operators
+
+        kwargs = kwargs or {}
+        name = operators.name_of(func)
+        tensors = [x for x in pytree.tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
+        if torch.Tag.nondeterministic_seeded in func.tags:
+            raise Untraceable(f"the field draws random numbers ({name})")
+        if name == "lift_fresh":  # a tensor that the field has made of numbers, which it may write into
+            func, name = torch.ops.aten.clone.default, "clone"
+        if name == "_local_scalar_dense":
+            return self.known(args[0], "reads a number out of a tensor (item, bool, float or int)").item()
+        batched = any(isinstance(x, Traced) and x.codes is not None for x in tensors)
+        if batched or operators.is_spread(self, name, args, kwargs):
+            return operators.lower(self, func, name, args, kwargs)
+        return self._before_the_solve(func, name, args, kwargs)
+
+    def _before_the_solve(self, func: Any, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """An operation on what is shared: the prologue's."""
+        written = [x for x, spec in zip(args, func._schema.arguments, strict=False) if spec.is_write]
+        if func._schema.is_mutable and not all(self._own(x) for x in written):
+            raise Untraceable(f"the field writes into a tensor that it holds ({name})")
+        result = self.prologue.call(func, *pytree.tree_map(self._slotted, args), **pytree.tree_map(self._slotted, kwargs))
+        if func._schema.is_mutable and written and func._schema.returns:
+            return written[0]
+        return pytree.tree_map(self._of_slot, result)
+
+    def _own(self, x: Any) -> bool:
+        """Whether a tensor was made by the field in this very call."""
+        if not (isinstance(x, Traced) and x.slot is not None):
+            return False
+        held = [self.prologue.values[slot] for slot in (*self.prologue.captured, *self.prologue.arguments)]
+        start = self.prologue.values[x.slot].untyped_storage().data_ptr()
+        return all(value.untyped_storage().data_ptr() != start for value in held)
+
+    def _slotted(self, x: Any) -> Any:
+        """An argument as the prologue takes it."""
+        return Slot(self.slot(x)) if isinstance(x, Tensor) else x
+
+    def _of_slot(self, x: Any) -> Any:
+        """A result of the prologue as the field sees it."""
+        return self.shared(x.number) if isinstance(x, Slot) else x
+
+    def slot(self, x: Tensor) -> int:
+        """The slot of a tensor that is the same for all samples."""
+        if isinstance(x, Traced):
+            assert x.slot is not None
+            return x.slot
+        return self.prologue.capture(x)
+
+    def shared(self, slot: int) -> Traced:
+        """A slot as the field sees it."""
+        value = self.prologue.values[slot]
+        return Traced.of(value, value.dtype, slot=slot)
+
+    def traced(self, codes: Tensor, dtype: torch.dtype | None = None) -> Traced:
+        """Codes as the field sees them."""
+        return Traced.of(codes, dtype or self.dtype, codes=codes)
+
+    def codes(self, x: Any) -> Tensor:
+        """The codes of a tensor, shared or not, or of a number."""
+        if isinstance(x, Traced) and x.codes is not None:
+            return x.codes
+        if isinstance(x, Tensor):
+            return torch.from_numpy(self.builder.slot_codes(self.slot(x)))
+        if isinstance(x, complex):
+            raise Untraceable("the field computes with complex numbers")
+        return torch.tensor(self.builder.constant(x))
+
+    def known(self, x: Tensor, why: str) -> Tensor:
+        """The values of a tensor, which must not depend on anything but what the field captured.
+
+        They become part of the program: it holds as long as nothing is written into the tensors that they come from.
+        """
+        if isinstance(x, Traced) and x.codes is not None:
+            raise Untraceable(f"the field {why} that depends on the state, the time or its arguments")
+        slot = self.slot(x)
+        roots = self.prologue.roots(slot)
+        if roots is None:
+            raise Untraceable(f"the field {why} that depends on its arguments")
+        for root in roots:
+            self.baked[id(root)] = root, version(root)
+        return self.prologue.values[slot]
+
+
+def is_batched(x: Any) -> bool:
+    """Whether it is a tensor that may differ between samples."""
+    return isinstance(x, Traced) and x.codes is not None
+
+
+def any_batched(xs: Sequence[Any]) -> bool:
+    """Whether one of them may differ between samples."""
+    return any(is_batched(x) for x in xs)

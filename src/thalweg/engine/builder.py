@@ -20,10 +20,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from . import reference
-from .program import OPERATIONS, Instruction, Operand, Program
+from .program import STATE, Instruction, Operand, Program
 from .prologue import Prologue, Slot
 
 Codes: TypeAlias = NDArray[np.int64]
+
+_MIXED = -(1 << 62)
+"""The code of an entry that several samples have made; an error where it reaches dy/dt. Sums over the batch that are
+only differentiated, as of energies, do not."""
 
 _CONSTANTS = 1 << 40
 """The first number of the constants among the entries of what is shared; all tensors lie below."""
@@ -36,6 +40,10 @@ def version(tensor: Tensor) -> int:
 
 class Untraceable(ValueError):
     """A field that cannot be turned into a program, and why."""
+
+
+class _Mixed(Exception):
+    """Items that no single sample makes."""
 
 
 @dataclass
@@ -84,6 +92,7 @@ class Builder:
         self._versions: list[int] = []
         self._entries = 0
         self._picks: dict[Any, int] = {}
+        self._why = ""
 
     # what is known of an entry
 
@@ -112,7 +121,7 @@ class Builder:
     def number(self, codes: Codes) -> float | None:
         """The constant that all entries are, or None."""
         first = int(codes.flat[0]) if codes.size else 0
-        if first >= -_CONSTANTS or not (codes == first).all():
+        if not _MIXED < first < -_CONSTANTS or not (codes == first).all():
             return None
         return self._numbers[-1 - _CONSTANTS - first]
 
@@ -121,9 +130,7 @@ class Builder:
         if slot in self._shared_numbers:
             return self._shared_numbers[slot]
         value = self.prologue.values[slot]
-        if value.is_complex() or not (
-            value.ndim == 0 or torch.promote_types(value.dtype, self.dtype) == self.dtype
-        ):
+        if value.is_complex() or not (value.ndim == 0 or torch.promote_types(value.dtype, self.dtype) == self.dtype):
             raise Untraceable(f"the field computes with a tensor of dtype {value.dtype}, but y has dtype {self.dtype}")
         self._shared_numbers[slot] = len(self._slots)
         self._slots.append(slot)
@@ -138,7 +145,10 @@ class Builder:
         """The codes of what an operation makes of its operands, broadcast against each other."""
         operands = np.broadcast_arrays(*operands)
         shape = operands[0].shape
-        split = self._split(np.stack([x.ravel() for x in operands], 1), shape)
+        try:
+            split = self._split(np.stack([x.ravel() for x in operands], 1), shape)
+        except _Mixed as error:
+            return self._mixed(shape, error)
         scalars = tuple(float(x) for x in scalars)
         columns = split.entries
         if len(columns) > 1 and (columns == columns[0]).all():
@@ -151,18 +161,26 @@ class Builder:
     def reduce(self, operation: str, items: Codes) -> Codes:
         """The codes of what becomes of the last dimension."""
         shape, length = items.shape[:-1], items.shape[-1]
-        split = self._split(items.reshape(-1, length), shape)
+        try:
+            split = self._split(items.reshape(-1, length), shape)
+        except _Mixed as error:
+            return self._mixed(shape, error)
         n = len(split.entries)
         if (split.entries < 0).all():
-            given = Slot(self._picked(split.entries.ravel()))
-            return self._computed(_reduced, (operation, n, given), split, 1).reshape(shape)
+            args = operation, n, Slot(self._picked(split.entries.ravel()))
+            return self._computed(_reduced, args, split, 1).reshape(shape)
         given = (self._operand(split.entries.ravel(), spread=True),)
         return self._made(Instruction(operation, n, given, (length,)), split, 1).reshape(shape)
 
     def linear(self, x: Codes, weight: Codes | int, bias: Codes | int | None = None) -> Codes:
         """The codes (M, R) of x (M, K) by a weight (R, K) and a bias (R,), each a slot or codes of what is shared."""
-        split = self._split(x, x.shape[:1])
         n_out = self.prologue.values[weight].shape[0] if isinstance(weight, int) else weight.shape[0]
+        try:
+            if not isinstance(weight, int) and (weight == _MIXED).any():
+                raise _Mixed(self._why)
+            split = self._split(x, x.shape[:1])
+        except _Mixed as error:
+            return self._mixed((len(x), n_out), error)
         n, n_in = split.entries.shape
         maps = [m if isinstance(m, int) else self._picked(m.ravel()) for m in (weight, bias) if m is not None]
         if (split.entries < 0).all():  # x is the same for all samples: PyTorch multiplies
@@ -173,7 +191,10 @@ class Builder:
 
     def program(self, out: Codes) -> tuple[Program, list[Tensor | int]]:
         """The program whose result has these codes, (samples, rows); and the slots that are its shared tensors."""
-        split = self._split(out.reshape(-1, 1), out.shape)
+        try:
+            split = self._split(out.reshape(-1, 1), out.shape)
+        except _Mixed as error:
+            raise Untraceable(f"the field {error}") from None
         rows = out.shape[1]
         expected = np.broadcast_to(np.arange(self.samples)[:, None], out.shape).ravel()
         ordered = split.slot.reshape(out.shape)
@@ -190,25 +211,32 @@ class Builder:
         """Items (N, width), which fill a tensor of that shape, sorted by sample."""
         if not items.size:
             raise Untraceable("the field computes with an empty tensor")
+        if (items == _MIXED).any():
+            raise _Mixed(self._why)
         base = self.samples + 1
         samples = np.where(items >= 0, items % base, self.samples)
         sample = samples.min(1)
         if ((samples != self.samples) & (samples != sample[:, None])).any():
-            raise Untraceable("the field mixes samples")
+            raise _Mixed("mixes samples")
         entries = np.where(items >= 0, items // base, items)
         if (sample == self.samples).all():
             return self._uniform(entries, sample)
         if (sample == self.samples).any():
             sample = self._placed(sample, shape)
         if (np.bincount(sample, minlength=self.samples) * self.samples != len(sample)).any():
-            raise Untraceable("the field treats some samples differently from others")
+            raise _Mixed("treats some samples differently from others")
         order = np.argsort(sample, kind="stable").reshape(self.samples, -1)
         sorted_entries = entries[order]
         if not (sorted_entries == sorted_entries[:1]).all():
-            raise Untraceable("the field treats some samples differently from others")
+            raise _Mixed("treats some samples differently from others")
         slot = np.empty(len(items), dtype=np.int64)
         slot[order] = np.arange(order.shape[1])
         return Split(sorted_entries[0], slot, sample)
+
+    def _mixed(self, shape: Sequence[int], error: _Mixed) -> Codes:
+        """The codes of what several samples have made."""
+        self._why = self._why or str(error)
+        return np.full(shape, _MIXED)
 
     def _uniform(self, entries: Codes, sample: NDArray[np.int64]) -> Split:
         """Items that are the same in all samples: each once, in the order in which they come."""
@@ -229,7 +257,7 @@ class Builder:
                 placed = np.broadcast_to(guess, shape).ravel()
                 if (placed == sample)[known].all():
                     return placed
-        raise Untraceable("the field treats some samples differently from others")
+        raise _Mixed("treats some samples differently from others")
 
     # emission
 
@@ -282,7 +310,7 @@ class Builder:
         homes = [self._home(entry) for entry in entries.tolist()]
         if all(shared for shared, _ in homes):
             slot = self._picked(entries)
-            operands = (Operand(1), self._whole(slot))
+            operands: tuple[Operand, ...] = (Operand(STATE), self._whole(slot))
             index = [n for row in range(len(entries)) for n in (1, row)]
         else:
             constants = entries < -_CONSTANTS
@@ -292,7 +320,7 @@ class Builder:
                 entries[constants] = self.slot_codes(slot)
                 homes = [self._home(entry) for entry in entries.tolist()]
             at = [self._at(entry, 1) for entry in entries.tolist()]
-            first = {}
+            first: dict[tuple[bool, int], int] = {}
             for home, operand in zip(homes, at, strict=True):
                 first[home] = min(first.get(home, operand.row), operand.row)
             operands = tuple(Operand(number, shared, row) for (shared, number), row in first.items())

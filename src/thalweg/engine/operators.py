@@ -22,19 +22,19 @@ from .tracer import Traced, Tracer, any_batched, is_batched
 _PRODUCTS = 4096
 """The most multiplications, of a sample, in a product of two values: instructions are made for vectors."""
 
-_MOVES = frozenset(
-    """_reshape_alias _unsafe_view alias as_strided cat clone detach diagonal expand flip lift_fresh permute repeat
-    reshape roll select select_scatter slice slice_scatter split split_with_sizes squeeze stack t transpose unbind unfold
-    unsafe_chunk unsafe_split unsafe_split_with_sizes unsqueeze view""".split()
-)
+_MOVES = {
+    *("_reshape_alias", "_unsafe_view", "alias", "as_strided", "cat", "clone", "detach", "diagonal", "expand", "flip"),
+    *("lift_fresh", "permute", "repeat", "reshape", "roll", "select", "select_scatter", "slice", "slice_scatter"),
+    *("split", "split_with_sizes", "squeeze", "stack", "t", "transpose", "unbind", "unfold", "unsafe_chunk"),
+    *("unsafe_split", "unsafe_split_with_sizes", "unsqueeze", "view"),
+}
 """What moves entries and computes nothing: done to the codes as they are."""
 
 _UNARY = {
-    **{name: name for name in "neg abs reciprocal sqrt rsqrt exp expm1 log log1p sin cos tanh sigmoid relu".split()},
-    **{name: name for name in "silu erf sign".split()},
-    "sgn": "sign",
+    *("neg", "abs", "reciprocal", "sqrt", "rsqrt", "exp", "expm1", "log", "log1p", "sin", "cos", "tanh", "sigmoid"),
+    *("relu", "silu", "erf", "sign"),
 }
-_COMPARISONS = frozenset("gt ge lt le eq ne".split())
+_COMPARISONS = {"gt", "ge", "lt", "le", "eq", "ne"}
 _FILLED = {"zeros": 0.0, "ones": 1.0, "empty": math.nan, "full": None}
 """What is filled with one number; where memory was not written to, NaN."""
 
@@ -71,7 +71,7 @@ def _computed(tracer: Tracer, func: Any, name: str, args: Sequence[Any], kwargs:
     if name in _MOVES:
         return _moved(tracer, func, args, kwargs)
     if name in _UNARY:
-        return _each(tracer, _UNARY[name], args[0])
+        return _each(tracer, name, args[0])
     if name in _COMPARISONS:
         return _each(tracer, name, *args, dtype=torch.bool)
     if name in RULES:
@@ -111,6 +111,7 @@ def _written(tracer: Tracer, func: Any, name: str, args: Sequence[Any], kwargs: 
 def _fill(name: str, args: Sequence[Any], kwargs: dict[str, Any]) -> tuple[Sequence[int], float, torch.dtype] | None:
     """The shape, number and dtype of what is filled with one number of floating type."""
     dtype = kwargs.get("dtype")
+    shape: Sequence[int]
     if name == "scalar_tensor":
         kind, shape, rest = name, (), args
     else:
@@ -163,7 +164,7 @@ def _indexed(tracer: Tracer, x: Tensor, indices: Sequence[Tensor | None]) -> Tra
 
 def _index_put(
     tracer: Tracer, x: Tensor, indices: Sequence[Tensor | None], values: Tensor, accumulate: bool = False
-) -> Traced:
+) -> Tensor:
     if accumulate:
         raise Untraceable("the field calls aten::index_put with accumulate, for which there is no instruction")
     if len(indices) == 1 and is_batched(indices[0]) and values.numel() == 1:
@@ -284,8 +285,8 @@ def _pow(tracer: Tracer, x: Any, y: Any) -> Traced:
     return _each(tracer, name, x) if name else _each(tracer, "power", x, scalars=(y,))
 
 
-def _clamp(tracer: Tracer, x: Tensor, low: Any = None, high: Any = None, **bounds: Any) -> Traced:
-    low, high = bounds.get("min", low), bounds.get("max", high)
+def _clamp(tracer: Tracer, x: Tensor, min: Any = None, max: Any = None) -> Tensor:
+    low, high = min, max
     if isinstance(low, Tensor) or isinstance(high, Tensor):
         with tracer:
             x = x if low is None else torch.where(x < low, low, x)
@@ -294,8 +295,8 @@ def _clamp(tracer: Tracer, x: Tensor, low: Any = None, high: Any = None, **bound
     return _each(tracer, "clamp", x, scalars=bounds)
 
 
-def _clamp_max(tracer: Tracer, x: Tensor, high: Any) -> Traced:
-    return _clamp(tracer, x, None, high)
+def _clamp_max(tracer: Tracer, x: Tensor, max: Any) -> Tensor:
+    return _clamp(tracer, x, None, max)
 
 
 def _leaky_relu(tracer: Tracer, x: Tensor, slope: float = 0.01) -> Traced:
@@ -327,10 +328,13 @@ def _logical(operation: str) -> Callable[..., Traced]:
     """On masks, and on numbers, which are true where they are not 0."""
 
     def rule(tracer: Tracer, *xs: Tensor) -> Traced:
-        masks = [x if x.dtype == torch.bool else _each(tracer, "ne", x, 0.0, dtype=torch.bool) for x in xs]
-        return _each(tracer, operation, *masks, dtype=torch.bool)
+        return _each(tracer, operation, *(_mask(tracer, x) for x in xs), dtype=torch.bool)
 
     return rule
+
+
+def _mask(tracer: Tracer, x: Tensor) -> Tensor:
+    return x if x.dtype == torch.bool else _each(tracer, "ne", x, 0.0, dtype=torch.bool)
 
 
 def _logical_not(tracer: Tracer, x: Tensor) -> Traced:
@@ -376,7 +380,7 @@ def _bmm_codes(tracer: Tracer, a: Tensor, b: Tensor) -> Tensor:
 
 
 def _mapped(tracer: Tracer, x: Tensor, weights: Tensor) -> Tensor:
-    """x (P, M, K) by shared weights (P, R, K): (P, M, R); equal weights at once."""
+    """The codes (P, M, R) of x (P, M, K) by shared weights (P, R, K); equal weights at once."""
     groups: dict[bytes, list[int]] = {}
     for number, weight in enumerate(weights):
         groups.setdefault(weight.contiguous().numpy().tobytes(), []).append(number)
@@ -416,15 +420,24 @@ def _mv(tracer: Tracer, a: Tensor, x: Tensor) -> Traced:
 # reductions
 
 
-def _reduced(tracer: Tracer, operation: str, x: Tensor, dims: Sequence[int] | int | None, keepdim: bool) -> Traced:
-    _check_dtype(tracer, operation, (x,))
+def _reduced(
+    tracer: Tracer,
+    operation: str,
+    x: Tensor,
+    dims: Sequence[int] | int | None,
+    keepdim: bool,
+    *,
+    dtype: torch.dtype | None = None,
+) -> Traced:
+    if dtype is None:
+        _check_dtype(tracer, operation, (x,))
     codes = tracer.codes(x)
     dims = _dims(x, dims)
     kept = [d for d in range(x.ndim) if d not in dims]
     shape = [1 if d in dims else x.shape[d] for d in range(x.ndim) if keepdim or d not in dims]
     items = codes.permute(*kept, *dims).flatten(len(kept)) if dims else codes.unsqueeze(-1)
     made = items[..., 0] if items.shape[-1] == 1 else torch.from_numpy(tracer.builder.reduce(operation, items.numpy()))
-    return tracer.traced(made.clone().reshape(shape))
+    return tracer.traced(made.clone().reshape(shape), dtype)
 
 
 def _dims(x: Tensor, dims: Sequence[int] | int | None) -> list[int]:
@@ -445,9 +458,19 @@ def _amax(tracer: Tracer, x: Tensor, dims: Any = (), keepdim: bool = False) -> T
     return _reduced(tracer, "amax", x, dims, keepdim)
 
 
+def _any(tracer: Tracer, x: Tensor, dims: Any = None, keepdim: bool = False) -> Traced:
+    return _reduced(tracer, "amax", _mask(tracer, x), dims, keepdim, dtype=torch.bool)
+
+
+def _all(tracer: Tracer, x: Tensor, dims: Any = None, keepdim: bool = False) -> Traced:
+    return _logical_not(tracer, _any(tracer, _logical_not(tracer, x), dims, keepdim))
+
+
 def _max(tracer: Tracer, x: Tensor, *dim: Any, **options: Any) -> Traced:
     if dim or options:
-        raise Untraceable("the field asks where the largest or smallest entry lies (max or min with dim); use amax, amin")
+        raise Untraceable(
+            "the field asks where the largest or smallest entry lies (max or min with dim); use amax, amin"
+        )
     return _reduced(tracer, "amax", x, None, False)
 
 
@@ -494,6 +517,8 @@ RULES: dict[str, Callable[..., Any]] = {
     "mv": _mv,
     "sum": _sum,
     "amax": _amax,
+    "any": _any,
+    "all": _all,
     "max": _max,
     "min": _min,
 }
@@ -504,7 +529,7 @@ RULES: dict[str, Callable[..., Any]] = {
 
 
 def _amin(x: Tensor, dim: Sequence[int] = (), keepdim: bool = False) -> Tensor:
-    return -(-x).amax(dim, keepdim)
+    return -(-x).amax(tuple(dim), keepdim)
 
 
 def _count(x: Tensor, dim: Any) -> int:
@@ -567,7 +592,7 @@ def _log_softmax(x: Tensor, dim: int, half_to_float: bool = False) -> Tensor:
 
 
 def _normalized(x: Tensor, dim: Sequence[int], eps: float) -> tuple[Tensor, Tensor, Tensor]:
-    """x with mean 0 and variance 1 along dim, the mean, and what it was divided by, inverted."""
+    """What has mean 0 and variance 1 along dim, the mean, and what it was divided by, inverted."""
     variance, mean = _var_mean(x, dim, correction=0, keepdim=True)
     scale = (variance + eps).rsqrt()
     return (x - mean) * scale, mean, scale
@@ -689,6 +714,7 @@ DECOMPOSED: dict[str, Callable[..., Any]] = {
     "native_group_norm": _group_norm,
     "native_layer_norm": _layer_norm,
     "prod": _prod,
+    "sgn": torch.sign,
     "sinh": lambda x: (x.expm1() - (-x).expm1()) / 2,
     "std": _std,
     "tan": lambda x: x.sin() / x.cos(),

@@ -86,9 +86,15 @@ def trace(fun: Callable[..., Any], t: Tensor, y0: Any, args: tuple[Any, ...] = (
     """
     layout, y = layout_of(y0, by_row=by_row)
     if y.dtype not in (torch.float32, torch.float64) or y.device.type != "cpu" or not y.numel():
-        raise Untraceable(f"the native engine takes states of float32 or float64 on the CPU, got {y.dtype} on {y.device}")
+        raise Untraceable(
+            f"the native engine takes states of float32 or float64 on the CPU, got {y.dtype} on {y.device}"
+        )
     leaves = pytree.tree_leaves(args)
-    own = tuple(n for n, x in enumerate(leaves) if isinstance(x, Tensor) and x.ndim and len(x) == len(y)) if y.ndim else ()
+    own = (
+        tuple(n for n, x in enumerate(leaves) if isinstance(x, Tensor) and x.ndim and len(x) == len(y))
+        if y.ndim
+        else ()
+    )
     rows = by_row or (layout.spec is None and y.ndim > 1)
     attempts = [(True, own), (True, ())] if rows and own else [(True, ())] if rows else []
     failures = []

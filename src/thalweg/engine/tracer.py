@@ -37,7 +37,7 @@ class Traced(Tensor):
     @staticmethod
     def of(like: Tensor, dtype: torch.dtype, *, codes: Tensor | None = None, slot: int | None = None) -> Traced:
         """One of the size and strides of another tensor."""
-        traced = Tensor._make_wrapper_subclass(  # type: ignore[attr-defined]
+        traced = Tensor._make_wrapper_subclass(
             Traced, like.shape, strides=like.stride(), storage_offset=like.storage_offset(), dtype=dtype
         )
         traced.codes, traced.slot = codes, slot
@@ -54,13 +54,13 @@ class Traced(Tensor):
             return func(*args, **(kwargs or {}))
 
     @classmethod
-    def __torch_dispatch__(
+    def __torch_dispatch__(  # type: ignore[override]
         cls, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         """Only what happens when the tracer looks away comes here."""
         raise Untraceable(f"the field calls {func} where it cannot be watched")
 
-    def __repr__(self, **_: Any) -> str:
+    def __repr__(self) -> str:  # type: ignore[override]
         """What a message may show."""
         return f"Traced(shape={tuple(self.shape)}, dtype={self.dtype})"
 
@@ -110,7 +110,9 @@ class Tracer(TorchDispatchMode):
         written = [x for x, spec in zip(args, func._schema.arguments, strict=False) if spec.is_write]
         if func._schema.is_mutable and not all(self._own(x) for x in written):
             raise Untraceable(f"the field writes into a tensor that it holds ({name})")
-        result = self.prologue.call(func, *pytree.tree_map(self._slotted, args), **pytree.tree_map(self._slotted, kwargs))
+        result = self.prologue.call(
+            func, *pytree.tree_map(self._slotted, args), **pytree.tree_map(self._slotted, kwargs)
+        )
         if func._schema.is_mutable and written and func._schema.returns:
             return written[0]
         return pytree.tree_map(self._of_slot, result)

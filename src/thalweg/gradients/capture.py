@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..core.holdings import all_tensors
 
+
 def captured_tensors(fun: Any) -> tuple[list[Tensor], bool]:
     """The tensors that require a gradient and that `fun` holds, each once, so that none is part of another's history.
 

@@ -2,6 +2,7 @@
 
 #include "isa.hpp"
 
+#include "backward.hpp"
 #include "math.hpp"
 #include "simd.hpp"
 
@@ -37,6 +38,7 @@ void unary(Unary function, const T* in, T* out, std::size_t n) {
 
 }  // namespace
 
-extern constinit const Isa isa{THALWEG_STRING(THALWEG_ISA), unary<float>, unary<double>};
+extern constinit const Isa isa{THALWEG_STRING(THALWEG_ISA), unary<float>, unary<double>, solve_explicit<float>,
+                               solve_explicit<double>};
 
 }  // namespace thalweg::THALWEG_ISA

@@ -6,6 +6,9 @@
 #pragma once
 
 #include <cstddef>
+#include <memory>
+
+#include "solve.hpp"
 
 // The elementary functions, by the names that programs use for them.
 #define THALWEG_UNARY(X) X(sqrt) X(abs)
@@ -22,6 +25,9 @@ struct Isa {
   const char* name;
   void (*unary_float)(Unary function, const float* in, float* out, std::size_t n);
   void (*unary_double)(Unary function, const double* in, double* out, std::size_t n);
+  // What it returns is for the way back, and the caller's; null where nothing is recorded.
+  Tape<float>* (*solve_float)(std::shared_ptr<const Program>, const Method&, const Control&, Task<float>);
+  Tape<double>* (*solve_double)(std::shared_ptr<const Program>, const Method&, const Control&, Task<double>);
 };
 
 namespace baseline {

@@ -1,7 +1,9 @@
 // The extension module thalweg.engine._native: it chooses the set of instructions and hands pointers on.
 
 #include <nanobind/nanobind.h>
+#include <nanobind/stl/shared_ptr.h>
 #include <nanobind/stl/string.h>
+#include <nanobind/stl/unique_ptr.h>
 #include <nanobind/stl/vector.h>
 
 #include <cstdint>
@@ -71,6 +73,82 @@ void unary(const std::string& name, const std::string& isa, const std::string& d
     throw std::invalid_argument("dtype is '" + dtype + "'; the engine has float32 and float64");
 }
 
+// Python's pointers are integers.
+template <class P>
+P pointer(std::uintptr_t address) {
+  return reinterpret_cast<P>(address);
+}
+
+template <class P>
+std::vector<P> pointers(const std::vector<std::uintptr_t>& addresses) {
+  std::vector<P> result;
+  for (std::uintptr_t address : addresses) result.push_back(pointer<P>(address));
+  return result;
+}
+
+// The way back of a solve, in either dtype.
+struct Recording {
+  std::unique_ptr<Tape<float>> single;
+  std::unique_ptr<Tape<double>> wide;
+
+  template <class T>
+  Tape<T>& tape() {
+    if constexpr (std::is_same_v<T, float>)
+      return *single;
+    else
+      return *wide;
+  }
+};
+
+using Addresses = std::vector<std::uintptr_t>;
+
+template <class T>
+Task<T> task(std::int64_t batch, std::uintptr_t y0, std::uintptr_t times, std::ptrdiff_t time_step, std::uintptr_t t_eval,
+             std::int64_t outputs, std::ptrdiff_t output_step, std::ptrdiff_t sample_step, const Addresses& own,
+             const Addresses& shared, std::uintptr_t rtol, int rtol_step, std::uintptr_t atol, int atol_step, int threads,
+             std::uintptr_t ys, std::uintptr_t counts, std::uintptr_t ends, std::int64_t memory_limit, bool record) {
+  Task<T> task;
+  task.batch = batch;
+  task.y0 = pointer<const T*>(y0);
+  const auto* t = pointer<const double*>(times);
+  task.t0 = {t, time_step};
+  task.t1 = {t + (time_step ? batch : 1), time_step};
+  task.t_eval = pointer<const double*>(t_eval);
+  task.outputs = outputs;
+  task.output_step = output_step;
+  task.sample_step = sample_step;
+  task.own = pointers<const T*>(own);
+  task.shared = pointers<const T*>(shared);
+  task.rtol = pointer<const T*>(rtol);
+  task.rtol_step = rtol_step;
+  task.atol = pointer<const T*>(atol);
+  task.atol_step = atol_step;
+  task.threads = threads;
+  task.ys = pointer<T*>(ys);
+  auto* n = pointer<std::int64_t*>(counts);
+  task.status = n, task.n_steps = n + batch, task.n_accepted = n + 2 * batch, task.nfev = n + 3 * batch;
+  auto* end = pointer<double*>(ends);
+  task.t_end = end, task.h_end = end + batch;
+  task.memory_limit = memory_limit;
+  task.record = record;
+  return task;
+}
+
+template <class T>
+std::int64_t pull_back(Recording& recording, std::uintptr_t cotangent, std::uintptr_t y0, std::uintptr_t t0,
+                       std::uintptr_t t1, std::uintptr_t t_eval, const Addresses& own, const Addresses& shared) {
+  Back<T> back;
+  back.cotangent = pointer<const T*>(cotangent);
+  back.y0 = pointer<T*>(y0);
+  back.t0 = pointer<double*>(t0);
+  back.t1 = pointer<double*>(t1);
+  back.t_eval = pointer<double*>(t_eval);
+  back.own = pointers<T*>(own);
+  back.shared = pointers<T*>(shared);
+  recording.tape<T>().pull_back(back);
+  return back.nfev;
+}
+
 }  // namespace
 }  // namespace thalweg
 
@@ -80,4 +158,71 @@ NB_MODULE(_native, m) {
   m.def("isas", names);
   m.def("unary", unary, nb::arg("name"), nb::arg("isa"), nb::arg("dtype"), nb::arg("input"), nb::arg("output"),
         nb::arg("n"));
+
+  m.def("operations", operations);
+
+  nb::class_<Program>(m, "Program")
+      .def(nb::new_([](const std::vector<int>& inputs, const std::vector<int>& shared, const std::vector<int>& code,
+                       const std::vector<double>& scalars, const std::vector<int>& output) {
+             return std::make_shared<Program>(parse(inputs, shared, code, scalars, output));
+           }),
+           nb::arg("inputs"), nb::arg("shared"), nb::arg("code"), nb::arg("scalars"), nb::arg("output"))
+      .def_prop_ro("saved", [](const Program& self) { return self.record.saved; })
+      .def_prop_ro("scratch", [](const Program& self) { return self.plain.scratch; });
+
+  nb::class_<Method>(m, "Method")
+      .def("__init__",
+           [](Method* self, int stages, bool fsal, double error_order, std::vector<double> c,
+              std::vector<std::vector<double>> a, std::vector<double> b, std::vector<double> b_error,
+              std::vector<double> b_coarse, std::vector<std::vector<double>> interpolant) {
+             new (self) Method;
+             self->stages = stages;
+             self->extra = static_cast<int>(a.size()) - stages;
+             self->degree = interpolant.empty() ? 0 : static_cast<int>(interpolant[0].size());
+             self->fsal = fsal;
+             self->error_order = error_order;
+             self->c = std::move(c);
+             self->a = std::move(a);
+             self->b = std::move(b);
+             self->b_error = std::move(b_error);
+             self->b_coarse = std::move(b_coarse);
+             self->interpolant = std::move(interpolant);
+           });
+
+  nb::class_<Control>(m, "Control")
+      .def("__init__", [](Control* self, bool adaptive, bool joint, double p, double i, double d, double safety, double least,
+                          double most, double first_step, double max_step, double min_step, std::int64_t max_steps) {
+        new (self) Control{adaptive, joint, p, i, d, safety, least, most, first_step, max_step, min_step, max_steps};
+      });
+
+  nb::class_<Recording>(m, "Recording").def("bytes", [](const Recording& self) {
+    return self.single ? self.single->bytes() : self.wide->bytes();
+  });
+
+  m.def("solve", [](bool wide, std::shared_ptr<Program> program, const Method& method, const Control& control,
+                    std::int64_t batch, std::uintptr_t y0, std::uintptr_t times, std::ptrdiff_t time_step,
+                    std::uintptr_t t_eval, std::int64_t outputs, std::ptrdiff_t output_step, std::ptrdiff_t sample_step,
+                    const Addresses& own, const Addresses& shared, std::uintptr_t rtol, int rtol_step,
+                    std::uintptr_t atol, int atol_step, int threads, std::uintptr_t ys, std::uintptr_t counts,
+                    std::uintptr_t ends, std::int64_t memory_limit, bool record) -> std::unique_ptr<Recording> {
+    const nb::gil_scoped_release release;
+    auto recording = std::make_unique<Recording>();
+    const auto go = [&]<class T>(auto solve, std::unique_ptr<Tape<T>>& tape) {
+      tape.reset(solve(program, method, control,
+                       task<T>(batch, y0, times, time_step, t_eval, outputs, output_step, sample_step, own, shared, rtol,
+                               rtol_step, atol, atol_step, threads, ys, counts, ends, memory_limit, record)));
+    };
+    if (wide)
+      go(chosen().solve_double, recording->wide);
+    else
+      go(chosen().solve_float, recording->single);
+    return record ? std::move(recording) : nullptr;
+  });
+
+  m.def("pull_back", [](Recording& recording, std::uintptr_t cotangent, std::uintptr_t y0, std::uintptr_t t0,
+                        std::uintptr_t t1, std::uintptr_t t_eval, const Addresses& own, const Addresses& shared) {
+    const nb::gil_scoped_release release;
+    return recording.single ? pull_back<float>(recording, cotangent, y0, t0, t1, t_eval, own, shared)
+                            : pull_back<double>(recording, cotangent, y0, t0, t1, t_eval, own, shared);
+  });
 }

@@ -1,0 +1,430 @@
+// The instructions of a program on one tile: forward, and the derivative back.
+//
+// Rows are `lanes` numbers, one of each sample. Where a value lives is told by its `Home`; a `Frame` says where each
+// place begins for the evaluation at hand. To add an operation: a row in operations.def and program.py, its case in
+// `evaluate` and in `pull_back`, and what it saves in program.cpp.
+
+#pragma once
+
+#include "gemm.hpp"
+#include "math.hpp"
+#include "program.hpp"
+
+namespace thalweg::THALWEG_ISA {
+
+template <class T>
+struct Frame {
+  T* at[static_cast<int>(Place::count)] = {};
+
+  T* rows(Home home, int row = 0) const {
+    return at[static_cast<int>(home.place)] + static_cast<std::ptrdiff_t>(home.row + row) * lanes<T>;
+  }
+};
+
+// What the shared tensors of a solve are: their numbers, and for a weight the panels of it and of its transpose.
+template <class T>
+struct Shared {
+  const T* const* numbers;     // of each shared tensor
+  const T* const* panels;      // of each instruction that is `linear`
+  const T* const* transposed;  // the same, for the way back
+};
+
+// Where gradients of shared tensors are summed up, for one thread; null where none is wanted.
+template <class T>
+struct SharedGradients {
+  T* const* rows;     // of each shared tensor: a row of partial sums for each number
+  T* const* weights;  // of each instruction that is `linear`: (R, padded(K))
+};
+
+// An operand as the elementwise kernels read it: the same number for all lanes, or a row.
+template <class T>
+struct Reader {
+  const T* p;
+  std::ptrdiff_t step;
+  bool shared;
+
+  THALWEG_INLINE Vec<T> operator()(int row, int j) const {
+    return shared ? Vec<T>(p[row * step]) : Vec<T>::load(p + row * step + j * static_cast<int>(Vec<T>::lanes));
+  }
+};
+
+template <class T>
+Reader<T> reader(const Operand& x, const Layout& layout, const Frame<T>& frame, const Shared<T>& shared) {
+  if (x.shared) return {shared.numbers[x.number] + x.row, x.stride, true};
+  return {frame.rows(layout.home[x.number], x.row), static_cast<std::ptrdiff_t>(x.stride) * lanes<T>, false};
+}
+
+// Where the gradient of an operand goes: rows that are added to.
+template <class T>
+struct Sink {
+  T* p;
+  std::ptrdiff_t step;
+
+  explicit operator bool() const { return p != nullptr; }
+  THALWEG_INLINE void add(int row, int j, Vec<T> g) const {
+    T* to = p + row * step + j * static_cast<int>(Vec<T>::lanes);
+    (Vec<T>::load(to) + g).store(to);
+  }
+};
+
+template <class T, class F>
+THALWEG_INLINE void each(int rows, F f) {
+  for (int row = 0; row < rows; ++row)
+#pragma GCC unroll 2
+    for (int j = 0; j < row_registers; ++j) f(row, j);
+}
+
+template <class T, class F>
+THALWEG_INLINE void map(T* out, int rows, Reader<T> x, F f) {
+  each<T>(rows, [&](int row, int j) { f(x(row, j)).store(out + row * lanes<T> + j * static_cast<int>(Vec<T>::lanes)); });
+}
+
+template <class T, class F>
+THALWEG_INLINE void map(T* out, int rows, Reader<T> x, Reader<T> y, F f) {
+  each<T>(rows, [&](int row, int j) {
+    f(x(row, j), y(row, j)).store(out + row * lanes<T> + j * static_cast<int>(Vec<T>::lanes));
+  });
+}
+
+template <class T>
+THALWEG_INLINE Vec<T> one_where(Mask<T> m) {
+  return select(m, T(1), Vec<T>(T(0)));
+}
+
+// Rows from row to row of a gather that can be copied in one go.
+template <class T>
+void gather(const Instruction& code, const Layout& layout, const Frame<T>& frame, const Shared<T>& shared, T* out) {
+  constexpr int L = lanes<T>;
+  for (int i = 0; i < code.size; ++i) {
+    const Operand& x = code.operands[code.index[2 * i]];
+    const int row = x.row + code.index[2 * i + 1];
+    T* to = out + i * L;
+    if (x.shared) {
+      const Vec<T> number(shared.numbers[x.number][row]);
+      for (int j = 0; j < L; j += static_cast<int>(Vec<T>::lanes)) number.store(to + j);
+    } else {
+      const T* from = frame.rows(layout.home[x.number], row);
+      for (int j = 0; j < L; j += static_cast<int>(Vec<T>::lanes)) Vec<T>::load(from + j).store(to + j);
+    }
+  }
+}
+
+// dy/dt of a tile, into the frame's `slope`.
+template <class T>
+void evaluate(const Program& program, const Layout& layout, const Shared<T>& shared, const Frame<T>& frame) {
+  constexpr int L = lanes<T>;
+  using V = Vec<T>;
+  for (std::size_t i = 0; i < program.code.size(); ++i) {
+    const Instruction& code = program.code[i];
+    T* out = frame.rows(layout.home[program.inputs + i]);
+    const auto at = [&](int n) { return reader(code.operands[n], layout, frame, shared); };
+    const auto s = [&](int n) { return static_cast<T>(code.scalars[n]); };
+    const auto unary = [&](auto f) { map(out, code.size, at(0), f); };
+    const auto binary = [&](auto f) { map(out, code.size, at(0), at(1), f); };
+    switch (code.op) {
+      case Op::linear: {
+        const T* bias = code.operands.size() > 2 ? at(2).p : nullptr;
+        const int repeats = code.index[0], rows = code.index[1], columns = code.index[2];
+        for (int n = 0; n < repeats; ++n)
+          multiply<T, false>(shared.panels[i], bias, at(0).p + static_cast<std::ptrdiff_t>(n) * columns * L, rows, columns,
+                             out + static_cast<std::ptrdiff_t>(n) * rows * L);
+        break;
+      }
+      case Op::gather: gather(code, layout, frame, shared, out); break;
+      case Op::sum:
+      case Op::amax: {
+        const Reader<T> x = at(0);
+        const int length = code.index[0];
+        each<T>(code.size, [&](int row, int j) {
+          V total = x(row * length, j);
+          for (int n = 1; n < length; ++n) {
+            const V next = x(row * length + n, j);
+            total = code.op == Op::sum ? total + next : max(total, next);
+          }
+          total.store(out + row * L + j * static_cast<int>(V::lanes));
+        });
+        break;
+      }
+      case Op::where: {
+        const Reader<T> m = at(0), x = at(1), y = at(2);
+        each<T>(code.size, [&](int row, int j) {
+          select(m(row, j) != V(T(0)), x(row, j), y(row, j)).store(out + row * L + j * static_cast<int>(V::lanes));
+        });
+        break;
+      }
+      case Op::add: binary([](V x, V y) { return x + y; }); break;
+      case Op::sub: binary([](V x, V y) { return x - y; }); break;
+      case Op::mul: binary([](V x, V y) { return x * y; }); break;
+      case Op::div: binary([](V x, V y) { return x / y; }); break;
+      case Op::pow: binary([](V x, V y) { return pow(x, y); }); break;
+      case Op::minimum: binary([](V x, V y) { return min(x, y); }); break;
+      case Op::maximum: binary([](V x, V y) { return max(x, y); }); break;
+      case Op::gt: binary([](V x, V y) { return one_where(x > y); }); break;
+      case Op::ge: binary([](V x, V y) { return one_where(x >= y); }); break;
+      case Op::lt: binary([](V x, V y) { return one_where(x < y); }); break;
+      case Op::le: binary([](V x, V y) { return one_where(x <= y); }); break;
+      case Op::eq: binary([](V x, V y) { return one_where(x == y); }); break;
+      case Op::ne: binary([](V x, V y) { return one_where(x != y); }); break;
+      case Op::neg: unary([](V x) { return -x; }); break;
+      case Op::abs: unary([](V x) { return abs(x); }); break;
+      case Op::square: unary([](V x) { return x * x; }); break;
+      case Op::reciprocal: unary([](V x) { return T(1) / x; }); break;
+      case Op::sqrt: unary([](V x) { return sqrt(x); }); break;
+      case Op::rsqrt: unary([](V x) { return T(1) / sqrt(x); }); break;
+      case Op::exp: unary([](V x) { return exp(x); }); break;
+      case Op::expm1: unary([](V x) { return expm1(x); }); break;
+      case Op::log: unary([](V x) { return log(x); }); break;
+      case Op::log1p: unary([](V x) { return log1p(x); }); break;
+      case Op::sin: unary([](V x) { return sin(x); }); break;
+      case Op::cos: unary([](V x) { return cos(x); }); break;
+      case Op::tanh: unary([](V x) { return tanh(x); }); break;
+      case Op::sigmoid: unary([](V x) { return sigmoid(x); }); break;
+      case Op::relu: unary([](V x) { return max(x, V(T(0))); }); break;
+      case Op::leaky_relu: unary([a = s(0)](V x) { return select(x > V(T(0)), x, x * a); }); break;
+      case Op::elu:
+        unary([a = s(0), b = s(1), c = s(2)](V x) {
+          return select(x > V(T(0)), x * b, expm1(x * c) * V(a * b));
+        });
+        break;
+      case Op::gelu: unary([](V x) { return gelu(x); }); break;
+      case Op::gelu_tanh: unary([](V x) { return gelu_tanh(x); }); break;
+      case Op::silu: unary([](V x) { return x * sigmoid(x); }); break;
+      case Op::softplus:
+        unary([b = s(0), most = s(1)](V x) {
+          const V scaled = x * b;
+          return select(scaled > V(most), x, log1p(exp(scaled)) / V(b));
+        });
+        break;
+      case Op::clamp: unary([a = s(0), b = s(1)](V x) { return clamp(x, a, b); }); break;
+      case Op::power: {
+        const T e = s(0);
+        if (e == T(3))
+          unary([](V x) { return x * x * x; });
+        else
+          unary([e](V x) { return pow(x, V(e)); });
+        break;
+      }
+      case Op::erf: unary([](V x) { return erf(x); }); break;
+      case Op::sign: unary([](V x) { return one_where(x > V(T(0))) - one_where(x < V(T(0))); }); break;
+      case Op::count: break;
+    }
+  }
+  if (!program.direct_output) {
+    const T* from = frame.rows(layout.home[program.output.number], program.output.row);
+    T* to = frame.at[static_cast<int>(Place::slope)];
+    for (int i = 0; i < program.dimension * L; i += static_cast<int>(V::lanes)) V::load(from + i).store(to + i);
+  }
+}
+
+// What the way back of one evaluation adds to: adjoints of values, all zero before but for what `seed` adds.
+template <class T>
+struct Adjoints {
+  T* scratch;  // program.adjoint_rows rows
+  T* kept;     // program.kept_rows rows: adjoints of the results of `linear`, for `outer`
+
+  T* rows(Home home, int row = 0) const {
+    return (home.place == Place::saved ? kept : scratch) + static_cast<std::ptrdiff_t>(home.row + row) * lanes<T>;
+  }
+};
+
+// From the adjoint of dy/dt (seed: D rows) to those of the inputs, which lie in `adjoints` afterwards, and to the gradients
+// of shared tensors; those of weights are left to `outer`. The frame is that of the forward evaluation, laid out to record.
+template <class T>
+void pull_back(const Program& program, const Shared<T>& shared, const Frame<T>& frame, const T* seed,
+               const Adjoints<T>& adjoints, const SharedGradients<T>& gradients) {
+  constexpr int L = lanes<T>, W = Vec<T>::lanes;
+  using V = Vec<T>;
+  const Layout& layout = program.record;
+  const V zero(T(0)), one(T(1)), half(T(0.5));
+  for (int i = 0; i < program.adjoint_rows * L; i += W) zero.store(adjoints.scratch + i);
+  for (int i = 0; i < program.kept_rows * L; i += W) zero.store(adjoints.kept + i);
+  {
+    T* to = adjoints.rows(program.adjoint[program.output.number], program.output.row);
+    for (int i = 0; i < program.dimension * L; i += W) V::load(seed + i).store(to + i);
+  }
+  for (std::size_t i = program.code.size(); i-- > 0;) {
+    const Instruction& code = program.code[i];
+    const int made = program.inputs + static_cast<int>(i);
+    const T* g = adjoints.rows(program.adjoint[made]);
+    const Reader<T> down{g, L, false}, out{frame.rows(layout.home[made]), L, false};
+    const auto at = [&](int n) { return reader(code.operands[n], layout, frame, shared); };
+    const auto s = [&](int n) { return static_cast<T>(code.scalars[n]); };
+    const auto to = [&](int n) -> Sink<T> {
+      const Operand& x = code.operands[n];
+      if (!x.shared)
+        return {adjoints.rows(program.adjoint[x.number], x.row), static_cast<std::ptrdiff_t>(x.stride) * L};
+      T* rows = gradients.rows[x.number];
+      return {rows ? rows + static_cast<std::ptrdiff_t>(x.row) * L : nullptr, static_cast<std::ptrdiff_t>(x.stride) * L};
+    };
+    // f: how much of the result's adjoint an operand's gets, from the result or from the operand
+    const auto by_output = [&](auto f) {
+      const Sink<T> sink = to(0);
+      if (sink) each<T>(code.size, [&](int row, int j) { sink.add(row, j, down(row, j) * f(out(row, j))); });
+    };
+    const auto by_input = [&](auto f) {
+      const Sink<T> sink = to(0);
+      const Reader<T> x = at(0);
+      if (sink) each<T>(code.size, [&](int row, int j) { sink.add(row, j, down(row, j) * f(x(row, j))); });
+    };
+    const auto plain = [&](int n, auto f) {
+      const Sink<T> sink = to(n);
+      if (sink) each<T>(code.size, [&](int row, int j) { sink.add(row, j, f(down(row, j))); });
+    };
+    const auto by_both = [&](int n, auto f) {
+      const Sink<T> sink = to(n);
+      const Reader<T> x = at(0), y = at(1);
+      if (sink) each<T>(code.size, [&](int row, int j) { sink.add(row, j, f(down(row, j), x(row, j), y(row, j))); });
+    };
+    switch (code.op) {
+      case Op::linear: {
+        const int repeats = code.index[0], rows = code.index[1], columns = code.index[2];
+        for (int n = 0; n < repeats; ++n)
+          multiply<T, true>(shared.transposed[i], nullptr, g + static_cast<std::ptrdiff_t>(n) * rows * L, columns, rows,
+                            to(0).p + static_cast<std::ptrdiff_t>(n) * columns * L);
+        if (code.operands.size() > 2) {
+          const Sink<T> bias = to(2);
+          if (bias)
+            for (int n = 0; n < repeats; ++n)
+              each<T>(rows, [&](int row, int j) { bias.add(row, j, down(n * rows + row, j)); });
+        }
+        break;
+      }
+      case Op::gather:
+        for (int row = 0; row < code.size; ++row) {
+          const Sink<T> sink = to(code.index[2 * row]);
+          if (!sink) continue;
+          for (int j = 0; j < row_registers; ++j) {
+            T* p = sink.p + code.index[2 * row + 1] * L + j * W;
+            (V::load(p) + down(row, j)).store(p);
+          }
+        }
+        break;
+      case Op::sum: {
+        const Sink<T> sink = to(0);
+        const int length = code.index[0];
+        if (sink)
+          each<T>(code.size, [&](int row, int j) {
+            for (int n = 0; n < length; ++n) sink.add(row * length + n, j, down(row, j));
+          });
+        break;
+      }
+      case Op::amax: {  // ties share
+        const Sink<T> sink = to(0);
+        const Reader<T> x = at(0);
+        const int length = code.index[0];
+        if (sink)
+          each<T>(code.size, [&](int row, int j) {
+            V count = zero;
+            for (int n = 0; n < length; ++n) count += one_where(x(row * length + n, j) == out(row, j));
+            const V share = down(row, j) / count;
+            for (int n = 0; n < length; ++n)
+              sink.add(row * length + n, j, select(x(row * length + n, j) == out(row, j), share, zero));
+          });
+        break;
+      }
+      case Op::where: {
+        const Reader<T> m = at(0);
+        const Sink<T> x = to(1), y = to(2);
+        each<T>(code.size, [&](int row, int j) {
+          const auto first = m(row, j) != zero;
+          if (x) x.add(row, j, select(first, down(row, j), zero));
+          if (y) y.add(row, j, select(first, zero, down(row, j)));
+        });
+        break;
+      }
+      case Op::add:
+        plain(0, [](V d) { return d; });
+        plain(1, [](V d) { return d; });
+        break;
+      case Op::sub:
+        plain(0, [](V d) { return d; });
+        plain(1, [](V d) { return -d; });
+        break;
+      case Op::mul:
+        by_both(0, [](V d, V, V y) { return d * y; });
+        by_both(1, [](V d, V x, V) { return d * x; });
+        break;
+      case Op::div:
+        by_both(0, [](V d, V, V y) { return d / y; });
+        by_both(1, [](V d, V x, V y) { return -d * x / (y * y); });
+        break;
+      case Op::pow: {
+        by_both(0, [&](V d, V x, V y) { return select(y == zero, zero, d * (y * pow(x, y - one))); });
+        const Sink<T> sink = to(1);
+        const Reader<T> x = at(0), y = at(1);
+        if (sink)
+          each<T>(code.size, [&](int row, int j) {
+            const V base = x(row, j), power = out(row, j);
+            sink.add(row, j, select((base == zero) & (y(row, j) >= zero), zero, down(row, j) * (power * log(base))));
+          });
+        break;
+      }
+      case Op::minimum:
+      case Op::maximum: {  // ties share
+        const T sign = code.op == Op::minimum ? T(1) : T(-1);
+        by_both(0, [=](V d, V x, V y) { return select(x == y, d * half, select(x * sign < y * sign, d, zero)); });
+        by_both(1, [=](V d, V x, V y) { return select(x == y, d * half, select(x * sign > y * sign, d, zero)); });
+        break;
+      }
+      case Op::neg: plain(0, [](V d) { return -d; }); break;
+      case Op::abs: by_input([&](V x) { return one_where(x > zero) - one_where(x < zero); }); break;
+      case Op::square: by_input([](V x) { return x + x; }); break;
+      case Op::reciprocal: by_output([](V y) { return -(y * y); }); break;
+      case Op::sqrt: by_output([](V y) { return T(0.5) / y; }); break;
+      case Op::rsqrt: by_output([](V y) { return T(-0.5) * (y * y * y); }); break;
+      case Op::exp: by_output([](V y) { return y; }); break;
+      case Op::expm1: by_output([&](V y) { return y + one; }); break;
+      case Op::log: by_input([](V x) { return T(1) / x; }); break;
+      case Op::log1p: by_input([&](V x) { return T(1) / (x + one); }); break;
+      case Op::sin: by_input([](V x) { return cos(x); }); break;
+      case Op::cos: by_input([](V x) { return -sin(x); }); break;
+      case Op::tanh: by_output([&](V y) { return one - y * y; }); break;
+      case Op::sigmoid: by_output([&](V y) { return y * (one - y); }); break;
+      case Op::relu: by_output([&](V y) { return one_where(y > zero); }); break;
+      case Op::leaky_relu: by_input([&, a = s(0)](V x) { return select(x > zero, one, V(a)); }); break;
+      case Op::elu:
+        by_input([&, a = s(0), b = s(1), c = s(2)](V x) {
+          return select(x > zero, V(b), exp(x * c) * V(a * b * c));
+        });
+        break;
+      case Op::gelu:
+        by_input([&](V x) {  // Φ(x) + x φ(x)
+          const V cdf = half * (one + erf(x * T(0.70710678118654752440)));
+          return cdf + x * exp(x * x * T(-0.5)) * T(0.39894228040143267794);
+        });
+        break;
+      case Op::gelu_tanh:
+        by_input([&](V x) {
+          constexpr T root = T(0.79788456080286535588), cubic = T(0.044715);
+          const V inner = tanh((x + x * x * x * cubic) * root);
+          const V slope = (one + x * x * T(3 * 0.044715)) * root;
+          return half * (one + inner) + half * x * (one - inner * inner) * slope;
+        });
+        break;
+      case Op::silu:
+        by_input([&](V x) {
+          const V y = sigmoid(x);
+          return y * (one + x * (one - y));
+        });
+        break;
+      case Op::softplus:
+        by_input([&, b = s(0), most = s(1)](V x) { return select(x * b > V(most), one, sigmoid(x * b)); });
+        break;
+      case Op::clamp:
+        by_input([&, a = s(0), b = s(1)](V x) { return one_where((x >= V(a)) & (x <= V(b))); });
+        break;
+      case Op::power: {
+        const T e = s(0);
+        if (e == T(3))
+          by_input([](V x) { return x * x * T(3); });
+        else if (e != T(0))
+          by_input([e](V x) { return pow(x, V(e - T(1))) * e; });
+        break;
+      }
+      case Op::erf: by_input([](V x) { return exp(-(x * x)) * T(1.12837916709551257390); }); break;
+      case Op::gt: case Op::ge: case Op::lt: case Op::le: case Op::eq: case Op::ne: case Op::sign: case Op::count: break;
+    }
+  }
+}
+
+}  // namespace thalweg::THALWEG_ISA

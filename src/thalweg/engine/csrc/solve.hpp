@@ -1,0 +1,99 @@
+// What a solve is asked and what it leaves: plain data, shared by all sets of instructions.
+
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <limits>
+#include <memory>
+#include <type_traits>
+#include <vector>
+
+#include "program.hpp"
+
+namespace thalweg {
+
+// An explicit Runge–Kutta method, as `Tableau` of methods/tableau.py: row i of `a` has the i coefficients of stage i, the
+// extra stages of the interpolant come after the others, and row i of `interpolant` the coefficients of θ, θ², ….
+struct Method {
+  int stages = 0, extra = 0, degree = 0;
+  bool fsal = false;
+  double error_order = 1;
+  std::vector<double> c;                       // of all stages, extra ones too
+  std::vector<std::vector<double>> a;          // rows of all stages
+  std::vector<double> b, b_error, b_coarse;    // the errors may be missing
+  std::vector<std::vector<double>> interpolant;
+};
+
+// How steps are chosen, as `PID` of stepsize/controllers.py; not adaptive: steps of the first one's size.
+struct Control {
+  bool adaptive = true, joint = false;
+  double p = 0, i = 1, d = 0, safety = 0.9, least = 0.2, most = 10;
+  double first_step = std::numeric_limits<double>::quiet_NaN();  // NaN: chosen from the field
+  double max_step = std::numeric_limits<double>::infinity(), min_step = 0;
+  std::int64_t max_steps = 10000;
+};
+
+// Numbers with a step between those of one sample and the next, 0 where all share one.
+struct PerSample {
+  const double* numbers = nullptr;
+  std::ptrdiff_t step = 0;
+
+  double operator[](std::int64_t sample) const { return numbers[sample * step]; }
+};
+
+template <class T>
+struct Task {
+  std::int64_t batch = 0;
+  const T* y0 = nullptr;                // (batch, D)
+  PerSample t0, t1;
+  const double* t_eval = nullptr;       // null: the ends alone
+  std::int64_t outputs = 2;             // how many
+  std::ptrdiff_t output_step = 0, sample_step = 0;  // t_eval[o output_step + s sample_step]
+  std::vector<const T*> own;            // arguments of each sample: (batch, rows)
+  std::vector<const T*> shared;         // numbers of each shared tensor
+  const T* rtol = nullptr;              // of each entry of the state, or of all
+  const T* atol = nullptr;
+  int rtol_step = 0, atol_step = 0;
+  int threads = 1;
+
+  T* ys = nullptr;                      // (outputs, batch, D)
+  std::int64_t *status = nullptr, *n_steps = nullptr, *n_accepted = nullptr, *nfev = nullptr;  // (batch)
+  double *t_end = nullptr, *h_end = nullptr;                                                   // (batch)
+
+  bool record = false;                  // whether the way back will be asked for
+  std::int64_t memory_limit = 0;        // bytes of stages that may be kept for it
+  bool times_wanted = false;            // whether it will be asked for gradients to times
+};
+
+// Gradients are added to what is there. Null where none is wanted.
+template <class T>
+struct Back {
+  const T* cotangent = nullptr;         // (outputs, batch, D)
+  T* y0 = nullptr;                      // (batch, D)
+  double *t0 = nullptr, *t1 = nullptr;  // (batch)
+  double* t_eval = nullptr;             // (outputs, batch)
+  std::vector<T*> own;                  // (batch, rows)
+  std::vector<T*> shared;               // shaped as the tensors
+  std::int64_t nfev = 0;                // evaluations of the way back, each of a whole tile, made from those of tiles
+};
+
+// What a recorded solve keeps for its way back.
+template <class T>
+struct Tape {
+  virtual ~Tape() = default;
+  virtual void pull_back(Back<T>& back) = 0;
+  virtual std::int64_t bytes() const = 0;
+};
+
+enum class Status : std::int64_t { success = 0, max_steps = 1, step_underflow = 2, nonfinite = 3 };
+
+// Runs f(context, i) for i in [0, count), each on a thread of its own, and waits; the caller is thread 0.
+void parallel(int count, void (*f)(void* context, int i), void* context);
+
+template <class F>
+void parallel(int count, F&& f) {
+  parallel(count, [](void* context, int i) { (*static_cast<std::remove_reference_t<F>*>(context))(i); }, &f);
+}
+
+}  // namespace thalweg

@@ -1,0 +1,191 @@
+"""The compiled engine as Python sees it: programs, methods and controllers in its terms, and its two calls.
+
+y0: (B, D), contiguous, on the CPU, float32 or float64. Times are float64.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..methods.tableau import Tableau
+from ..stepsize.controllers import PID, Fixed
+from .program import Program
+
+try:
+    from . import _native
+except ImportError:  # installed where there was no compiler
+    _native = None  # type: ignore[assignment]
+
+AVAILABLE = _native is not None
+"""Whether the engine was built when the package was installed."""
+
+
+@functools.cache
+def _codes() -> dict[str, int]:
+    """The number of each operation."""
+    return {name: i for i, name in enumerate(_native.operations())}
+
+
+def compiled(program: Program) -> Any:
+    """The program as the engine holds it."""
+    code: list[int] = []
+    scalars: list[float] = []
+    for instruction in program.instructions:
+        code += [_codes()[instruction.operation], instruction.size, len(instruction.operands)]
+        for x in instruction.operands:
+            code += [int(x.shared), x.number, x.row, x.stride]
+        code += [len(instruction.index), *instruction.index, len(instruction.scalars)]
+        scalars += instruction.scalars
+    output = [program.output.number, program.output.row]
+    return _native.Program(list(program.inputs), list(program.shared), code, scalars, output)
+
+
+@functools.lru_cache(maxsize=64)
+def method(tableau: Tableau) -> Any:
+    """The method as the engine holds it."""
+    return _native.Method(
+        tableau.stages,
+        tableau.fsal,
+        float(tableau.error_order),
+        [*tableau.c, *tableau.dense_c],
+        [list(row) for row in (*tableau.a, *tableau.dense_a)],
+        list(tableau.b),
+        list(tableau.b_error or ()),
+        list(tableau.b_coarse or ()),
+        [list(row) for row in tableau.interpolant],
+    )
+
+
+@functools.lru_cache(maxsize=256)
+def control(
+    controller: PID | Fixed,
+    *,
+    joint: bool,
+    first_step: float | None,
+    max_step: float,
+    min_step: float,
+    max_steps: int,
+) -> Any:
+    """How steps are chosen, as the engine holds it."""
+    pid = controller if isinstance(controller, PID) else PID()
+    return _native.Control(
+        controller.adaptive,
+        joint,
+        pid.pcoeff,
+        pid.icoeff,
+        pid.dcoeff,
+        pid.safety,
+        pid.factor_min,
+        pid.factor_max,
+        math.nan if first_step is None else first_step,
+        max_step,
+        min_step,
+        max_steps,
+    )
+
+
+@dataclass(frozen=True)
+class Solve:
+    """One call of the engine: what goes in.
+
+    Attributes
+    ----------
+    program, method, control
+        From the functions above.
+    times : Tensor (2,) or (2, B), float64
+        t0 and t1.
+    t_eval : Tensor (T,), (T, B) or None, float64
+        The times of the outputs.
+    rtol, atol : Tensor 0-d or (D,), of the dtype of y0
+    memory_limit : int
+        The bytes of stages that may be kept for the way back.
+    """
+
+    program: Any
+    method: Any
+    control: Any
+    times: Tensor
+    t_eval: Tensor | None
+    rtol: Tensor
+    atol: Tensor
+    memory_limit: int
+
+    def run(
+        self, y0: Tensor, own: Sequence[Tensor], shared: Sequence[Tensor], *, record: bool
+    ) -> tuple[Tensor, Tensor, Tensor, Any]:
+        """The outputs (T, B, D), the counts (4, B), the ends (2, B), and what the way back needs.
+
+        Counts are the status, steps tried, steps kept, and evaluations; ends are the time reached and the next size.
+        """
+        batch, dimension = y0.shape
+        t_eval, times = self.t_eval, self.times
+        outputs, output_step, sample_step = 2, 0, 0
+        if t_eval is not None:
+            outputs = t_eval.shape[0]
+            output_step, sample_step = (batch, 1) if t_eval.ndim == 2 else (1, 0)
+        ys = torch.empty((outputs, batch, dimension), dtype=y0.dtype)
+        counts = torch.empty((4, batch), dtype=torch.int64)
+        ends = torch.empty((2, batch), dtype=torch.float64)
+        recording = _native.solve(
+            y0.dtype == torch.float64,
+            self.program,
+            self.method,
+            self.control,
+            batch,
+            y0.data_ptr(),
+            times.data_ptr(),
+            int(times.ndim == 2),
+            0 if t_eval is None else t_eval.data_ptr(),
+            outputs,
+            output_step,
+            sample_step,
+            [x.data_ptr() for x in own],
+            [x.data_ptr() for x in shared],
+            self.rtol.data_ptr(),
+            int(self.rtol.ndim == 1),
+            self.atol.data_ptr(),
+            int(self.atol.ndim == 1),
+            torch.get_num_threads(),
+            ys.data_ptr(),
+            counts.data_ptr(),
+            ends.data_ptr(),
+            self.memory_limit,
+            record,
+        )
+        return ys, counts, ends, recording
+
+
+def pull_back(
+    recording: Any,
+    cotangent: Tensor,
+    y0: Tensor | None,
+    t0: Tensor | None,
+    t1: Tensor | None,
+    t_eval: Tensor | None,
+    own: Sequence[Tensor | None],
+    shared: Sequence[Tensor | None],
+) -> int:
+    """Adds the gradients to what is in the tensors given; returns the evaluations of the field that it took.
+
+    cotangent: (T, B, D), contiguous; t0, t1: (B,) and t_eval: (T, B), float64.
+    """
+
+    def address(x: Tensor | None) -> int:
+        return 0 if x is None else x.data_ptr()
+
+    return int(
+        _native.pull_back(
+            recording,
+            cotangent.data_ptr(),
+            *map(address, (y0, t0, t1, t_eval)),
+            [address(x) for x in own],
+            [address(x) for x in shared],
+        )
+    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import torch
@@ -28,14 +29,22 @@ class Problem:
 
     def reference(self, t_eval) -> torch.Tensor:
         """SciPy's DOP853 at tolerances far below those tested."""
+        return self.by_scipy(t_eval, 1e-13)
 
-        def fun(t, y):
-            return self.fun(torch.tensor(t, dtype=F64), torch.from_numpy(y)).numpy()
+    def by_scipy(self, t_eval, tolerance: float) -> torch.Tensor:
+        """SciPy's DOP853, solved once for all who ask for these times."""
+        return _by_scipy(self, tuple(map(float, t_eval)), tolerance)
 
-        solution = scipy_solve_ivp(
-            fun, self.t_span, np.array(self.y0), "DOP853", t_eval=np.asarray(t_eval), rtol=1e-13, atol=1e-13
-        )
-        return torch.from_numpy(solution.y.T)
+
+@cache
+def _by_scipy(problem: Problem, t_eval: tuple[float, ...], tolerance: float) -> torch.Tensor:
+    def fun(t, y):
+        return problem.fun(torch.tensor(t, dtype=F64), torch.from_numpy(y)).numpy()
+
+    solution = scipy_solve_ivp(
+        fun, problem.t_span, np.array(problem.y0), "DOP853", t_eval=np.array(t_eval), rtol=tolerance, atol=tolerance
+    )
+    return torch.from_numpy(solution.y.T)
 
 
 def lotka_volterra(t, y):

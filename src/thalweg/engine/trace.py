@@ -16,6 +16,7 @@ from torch.utils import _pytree as pytree
 from ..core.holdings import all_tensors
 from ..core.state import Layout, layout_of
 from .builder import Builder, Untraceable, version
+from .guards import Guards, guards_of
 from .program import STATE, TIME, Program
 from .prologue import Prologue
 from .reference import evaluate
@@ -84,6 +85,26 @@ def trace(fun: Callable[..., Any], t: Tensor, y0: Any, args: tuple[Any, ...] = (
     Untraceable
         Where the field does what no program can, and what that is.
     """
+    return trace_under(guards_of(fun, args), fun, t, y0, args, by_row=by_row)
+
+
+def trace_under(
+    guards: Guards, fun: Callable[..., Any], t: Tensor, y0: Any, args: tuple[Any, ...], *, by_row: bool
+) -> Trace:
+    """As `trace`, with what the field holds looked up before."""
+    try:
+        found = _attempted(fun, t, y0, args, by_row)
+    except Untraceable:
+        guards.restore()
+        raise
+    if not guards.hold():
+        guards.restore()
+        raise Untraceable("the field changes its own attributes, or others that it holds, when it is called")
+    return found
+
+
+def _attempted(fun: Callable[..., Any], t: Tensor, y0: Any, args: tuple[Any, ...], by_row: bool) -> Trace:
+    """The first attempt that succeeds: rows as samples or the whole state as one, arguments as theirs or shared."""
     layout, y = layout_of(y0, by_row=by_row)
     if y.dtype not in (torch.float32, torch.float64) or y.device.type != "cpu" or not y.numel():
         raise Untraceable(

@@ -1,0 +1,126 @@
+"""Traces that are kept as long as the field is there and nothing that it reads has changed."""
+
+from __future__ import annotations
+
+import types
+import weakref
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from .builder import Untraceable
+from .guards import SIMPLE, Guards, guards_of
+from .trace import Trace, check, trace_under
+
+_KEPT = 8
+"""The most traces of one field: it may be used with states and arguments of several shapes."""
+
+
+@dataclass
+class _Entry:
+    """A trace or why there is none, what it holds under, and the numbers of rows that it was compared with."""
+
+    found: Trace | str
+    guards: Guards
+    compared: dict[int, str | None] = field(default_factory=dict)
+
+    def valid(self) -> bool:
+        return self.guards.hold() and (isinstance(self.found, str) or self.found.holds())
+
+
+_ENTRIES: weakref.WeakKeyDictionary[Any, OrderedDict[Any, _Entry]] = weakref.WeakKeyDictionary()
+
+
+def cached_trace(fun: Callable[..., Any], t: Tensor, y0: Any, args: tuple[Any, ...] = (), *, by_row: bool) -> Trace:
+    """The trace of a field, as `trace` makes it, made anew only where it must be.
+
+    Raises
+    ------
+    Untraceable
+        Where there is none, or where it cannot be told for how long it would hold.
+    """
+    owner, key = _owner(fun)
+    key = (*key, *_key(y0, args, by_row))
+    entries = _ENTRIES.setdefault(owner, OrderedDict())
+    entry = entries.get(key)
+    if entry is None or not entry.valid():
+        entry = entries[key] = _made(fun, t, y0, args, by_row)
+        while len(entries) > _KEPT:
+            entries.popitem(last=False)
+    entries.move_to_end(key)
+    if isinstance(entry.found, str):
+        raise Untraceable(entry.found)
+    rows = _rows(y0, by_row)
+    if rows not in entry.compared:
+        entry.compared[rows] = _difference(entry.found, fun, t, y0, args, by_row)
+    reason = entry.compared[rows]
+    if reason is not None:
+        raise Untraceable(reason)
+    return entry.found
+
+
+def _made(fun: Callable[..., Any], t: Tensor, y0: Any, args: tuple[Any, ...], by_row: bool) -> _Entry:
+    guards = guards_of(fun, args)
+    if guards.reason is not None:
+        return _Entry(guards.reason, guards)
+    try:
+        found = trace_under(guards, fun, t, y0, args, by_row=by_row)
+    except Untraceable as error:
+        return _Entry(str(error), guards)
+    return _Entry(found, guards, {_rows(y0, by_row): None})
+
+
+def _difference(found: Trace, fun: Callable[..., Any], t: Tensor, y0: Any, args: Any, by_row: bool) -> str | None:
+    """How the field differs from its trace at this number of rows."""
+    try:
+        check(found, fun, t, y0, args, by_row=by_row)
+    except Untraceable as error:
+        return str(error)
+    return None
+
+
+def _rows(y0: Any, by_row: bool) -> int:
+    """The number of rows, where a trace holds for any."""
+    if not by_row:
+        return -1
+    return len(y0 if isinstance(y0, Tensor) else pytree.tree_leaves(y0)[0])
+
+
+def _owner(fun: Any) -> tuple[Any, tuple[Any, ...]]:
+    """What the traces of a field live as long as, and what tells it from others of the same owner.
+
+    A function that is made anew at each call, as a lambda is, shares its code with those before it.
+    """
+    if isinstance(fun, types.MethodType):
+        return fun.__self__, (fun.__func__,)
+    if isinstance(fun, types.FunctionType):
+        held = [cell.cell_contents for cell in fun.__closure__ or ()]
+        return fun.__code__, tuple(map(_identity, (*held, fun.__defaults__, fun.__kwdefaults__)))
+    return fun, ()
+
+
+def _key(y0: Any, args: Any, by_row: bool) -> tuple[Any, ...]:
+    """The shapes, dtypes and structure of a state and arguments, and the arguments that are no tensors."""
+    states, spec = ([y0], None) if isinstance(y0, Tensor) else pytree.tree_flatten(y0)
+    rows = len(states[0]) if by_row else -1
+    shapes = tuple((x.shape[1:] if by_row else x.shape, x.dtype) for x in states)
+    if not args:
+        return by_row, spec, shapes
+    leaves, structure = pytree.tree_flatten(args)
+    return by_row, spec, shapes, structure, tuple(_leaf(x, rows) for x in leaves)
+
+
+def _leaf(x: Any, rows: int) -> Any:
+    if not isinstance(x, Tensor):
+        return _identity(x)
+    own = x.ndim > 0 and len(x) == rows
+    return own, x.shape[1:] if own else x.shape, x.dtype
+
+
+def _identity(x: Any) -> Any:
+    """What tells a value from others: itself where it is simple; an object is kept alive by the guards."""
+    return (type(x), x) if isinstance(x, SIMPLE) else id(x)

@@ -1,0 +1,238 @@
+"""What a field read besides its inputs: a trace of it is valid as long as all of that is unchanged."""
+
+from __future__ import annotations
+
+import enum
+import functools
+import types
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from operator import itemgetter
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ..core.holdings import OPAQUE, PLAIN, global_names
+
+SIMPLE = (
+    *(*PLAIN, np.generic, enum.Enum, type(Ellipsis), slice, range),
+    *(torch.dtype, torch.device, torch.Size, torch.layout, torch.memory_format),
+)
+"""What is compared by value."""
+
+_FIXED = (
+    *(types.BuiltinFunctionType, types.MethodDescriptorType, types.WrapperDescriptorType, types.ModuleType),
+    *(np.ufunc, torch._ops.OpOverload, torch._ops.OpOverloadPacket),
+)
+"""What cannot change."""
+
+_IDENTITY: Any = object.__eq__
+"""How objects compare that do not say otherwise."""
+
+
+class Guards:
+    """All that was found, and what it was.
+
+    Attributes
+    ----------
+    reason : str or None
+        Why it cannot be told whether something has changed; None where it can.
+    """
+
+    def __init__(self) -> None:
+        self.reason: str | None = None
+        self._empty: list[Any] = []
+        self._entries: list[tuple[Mapping[Any, Any], int | None, Callable[[Any], Any], tuple[Any, ...]]] = []
+        self._objects: list[tuple[Mapping[Any, Any], Any, Any]] = []
+        self._lists: list[tuple[Any, Any]] = []
+        self._cells: list[types.CellType] = []
+        self._held: list[Any] = []
+        self._tensors: list[Tensor] = []
+        self._shapes: list[torch.Size] = []
+        self._dtypes: list[torch.dtype] = []
+        self._snapshots: list[tuple[Any, dict[Any, Any]]] = []
+
+    def hold(self) -> bool:
+        """Whether nothing has changed."""
+        try:
+            return (
+                not any(self._empty)
+                and self._same_entries()
+                and [tensor.dtype for tensor in self._tensors] == self._dtypes
+                and [tensor.shape for tensor in self._tensors] == self._shapes
+                and (not self._lists or all(_same(list(found), list(then)) for found, then in self._lists))
+                and (not self._cells or _same([cell.cell_contents for cell in self._cells], self._held))
+            )
+        except Exception:  # what cannot be compared with what was there is something else
+            return False
+
+    def _same_entries(self) -> bool:
+        for mapping, size, values_of, values in self._entries:
+            if values_of(mapping) != values or (size is not None and size != len(mapping)):
+                return False
+        return all(mapping[key] is value for mapping, key, value in self._objects)
+
+    def restore(self) -> None:
+        """Put back what can be, so that a field that counts its calls does not count those that were only watched."""
+        for mapping, then in self._snapshots:
+            if mapping.keys() != then.keys() or any(mapping[key] is not value for key, value in then.items()):
+                mapping.clear()
+                mapping.update(then)
+        for found, then in self._lists:
+            if isinstance(found, list):
+                found[:] = then
+            elif isinstance(found, set):
+                found.clear()
+                found.update(then)
+        for cell, value in zip(self._cells, self._held, strict=True):
+            cell.cell_contents = value
+
+    def entries(self, mapping: Mapping[Any, Any], keys: Sequence[Any], *, whole: bool = False) -> None:
+        """Watch some entries of a mapping, or the `whole` of it."""
+        if whole:
+            self._snapshots.append((mapping, dict(mapping)))
+        alike = [key for key in keys if _told_by_equality(mapping[key])]
+        self._objects += [(mapping, key, mapping[key]) for key in keys if not _told_by_equality(mapping[key])]
+        if alike or whole:  # of one key `itemgetter` would give the value alone, which may be no judge of equality
+            values_of = itemgetter(*alike, *alike[:1]) if alike else lambda mapping: ()
+            self._entries.append((mapping, len(mapping) if whole else None, values_of, values_of(mapping)))
+
+
+def _told_by_equality(value: Any) -> bool:
+    """Whether a tuple that holds it equals only such as hold the same, or what is as good.
+
+    Tuples look at identity first; several numbers that are not the same tensor are then no answer, and an error.
+    """
+    if isinstance(value, Tensor):
+        return value.numel() > 1
+    return isinstance(value, SIMPLE) or type(value).__eq__ is _IDENTITY
+
+
+def _same(found: Sequence[Any], then: Sequence[Any]) -> bool:
+    pairs = zip(found, then, strict=True)
+    return all(a is b or (isinstance(b, SIMPLE) and type(a) is type(b) and a == b) for a, b in pairs)
+
+
+def guards_of(fun: Any, args: Any = ()) -> Guards:
+    """What a function holds, and the arguments that are no tensors.
+
+    Looked through are modules, closures, defaults, globals that the code names, partial functions, bound methods,
+    attributes of callable objects and of their classes, and lists, tuples, sets and dicts of all these.
+    """
+    guards = Guards()
+    stack, seen = [fun, args], set[int]()
+    while stack and guards.reason is None:
+        value = stack.pop()
+        if isinstance(value, SIMPLE) or id(value) in seen:
+            continue
+        seen.add(id(value))
+        stack += _watched(guards, value)
+    return guards
+
+
+def _watched(guards: Guards, value: Any) -> Iterable[Any]:
+    """Note what a value is, and return what it is made of."""
+    for kind, watch in _WATCHES:
+        if isinstance(value, kind):
+            return watch(guards, value)
+    if hasattr(value, "__dict__") and type(value).__module__.split(".")[0] not in OPAQUE - {"torch"}:
+        return [*_mapping(guards, vars(value)), *_classes(value)]
+    guards.reason = f"the field holds a {type(value).__name__}, of which it cannot be told whether it changes"
+    return ()
+
+
+def _tensor(guards: Guards, tensor: Tensor) -> Iterable[Any]:
+    guards._tensors.append(tensor)
+    guards._shapes.append(tensor.shape)
+    guards._dtypes.append(tensor.dtype)
+    return ()
+
+
+def _module(guards: Guards, module: nn.Module) -> Iterable[Any]:
+    if isinstance(module, torch.jit.ScriptModule):
+        guards.reason = "the field holds a ScriptModule, of which it cannot be told whether it changes"
+        return ()
+    held = vars(module)
+    own = [name for name in held if not (name in _MODULE and isinstance(held[name], dict | set))]
+    guards.entries(held, own, whole=True)
+    parts = [held[name] for name in held if name in _MODULE and isinstance(held[name], dict)]
+    guards._empty += [part for part in parts if not part]
+    found = [x for part in parts if part for x in _mapping(guards, part)]
+    return [*found, *(held[name] for name in own), *_classes(module)]
+
+
+def _mapping(guards: Guards, mapping: dict[Any, Any]) -> Iterable[Any]:
+    """A dict of which all entries matter."""
+    guards.entries(mapping, list(mapping), whole=True)
+    return list(mapping.values())
+
+
+def _sequence(guards: Guards, sequence: Any) -> Iterable[Any]:
+    if isinstance(sequence, list | set):
+        guards._lists.append((sequence, sequence.copy()))
+    return list(sequence)
+
+
+def _classes(value: Any) -> Iterable[Any]:
+    """The classes of an object that are a person's own."""
+    return [kind for kind in type(value).__mro__ if _own(kind)]
+
+
+def _own(thing: Any) -> bool:
+    """Whether a class, function or module is neither Python's, nor a library's, nor thalweg's."""
+    name = thing.__name__ if isinstance(thing, types.ModuleType) else thing.__module__ or ""
+    return name.split(".")[0] not in OPAQUE | {"thalweg", "math"}
+
+
+def _class(guards: Guards, kind: type) -> Iterable[Any]:
+    """A class: its functions, and what it says of all its objects."""
+    if not _own(kind):
+        return ()
+    functions = {k: v for k, v in vars(kind).items() if isinstance(v, types.FunctionType | staticmethod | classmethod)}
+    simple = [k for k, v in vars(kind).items() if isinstance(v, SIMPLE) and not k.startswith("__")]
+    guards.entries(vars(kind), [*functions, *simple])
+    return [getattr(function, "__func__", function) for function in functions.values()]
+
+
+def _function(guards: Guards, function: types.FunctionType) -> Iterable[Any]:
+    if not _own(function):
+        return ()
+    found: list[Any] = [function.__defaults__, function.__kwdefaults__]
+    for cell in function.__closure__ or ():
+        try:
+            found.append(cell.cell_contents)
+        except ValueError:  # not filled yet
+            continue
+        guards._cells.append(cell)
+        guards._held.append(found[-1])
+    names = set(global_names(function.__code__))
+    return [*found, *_named(guards, function.__globals__, names, set())]
+
+
+def _named(guards: Guards, mapping: dict[str, Any], names: set[str], seen: set[int]) -> Iterable[Any]:
+    """Those entries of a module's globals, and of the modules among them, that a function names."""
+    seen.add(id(mapping))
+    found = {name: mapping[name] for name in names & mapping.keys()}
+    modules = [value for value in found.values() if isinstance(value, types.ModuleType)]
+    others = [name for name, value in found.items() if not isinstance(value, _FIXED)]
+    guards.entries(mapping, others)
+    inner = [vars(module) for module in modules if _own(module) and id(vars(module)) not in seen]
+    return [*(found[name] for name in others), *(x for held in inner for x in _named(guards, held, names, seen))]
+
+
+_MODULE = frozenset(vars(nn.Module()))
+"""What every module holds: its parameters, buffers, submodules and hooks."""
+
+_WATCHES: tuple[tuple[Any, Callable[[Guards, Any], Iterable[Any]]], ...] = (
+    (Tensor, _tensor),
+    (nn.Module, _module),
+    (types.FunctionType, _function),
+    (types.MethodType, lambda guards, method: (method.__self__, method.__func__)),
+    (functools.partial, lambda guards, partial: (partial.func, partial.args, partial.keywords)),
+    (dict, _mapping),
+    ((list, tuple, set, frozenset), _sequence),
+    (type, _class),
+    (_FIXED, lambda guards, value: ()),
+)
+"""How each kind of value is looked through."""

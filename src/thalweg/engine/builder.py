@@ -29,6 +29,9 @@ _MIXED = -(1 << 62)
 """The code of an entry that several samples have made; an error where it reaches dy/dt. Sums over the batch that are
 only differentiated, as of energies, do not."""
 
+_ROWS = 1 << 20
+"""The most rows of a program."""
+
 _CONSTANTS = 1 << 40
 """The first number of the constants among the entries of what is shared; all tensors lie below."""
 
@@ -40,6 +43,13 @@ def version(tensor: Tensor) -> int:
 
 class Untraceable(ValueError):
     """A field that cannot be turned into a program, and why."""
+
+
+class NoInstruction(Untraceable):
+    """An operation of PyTorch that no instruction does."""
+
+    def __init__(self, func: Any) -> None:
+        super().__init__(f"the field calls {func.name()}, for which the native engine has no instruction")
 
 
 class _Mixed(Exception):
@@ -156,7 +166,19 @@ class Builder:
         if (columns < 0).all():
             return self._folded(operation, columns, scalars, split).reshape(shape)
         given = tuple(self._operand(column) for column in columns.T)
-        return self._made(Instruction(operation, len(columns), given, (), scalars), split, 1).reshape(shape)
+        instruction = Instruction(operation, len(columns), given, (), scalars)
+        return self._made(self._with_bias(instruction), split, 1).reshape(shape)
+
+    def _with_bias(self, instruction: Instruction) -> Instruction:
+        """A sum of all that a linear map makes and of a number for each row is that map with a bias."""
+        for x, bias in (instruction.operands, instruction.operands[::-1]) if instruction.operation == "add" else ():
+            if x.shared or x.number < len(self.inputs) or (x.row, x.stride) != (0, 1) or not bias.shared:
+                continue
+            source = self._instructions[x.number - len(self.inputs)]
+            plain = source.operation == "linear" and len(source.operands) == 2
+            if plain and source.index[:2] == (1, instruction.size) and bias.stride == 1:
+                return replace(source, operands=(*source.operands, bias))
+        return instruction
 
     def reduce(self, operation: str, items: Codes) -> Codes:
         """The codes of what becomes of the last dimension."""
@@ -270,6 +292,8 @@ class Builder:
 
     def _append(self, instruction: Instruction) -> int:
         """The number of the value that a new instruction makes."""
+        if self._rows + instruction.size > _ROWS:
+            raise Untraceable(f"the field makes more than {_ROWS} numbers for each sample")
         self._instructions.append(instruction)
         self._starts.append(self._rows)
         self._rows += instruction.size

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from .builder import Codes, Untraceable
+from .builder import Codes, NoInstruction, Untraceable
 from .prologue import Slot
 from .tracer import Traced, Tracer, any_batched, is_batched
 
@@ -46,10 +46,20 @@ def name_of(func: Any) -> str:
 
 def is_spread(tracer: Tracer, name: str, args: Sequence[Any], kwargs: dict[str, Any]) -> bool:
     """Whether an operation on what is shared makes a tensor that may be written into, or that has a row a sample."""
-    if _fill(name, args, kwargs) is not None:
-        return True
+    filled = _fill(name, args, kwargs)
+    if filled is not None:
+        return filled[2] == tracer.dtype or _has_rows(tracer, filled[0])
+    return name in ("expand", "repeat") and _has_rows(tracer, args[1])
+
+
+def _has_rows(tracer: Tracer, shape: Sequence[int]) -> bool:
     samples = tracer.builder.samples
-    return samples > 1 and name in ("expand", "repeat") and any(size % samples == 0 for size in args[1] if size)
+    return samples > 1 and any(size and size % samples == 0 for size in shape)
+
+
+def is_sure(name: str, args: Sequence[Any]) -> bool:
+    """Whether an operation that may draw random numbers draws none this time."""
+    return name.startswith("_scaled_dot_product") and not any(args[3:4])  # no dropout
 
 
 def lower(tracer: Tracer, func: Any, name: str, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
@@ -81,12 +91,13 @@ def _computed(tracer: Tracer, func: Any, name: str, args: Sequence[Any], kwargs:
             return DECOMPOSED[name](*args, **kwargs)
         from torch._decomp import decomposition_table
 
-        if func in decomposition_table:
-            return decomposition_table[func](*args, **kwargs)
-        made = func.decompose(*args, **kwargs)
-    if made is NotImplemented:
-        raise Untraceable(f"the field calls {func.name()}, for which the native engine has no instruction")
-    return made
+        try:
+            decomposed = decomposition_table.get(func, func.decompose)(*args, **kwargs)
+        except NoInstruction:
+            raise NoInstruction(func) from None
+    if decomposed is NotImplemented:
+        raise NoInstruction(func)
+    return decomposed
 
 
 def _written(tracer: Tracer, func: Any, name: str, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
@@ -666,6 +677,18 @@ def _cumsum(x: Tensor, dim: int, *, dtype: torch.dtype | None = None) -> Tensor:
     return (x.movedim(dim, -1) @ ones.to(x.dtype)).movedim(-1, dim)
 
 
+def _trilinear(
+    a: Tensor, b: Tensor, c: Tensor, a_new: Sequence[int], b_new: Sequence[int], c_new: Sequence[int], *rest: Any
+) -> Tensor:
+    """The sum over some dimensions of a product of three tensors, each with new dimensions of its own."""
+    factors = []
+    for x, new in ((a, a_new), (b, b_new), (c, c_new)):
+        for dim in sorted(new):
+            x = x.unsqueeze(dim)
+        factors.append(x)
+    return (factors[0] * factors[1] * factors[2]).sum(rest[0])
+
+
 def _triangle(lower: bool) -> Callable[..., Tensor]:
     def decomposition(x: Tensor, diagonal: int = 0) -> Tensor:
         ones = torch.ones(x.shape[-2:], dtype=torch.bool)
@@ -692,15 +715,20 @@ DECOMPOSED: dict[str, Callable[..., Any]] = {
     "_native_batch_norm_legit_no_training": _running_norm,
     "_prelu_kernel": lambda x, weight: torch.where(x > 0, x, x * weight),
     "_softmax": _softmax,
+    "_trilinear": _trilinear,
     "addcdiv": lambda x, a, b, value=1: x + value * (a / b),
     "addcmul": lambda x, a, b, value=1: x + value * (a * b),
     "addmv": lambda x, a, b, beta=1, alpha=1: beta * x + alpha * (a @ b),
     "amin": _amin,
+    "celu": lambda x, alpha=1: torch.ops.aten.elu(x, alpha, 1, 1 / alpha),
     "cosh": lambda x: (x.exp() + (-x).exp()) / 2,
     "cumsum": _cumsum,
     "dot": lambda x, y: (x * y).sum(),
     "exp2": lambda x: (x * math.log(2)).exp(),
+    "glu": lambda x, dim=-1: x.chunk(2, dim)[0] * x.chunk(2, dim)[1].sigmoid(),
+    "hardshrink": lambda x, lambd=0.5: torch.where((x >= -lambd) & (x <= lambd), 0.0, x),
     "hardsigmoid": lambda x: torch.where(x <= -3, 0.0, torch.where(x >= 3, 1.0, x / 6 + 0.5)),
+    "hardswish": lambda x: torch.where(x <= -3, 0.0, torch.where(x >= 3, x, x * (x + 3) / 6)),
     "hardtanh": _hardtanh,
     "lerp": lambda x, y, weight: x + weight * (y - x),
     "linalg_vector_norm": _norm,
@@ -716,6 +744,7 @@ DECOMPOSED: dict[str, Callable[..., Any]] = {
     "prod": _prod,
     "sgn": torch.sign,
     "sinh": lambda x: (x.expm1() - (-x).expm1()) / 2,
+    "softshrink": lambda x, lambd=0.5: torch.where(x > lambd, x - lambd, torch.where(x < -lambd, x + lambd, 0.0)),
     "std": _std,
     "tan": lambda x: x.sin() / x.cos(),
     "threshold": lambda x, threshold, value: torch.where(x <= threshold, value, x),

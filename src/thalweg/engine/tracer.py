@@ -94,7 +94,7 @@ class Tracer(TorchDispatchMode):
         kwargs = kwargs or {}
         name = operators.name_of(func)
         tensors = [x for x in pytree.tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
-        if torch.Tag.nondeterministic_seeded in func.tags:
+        if torch.Tag.nondeterministic_seeded in func.tags and not operators.is_sure(name, args):
             raise Untraceable(f"the field draws random numbers ({name})")
         if name == "lift_fresh":  # a tensor that the field has made of numbers, which it may write into
             func, name = torch.ops.aten.clone.default, "clone"

@@ -1,0 +1,266 @@
+"""A trace is used again only while all that the field read is as it was; fields that change themselves have none."""
+
+import functools
+import gc
+import types
+import weakref
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from thalweg.engine.builder import Untraceable
+from thalweg.engine.cache import cached_trace
+from thalweg.engine.guards import guards_of
+from thalweg.engine.trace import trace
+from thalweg.nn import MLPField
+
+RATE = 2.0
+WEIGHT = torch.rand(3)
+settings = types.ModuleType("settings")
+settings.power = 2
+
+
+def helper(y):
+    return y * RATE
+
+
+def by_globals(t, y):
+    return helper(y) ** settings.power * WEIGHT
+
+
+class Options:
+    gain = 1.0
+
+    def __init__(self):
+        self.scale, self.names = 1.0, ["a", "b"]
+
+
+class Rich(nn.Module):
+    """A module that holds all kinds of things."""
+
+    factor = 3.0
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(3, 3), nn.Dropout(0.5), nn.Linear(3, 3))
+        self.options, self.table, self.act = Options(), {"rates": [1.0, 2.0]}, torch.tanh
+        self.bare = torch.rand(3)
+        self.scalar = nn.Parameter(torch.tensor(1.0))
+        self.part = functools.partial(torch.add, alpha=2)
+
+    def forward(self, t, y):
+        return self.part(self.act(self.layers(y)) * self.bare, y) * self.scalar * self.options.scale * self.factor
+
+
+def two():
+    return torch.full((5, 1), 0.3), torch.randn(5, 3)
+
+
+CHANGES = {
+    "training": lambda m: m.train(),
+    "of a submodule": lambda m: m.layers[1].train(),
+    "a number": lambda m: setattr(m.options, "scale", 2.0),
+    "of the class": lambda m: setattr(Options, "gain", 2.0),
+    "a new attribute": lambda m: setattr(m, "more", 1),
+    "a lost attribute": lambda m: delattr(m, "act"),
+    "a list": lambda m: m.table["rates"].append(3.0),
+    "a list within an object": lambda m: m.options.names.__setitem__(0, "c"),
+    "a dict": lambda m: m.table.update(rates=[1.0, 2.0, 3.0]),
+    "an object": lambda m: setattr(m, "options", Options()),
+    "a tensor": lambda m: setattr(m, "bare", m.bare.clone()),
+    "a parameter": lambda m: setattr(m.layers[0], "bias", nn.Parameter(m.layers[0].bias.detach().clone())),
+    "a parameter of one number": lambda m: setattr(m, "scalar", nn.Parameter(torch.tensor(1.0))),
+    "a lost parameter": lambda m: setattr(m.layers[0], "bias", None),
+    "a new buffer": lambda m: m.register_buffer("mean", torch.zeros(3)),
+    "a layer": lambda m: m.layers.__setitem__(0, nn.Linear(3, 3)),
+    "another layer": lambda m: m.layers.append(nn.Tanh()),
+    "an activation": lambda m: setattr(m, "act", torch.sin),
+    "a partial": lambda m: setattr(m, "part", functools.partial(torch.add, alpha=3)),
+    "a hook": lambda m: m.layers[0].register_forward_hook(lambda *_: None),
+    "the dtype": lambda m: m.double(),
+    "a shape": lambda m: setattr(m.layers[0].weight, "data", torch.zeros(2, 3)),
+    "the forward": lambda m: setattr(Rich, "forward", lambda self, t, y: y),
+}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_each_change_of_a_module_is_seen(name, monkeypatch):
+    monkeypatch.setattr(Rich, "forward", Rich.forward)
+    monkeypatch.setattr(Options, "gain", Options.gain)
+    module = Rich().eval()
+    guards = guards_of(module)
+    assert guards.reason is None
+    assert guards.hold()
+    CHANGES[name](module)
+    assert not guards.hold()
+
+
+def test_what_is_written_into_parameters_is_no_change():
+    module = Rich().eval()
+    guards = guards_of(module)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.add_(1)
+    optimizer = torch.optim.SGD(module.parameters(), lr=0.1)
+    module(*two()).sum().backward()
+    optimizer.step()
+    module.load_state_dict(module.state_dict())
+    module.eval()
+    assert guards.hold()
+
+
+@pytest.mark.parametrize(
+    ("owner", "name", "value"),
+    [
+        (globals(), "RATE", 3.0),
+        (globals(), "WEIGHT", torch.rand(3)),
+        (globals(), "helper", lambda y: y),
+        (vars(settings), "power", 3),
+    ],
+)
+def test_changes_of_globals_are_seen_also_those_of_functions_that_are_called(owner, name, value, monkeypatch):
+    guards = guards_of(by_globals)
+    assert guards.hold()
+    monkeypatch.setitem(owner, name, value)
+    assert not guards.hold()
+
+
+def test_changes_of_closures_and_defaults_are_seen():
+    def made():
+        rate = 1.0
+
+        def change(to):
+            nonlocal rate
+            rate = to
+
+        return lambda t, y, weights=[1.0]: y * rate * weights[0], change
+
+    fun, change = made()
+    guards = guards_of(fun)
+    assert guards.hold()
+    change(2.0)
+    assert not guards.hold()
+    change(1.0)
+    assert guards.hold()
+    fun.__defaults__[0][0] = 2.0
+    assert not guards.hold()
+
+
+@pytest.mark.parametrize("held", [np.zeros(3), torch.Generator(), iter([1]), torch.jit.script(nn.Tanh())])
+def test_what_cannot_be_watched_is_told(held):
+    guards = guards_of(lambda t, y: held and y)
+    assert type(held).__name__ in guards.reason or "ScriptModule" in guards.reason
+    with pytest.raises(Untraceable, match="it cannot be told whether it changes"):
+        cached_trace(lambda t, y: held and y, *two(), by_row=True)
+
+
+class Counting(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.calls, self.times, self.seen = 0, [], {}
+        self.last = None
+
+    def forward(self, t, y):
+        self.calls += 1
+        self.times.append(t)
+        self.seen[self.calls] = y
+        self.last = y
+        return -y
+
+
+def test_a_field_that_counts_its_calls_is_refused_and_has_counted_none():
+    field, calls = Counting(), 0
+
+    def counting(t, y):
+        nonlocal calls
+        calls += 1
+        return -y
+
+    for fun in (field, counting):
+        for find in (trace, cached_trace):
+            with pytest.raises(Untraceable, match="changes its own attributes"):
+                find(fun, *two(), by_row=True)
+    assert (field.calls, field.times, field.seen, field.last, calls) == (0, [], {}, None, 0)
+
+
+def test_a_trace_is_made_once_and_anew_after_a_change():
+    module, (t, y) = Rich().eval(), two()
+    first = cached_trace(module, t, y, by_row=True)
+    assert cached_trace(module, t, y, by_row=True) is first
+    assert cached_trace(module, t[:2], y[:2], by_row=True) is first
+    assert cached_trace(module.forward, t, y, by_row=True) is cached_trace(module.forward, t, y, by_row=True)
+    module.options.scale = 2.0
+    second = cached_trace(module, t, y, by_row=True)
+    assert second is not first
+    module.train()
+    with pytest.raises(Untraceable, match="random"):
+        cached_trace(module, t, y, by_row=True)
+    module.eval()
+    assert cached_trace(module, t, y, by_row=True).program == second.program
+
+
+def test_functions_made_anew_share_a_trace_where_they_hold_the_same():
+    module, (t, y) = MLPField(3, width=4), two()
+
+    def made(scale):
+        return lambda t, y: module(t, y) * scale
+
+    first = cached_trace(made(2.0), t, y, by_row=True)
+    assert cached_trace(made(2.0), t, y, by_row=True) is first
+    assert cached_trace(made(3.0), t, y, by_row=True) is not first
+    assert cached_trace(made(2.0), t, y, by_row=True) is first
+
+
+def test_shapes_dtypes_and_arguments_have_traces_of_their_own():
+    def fun(t, y, rate=1.0, power=1):
+        return (y * rate) ** power
+
+    t, y = two()
+    found = [
+        cached_trace(fun, t, y, by_row=True),
+        cached_trace(fun, t[0, 0], y, by_row=False),
+        cached_trace(fun, t, y[:, :2], by_row=True),
+        cached_trace(fun, t.double(), y.double(), by_row=True),
+        cached_trace(fun, t, y, (2.0,), by_row=True),
+        cached_trace(fun, t, y, (3.0,), by_row=True),
+        cached_trace(fun, t, y, (torch.rand(5, 1),), by_row=True),
+        cached_trace(fun, t, y, (torch.rand(3),), by_row=True),
+    ]
+    assert len(set(map(id, found))) == len(found)
+    assert [x.batched for x in found[-2:]] == [(0,), ()]
+    again = cached_trace(fun, t[:4], y[:4], (torch.rand(4, 1),), by_row=True)
+    assert again is found[-2]
+
+
+def test_a_number_of_rows_that_the_field_looks_at_is_refused_when_it_comes():
+    def fun(t, y):
+        return y if len(y) > 3 else -y
+
+    t, y = two()
+    cached_trace(fun, t, y, by_row=True)
+    for _ in range(2):
+        with pytest.raises(Untraceable, match="number of samples"):
+            cached_trace(fun, t[:2], y[:2], by_row=True)
+    cached_trace(fun, t, y, by_row=True)
+
+
+def test_a_refusal_is_remembered(capsys):
+    def fun(t, y):
+        print("called")
+        return y.floor()
+
+    for expected in (True, False):
+        with pytest.raises(Untraceable, match="aten::floor"):
+            cached_trace(fun, *two(), by_row=True)
+        assert ("called" in capsys.readouterr().out) is expected
+
+
+def test_the_cache_keeps_no_module_alive():
+    module = Rich().eval()
+    cached_trace(module, *two(), by_row=True)
+    gone = weakref.ref(module)
+    del module
+    gc.collect()
+    assert gone() is None

@@ -33,6 +33,8 @@ from .core.sparsity import Sparsity
 from .core.state import Layout, layout_of
 from .core.status import SolveError, Status
 from .core.step import Step, Stepper, TriedStep
+from .engine.backend import Native, Unsuitable
+from .engine.backend import chosen as chosen_engine
 from .external.integrate import ExternalStepper, either
 from .external.methods import External, get_external
 from .gradients import GRADIENTS, Adjoint, Continuous, GradientMethod, GradientName, Request, Reversible
@@ -78,7 +80,7 @@ def solve_ivp(
     gradient: GradientName | GradientMethod | None = None,
     callback: Callable[[TriedStep], bool | None] | None = None,
     progress: bool = False,
-    backend: Literal["auto", "eager"] = "auto",
+    backend: Literal["auto", "eager", "native"] = "auto",
     on_failure: Literal["raise", "return"] = "raise",
 ) -> Solution:
     """Solve dy/dt = fun(t, y, *args), y(t0) = y0, with gradients to everything that needs one.
@@ -178,8 +180,11 @@ def solve_ivp(
     progress : bool
         Whether to show how far the solve has come, on standard error: a bar over time, the steps taken, and the size
         of the last.
-    backend : {"auto", "eager"}
-        What runs the loop.
+    backend : {"auto", "eager", "native"}
+        What runs the loop: PyTorch, operation by operation, or the native engine, which takes a solve whole where it
+        can (`thalweg.explain` says whether, and why not). `auto` is the native engine where that is so. It watches
+        the field once and runs what it saw; a field that changes, or whose Python matters beyond its result, is left
+        to PyTorch.
     on_failure : {"raise", "return"}
         Whether a solve that does not reach t1 raises `SolveError`, or returns with NaN in its place and its status.
 
@@ -208,7 +213,7 @@ def solve_ivp(
     """
     by_row = one_of("batching", batching, ("joint", "per_sample")) == "per_sample"
     one_of("on_failure", on_failure, ("raise", "return"))
-    one_of("backend", backend, ("auto", "eager"))
+    one_of("backend", backend, ("auto", "eager", "native"))
     chosen = _method(method)
     maker = _gradient(gradient, chosen)
     if shrink:
@@ -220,6 +225,7 @@ def solve_ivp(
     args = args if isinstance(args, tuple) else (args,)  # as SciPy does
 
     if transformed():
+        backend = "eager" if backend == "auto" else backend
         refuse_vmap(pytree.tree_leaves((y0, t_span, t_eval, args)))
     layout, packed = layout_of(y0, by_row=by_row)
     rows = packed.shape[0] if by_row else None
@@ -279,12 +285,16 @@ def solve_ivp(
     graph_times, run = GraphTimes(t0, t1, times), either(integrate)
     times = None if times is None else blotted(times, padding)
     if watched := as_events(events):
+        if backend == "native":
+            raise ValueError("backend='native' does not know events; leave out backend")
         with bar or nullcontext():
             evented = solve_with_events(run, maker, Request(problem, packed, graph_times, stats, backward), watched)
         parts = (blotted(evented.ys, padding), t0, evented.t_end, times, stats, layout.unpack, packed, on_failure)
         return _solution(problem, evented.result, *parts, evented.found)
+    request = Request(problem, packed, graph_times if timed else None, stats, backward)
+    engine = None if backend == "eager" else _engine(chosen, maker, request, insist=backend == "native")
     with bar or nullcontext():
-        ys, result = maker.run(run, Request(problem, packed, graph_times if timed else None, stats, backward))
+        ys, result = (maker if engine is None else engine).run(run, request)
     found, ys = None if events is None else (), blotted(ys, padding)
     return _solution(problem, result, ys, t0, t1, times, stats, layout.unpack, packed, on_failure, found)
 
@@ -479,6 +489,20 @@ def _solution(
         where = "" if reached is None else f" at t = {reached:g}"
         raise SolveError(f"the solve failed{where}: {sol.message} (on_failure='return' keeps what was computed)", sol)
     return sol
+
+
+def _engine(method: Method | External, gradient: GradientMethod, request: Request, *, insist: bool) -> Native | None:
+    """The native engine, where it takes the solve; None otherwise, unless a person insists on it."""
+    try:
+        if isinstance(method, External):
+            raise Unsuitable(f"the steps of method {method.name!r} are those of another library")
+        found = chosen_engine(request.problem, method, gradient, request)
+    except Unsuitable as reason:
+        if insist:
+            raise ValueError(f"backend='native' cannot take this solve: {reason}; leave out backend") from None
+        return None
+    request.stats.backend = "native"
+    return found
 
 
 _USUAL = {"firk": "gustafsson"}

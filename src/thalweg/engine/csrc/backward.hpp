@@ -15,8 +15,8 @@ class Return {
 public:
   static constexpr int L = lanes<T>, W = Vec<T>::lanes;
 
-  Return(const Plan<T>& plan, const Blocks<T>& blocks, const Back<T>& back)
-      : plan_(plan), blocks_(blocks), back_(back), D(plan.program.dimension), S(plan.method.stages),
+  Return(const Plan<T>& plan, const Back<T>& back)
+      : plan_(plan), back_(back), D(plan.program.dimension), S(plan.method.stages),
         first_(plan.method.fsal ? 1 : 0), all_(plan.all), times_(back.t0 || back.t1 || back.t_eval), stages_(plan.all),
         slopes_(plan.all) {
     const Program& program = plan.program;
@@ -39,12 +39,13 @@ public:
     make_room();
   }
 
-  // Goes back, for the samples [first, end); `status` and `accepted` are those of all.
-  void run(std::int64_t first, std::int64_t end, const std::int64_t* status, const std::int64_t* accepted) {
+  // Goes back through what was recorded of the samples [first, end); `status` and `accepted` are those of all.
+  void run(const Blocks<T>& blocks, std::int64_t first, std::int64_t end, const std::int64_t* status,
+           const std::int64_t* accepted) {
     status_ = status;
     range_first_ = first;
     if (first_) starts_.resize(static_cast<std::size_t>(end - first) * D), starts_.zero();
-    for (int i = blocks_.count(); i-- > 0;) step(blocks_[i]);
+    for (int i = blocks.count(); i-- > 0;) step(blocks[i]);
     for (int l = 0; l < L; ++l)
       if (sample_[l] >= 0) leave(l);
     if (first_) begin(first, end, accepted);
@@ -78,7 +79,6 @@ public:
 
 private:
   const Plan<T>& plan_;
-  const Blocks<T>& blocks_;
   const Back<T>& back_;
   const int D, S, first_, all_;
   const bool times_;
@@ -188,6 +188,7 @@ private:
     give_own(l, s, own_adjoint_);
     if (back_.t0) back_.t0[s] += t_[l];
     if (back_.t1) back_.t1[s] += h_[l];
+    sample_[l] = -1;
   }
 
   void step(const Block<T>& block) {
@@ -412,24 +413,112 @@ private:
 // The first of the samples that thread i of n carries, side by side.
 inline std::int64_t share(std::int64_t batch, int i, int n) { return batch * i / n; }
 
+// Solves with one size of step for all samples: the tiles take it side by side, and all wait for the error of all.
+template <class T>
+void solve_joint(const Plan<T>& plan, Blocks<T>* blocks) {
+  constexpr int L = lanes<T>;
+  const Task<T>& task = plan.task;
+  const int count = static_cast<int>((task.batch + L - 1) / L);
+  Array<Tile<T>*> tiles(count);
+  const auto each_tile = [&](auto f) {
+    parallel(task.threads, [&](int i) {
+      for (std::int64_t n = share(count, i, task.threads); n < share(count, i + 1, task.threads); ++n) f(static_cast<int>(n));
+    });
+  };
+  Array<double> parts(static_cast<std::size_t>(count) * 2);
+  const double entries = static_cast<double>(task.batch) * plan.program.dimension;
+  const auto total = [&](int n) {  // in the order of the tiles, whatever the threads
+    double sum = 0;
+    for (int i = 0; i < count; ++i) sum += parts[2 * i + n];
+    return sum;
+  };
+  const auto sum_lanes = [](const double* squares, int samples) {
+    double sum = 0;
+    for (int l = 0; l < samples; ++l) sum += squares[l];
+    return sum;
+  };
+  each_tile([&](int n) {
+    tiles[n] = new Tile<T>(plan, blocks ? blocks + n : nullptr);
+    const std::int64_t first = static_cast<std::int64_t>(n) * L;
+    tiles[n]->load(first, first + L < task.batch ? first + L : task.batch);
+    double state[L], slope[L];
+    if (!tiles[n]->chooses()) return;
+    tiles[n]->begin_squares(state, slope);
+    parts[2 * n] = sum_lanes(state, tiles[n]->samples());
+    parts[2 * n + 1] = sum_lanes(slope, tiles[n]->samples());
+  });
+  double size = plan.control.first_step;
+  if (tiles[0]->chooses()) {
+    const double span = task.t1[0] - task.t0[0];
+    const double d0 = std::sqrt(total(0) / entries), d1 = std::sqrt(total(1) / entries);
+    const double h0 = Tile<T>::tentative(d0, d1, span);
+    each_tile([&](int n) {
+      double h[L], change[L];
+      for (int l = 0; l < L; ++l) h[l] = h0;
+      tiles[n]->look_ahead(h, change);
+      parts[2 * n] = sum_lanes(change, tiles[n]->samples());
+    });
+    size = tiles[0]->first_size(d0, d1, std::sqrt(total(0) / entries) / h0, h0, span);
+  }
+  double error = 0;
+  bool begun = false;
+  do {
+    each_tile([&](int n) {
+      Tile<T>& tile = *tiles[n];
+      if (begun) {
+        double errors[L];
+        for (int l = 0; l < L; ++l) errors[l] = error;
+        tile.settle(errors);
+      } else {
+        for (int l = 0; l < tile.samples(); ++l) tile.set_first(l, size);
+        tile.begin_all();
+      }
+      parts[2 * n] = parts[2 * n + 1] = 0;
+      if (!tile.runs()) return;
+      tile.attempt();
+      tile.add_squares(&parts[2 * n]);
+    });
+    begun = true;
+    error = tiles[0]->relative(total(0), total(1), entries);
+  } while (tiles[0]->runs());
+  for (int n = 0; n < count; ++n) delete tiles[n];
+}
+
+// Solves sample by sample: each thread takes those of its own where the steps are recorded, so that the sums of the way back
+// have one order, and whatever is next where they are not.
+template <class T>
+void solve_per_sample(const Plan<T>& plan, Blocks<T>* blocks) {
+  const Task<T>& task = plan.task;
+  std::atomic<std::int64_t> queue{0};
+  parallel(task.threads, [&](int i) {
+    Tile<T> tile(plan, blocks ? blocks + i : nullptr);
+    std::int64_t at = share(task.batch, i, task.threads);
+    const std::int64_t end = share(task.batch, i + 1, task.threads);
+    tile.run([&](std::int64_t& first, std::int64_t& last) {
+      if (blocks) {
+        first = at;
+        last = at = end - at < lanes<T> ? end : at + lanes<T>;
+        return first < end;
+      }
+      first = queue.fetch_add(lanes<T>);
+      last = first + lanes<T> < task.batch ? first + lanes<T> : task.batch;
+      return first < task.batch;
+    });
+  });
+}
+
 // A solve with all that its way back needs.
 template <class T>
 class Recorded final : public Tape<T> {
 public:
   Recorded(std::shared_ptr<const Program> program, const Method& method, const Control& control, const Task<T>& task)
       : program_(std::move(program)), method_(method), control_(control), task_(task),
-        plan_(*program_, method_, control_, task_), blocks_(new Blocks<T>[task.threads]) {
-    parallel(task.threads, [&](int i) {
-      Tile<T> tile(plan_, &blocks_[i]);
-      std::int64_t at = share(task_.batch, i, task_.threads);
-      const std::int64_t end = share(task_.batch, i + 1, task_.threads);
-      tile.run([&](std::int64_t& first, std::int64_t& last) {
-        if (at == end) return false;
-        first = at;
-        last = at = end - at < lanes<T> ? end : at + lanes<T>;
-        return true;
-      });
-    });
+        plan_(*program_, method_, control_, task_), parts_(control.joint ? tiles() : task.threads),
+        blocks_(new Blocks<T>[parts_]) {
+    if (control.joint)
+      solve_joint(plan_, blocks_.get());
+    else
+      solve_per_sample(plan_, blocks_.get());
     status_.resize(task.batch);
     accepted_.resize(task.batch);
     std::memcpy(status_.data(), task.status, sizeof(std::int64_t) * task.batch);
@@ -438,10 +527,15 @@ public:
 
   void pull_back(Back<T>& back) override {
     const int threads = task_.threads;
-    std::unique_ptr<std::unique_ptr<Return<T>>[]> ways(new std::unique_ptr<Return<T>>[threads]);
+    const std::unique_ptr<std::unique_ptr<Return<T>>[]> ways(new std::unique_ptr<Return<T>>[threads]);
     parallel(threads, [&](int i) {
-      ways[i].reset(new Return<T>(plan_, blocks_[i], back));
-      ways[i]->run(share(task_.batch, i, threads), share(task_.batch, i + 1, threads), status_.data(), accepted_.data());
+      ways[i].reset(new Return<T>(plan_, back));
+      for (std::int64_t n = share(parts_, i, threads); n < share(parts_, i + 1, threads); ++n) {
+        const std::int64_t first = control_.joint ? n * lanes<T> : share(task_.batch, static_cast<int>(n), parts_);
+        const std::int64_t end = control_.joint ? (first + lanes<T> < task_.batch ? first + lanes<T> : task_.batch)
+                                                : share(task_.batch, static_cast<int>(n) + 1, parts_);
+        ways[i]->run(blocks_[n], first, end, status_.data(), accepted_.data());
+      }
     });
     std::int64_t evaluations = 0;
     for (int i = 0; i < threads; ++i) {
@@ -453,16 +547,19 @@ public:
 
   std::int64_t bytes() const override {
     std::int64_t total = 0;
-    for (int i = 0; i < task_.threads; ++i) total += blocks_[i].bytes();
+    for (int i = 0; i < parts_; ++i) total += blocks_[i].bytes();
     return total;
   }
 
 private:
+  int tiles() const { return static_cast<int>((task_.batch + lanes<T> - 1) / lanes<T>); }
+
   std::shared_ptr<const Program> program_;
   Method method_;
   Control control_;
   Task<T> task_;
   Plan<T> plan_;
+  int parts_;
   std::unique_ptr<Blocks<T>[]> blocks_;
   Array<std::int64_t> status_, accepted_;
 };
@@ -474,16 +571,10 @@ Tape<T>* solve_explicit(std::shared_ptr<const Program> program, const Method& me
   if (task.threads > tiles) task.threads = tiles > 1 ? static_cast<int>(tiles) : 1;
   if (task.record) return new Recorded<T>(std::move(program), method, control, task);
   const Plan<T> plan(*program, method, control, task);
-  std::atomic<std::int64_t> queue{0};
-  parallel(task.threads, [&](int) {
-    Tile<T> tile(plan, nullptr);
-    tile.run([&](std::int64_t& first, std::int64_t& last) {
-      first = queue.fetch_add(lanes<T>);
-      if (first >= task.batch) return false;
-      last = first + lanes<T> < task.batch ? first + lanes<T> : task.batch;
-      return true;
-    });
-  });
+  if (control.joint)
+    solve_joint(plan, static_cast<Blocks<T>*>(nullptr));
+  else
+    solve_per_sample(plan, static_cast<Blocks<T>*>(nullptr));
   return nullptr;
 }
 

@@ -170,15 +170,17 @@ public:
   Block<T>* open(std::size_t rows) {
     const std::size_t bytes = (sizeof(Block<T>) + 63) / 64 * 64 + rows * lanes<T> * sizeof(T);
     if (chunks_ == 0 || used_ + bytes > capacity_) {
-      capacity_ = bytes > chunk_bytes ? bytes : chunk_bytes;
+      // twice as much each time, for a solve of few steps should not hold much
+      const std::size_t more = chunks_ == 0 ? 2 * bytes : capacity_ < most_bytes ? 2 * capacity_ : capacity_;
+      const Chunk chunk = take_chunk(more > bytes ? more : bytes);
+      push(memory_, chunks_, chunk_capacity_, chunk);
+      capacity_ = chunk.bytes;
       used_ = 0;
-      void* memory = std::aligned_alloc(64, (capacity_ + 63) / 64 * 64);
-      if (!memory) throw std::bad_alloc();
-      push(memory_, chunks_, chunk_capacity_, static_cast<char*>(memory));
       total_ += static_cast<std::int64_t>(capacity_);
     }
-    auto* block = reinterpret_cast<Block<T>*>(memory_[chunks_ - 1] + used_);
-    block->rows = reinterpret_cast<T*>(memory_[chunks_ - 1] + used_ + (sizeof(Block<T>) + 63) / 64 * 64);
+    char* const memory = static_cast<char*>(memory_[chunks_ - 1].memory) + used_;
+    auto* block = reinterpret_cast<Block<T>*>(memory);
+    block->rows = reinterpret_cast<T*>(memory + (sizeof(Block<T>) + 63) / 64 * 64);
     opened_ = bytes;
     return block;
   }
@@ -191,7 +193,7 @@ public:
   std::int64_t bytes() const { return total_; }
 
 private:
-  static constexpr std::size_t chunk_bytes = std::size_t(1) << 20;
+  static constexpr std::size_t most_bytes = std::size_t(1) << 22;
 
   template <class X>
   static void push(X*& items, int& count, int& capacity, X item) {
@@ -204,12 +206,12 @@ private:
     items[count++] = item;
   }
   void clear() {
-    for (int i = 0; i < chunks_; ++i) std::free(memory_[i]);
+    for (int i = 0; i < chunks_; ++i) give_chunk(memory_[i]);
     std::free(static_cast<void*>(memory_));
     std::free(static_cast<void*>(blocks_));
   }
 
-  char** memory_ = nullptr;
+  Chunk* memory_ = nullptr;
   Block<T>** blocks_ = nullptr;
   int chunks_ = 0, chunk_capacity_ = 0, count_ = 0, block_capacity_ = 0;
   std::size_t used_ = 0, capacity_ = 0, opened_ = 0;
@@ -302,7 +304,7 @@ public:
     }
     scratch_ = take(static_cast<std::size_t>(layout_.scratch + 1) * L);
     size_ = take(L), time_ = take(L);
-    for (int l = 0; l < L; ++l) sample_[l] = -1, h_[l] = 0, t_[l] = 0, t1_[l] = 0, start_[l] = 0, direction_[l] = 0;
+    for (int l = 0; l < L; ++l) sample_[l] = -1, h_[l] = t_[l] = t1_[l] = direction_[l] = 0, limit_[l] = before_[l] = two_before_[l] = 1;
     std::memset(numbers_.data(), 0, numbers_.size() * sizeof(T));
   }
 
@@ -321,7 +323,220 @@ public:
         any |= sample_[l] >= 0;
       }
       if (!any) return;
-      step();
+      attempt();
+      double error[L];
+      for (int l = 0; l < L; ++l) error[l] = relative(squares_[l], squares_[L + l], D);
+      settle(error);
+    }
+  }
+
+  // What follows is for tiles whose samples step together: a step of all is settled by one error.
+
+  // Takes the samples [first, end), at most L, and evaluates the slope where the method or the first step needs it.
+  void load(std::int64_t first, std::int64_t end) {
+    const Task<T>& task = plan_.task;
+    waiting_first_ = first;
+    waiting_ = 0;
+    waiting_end_ = static_cast<int>(end - first);
+    for (int l = 0; l < L; ++l) {
+      const std::int64_t s = first + (l < waiting_end_ ? l : 0);  // lanes without a sample repeat the first
+      put_column(task.y0 + s * D, waiting_y_, l, D);
+      load_own(s, waiting_own_, l);
+      span_[l] = task.t1[s] - task.t0[s];
+      waiting_t_[l] = task.t0[s];
+      time_[l] = static_cast<T>(task.t0[s]);
+    }
+    waiting_evaluations_ = 0;
+    if (chooses() || plan_.method.fsal) {
+      evaluate_plain(time_, waiting_y_, waiting_slope_, waiting_own_);
+      ++waiting_evaluations_;
+    }
+  }
+  bool chooses() const { return std::isnan(plan_.control.first_step); }
+
+  // Sums of squares of the state and of the slope, of each lane.
+  void begin_squares(double* state, double* slope) const {
+    squares_of(waiting_y_, waiting_y_, state);
+    squares_of(waiting_slope_, waiting_y_, slope);
+  }
+
+  // Sums of squares of how the slope changes over tentative steps.
+  void look_ahead(const double* h0, double* change) {
+    for (int l = 0; l < L; ++l) {
+      const double h = span_[l] < 0 ? -h0[l] : h0[l];
+      size_[l] = static_cast<T>(h);
+      time_[l] = static_cast<T>(waiting_t_[l] + h);
+    }
+    const T one(1);
+    const T* slopes[1] = {waiting_slope_};
+    combine(waiting_y_, slopes, &one, 1, size_, new_y_, D);
+    evaluate_plain(time_, new_y_, spare_, waiting_own_);
+    ++waiting_evaluations_;
+    for (int i = 0; i < D * L; i += W) (Vec<T>::load(spare_ + i) - Vec<T>::load(waiting_slope_ + i)).store(spare_ + i);
+    squares_of(spare_, waiting_y_, change);
+  }
+
+  // Hairer, Nørsett & Wanner, Solving Ordinary Differential Equations I (1993), II.4: the size of a tentative step from how
+  // large state and slope are, and that of the first one from how the slope changes over it too.
+  static double tentative(double d0, double d1, double span) {
+    if (std::isnan(d0) || std::isnan(d1)) return std::nan("");
+    const double h0 = d0 < 1e-5 || d1 < 1e-5 ? 1e-6 : 0.01 * d0 / d1;
+    return std::fmin(h0, std::fabs(span));
+  }
+  double first_size(double d0, double d1, double d2, double h0, double span) const {
+    if (!std::isfinite(d0) || !std::isfinite(d1)) return std::nan("");
+    const double steepest = std::fmax(d1, d2);
+    double h1 = steepest <= 1e-15 ? std::fmax(h0 * 1e-3, 1e-6) : std::pow(0.01 / steepest, 1.0 / plan_.method.error_order);
+    // a field that blows up one tentative step ahead says nothing of d2: start from h0 and let the controller see
+    if (!std::isfinite(d2)) h1 = h0;
+    return std::fmin(std::fmin(100 * h0, h1), std::fabs(span));
+  }
+  void set_first(int lane, double size) {
+    const double direction = (span_[lane] > 0) - (span_[lane] < 0);
+    waiting_h_[lane] = bounded(direction * size, direction);
+  }
+  void begin_all() {
+    for (int l = 0; l < waiting_end_; ++l) begin(l);
+  }
+
+  bool runs() const {
+    for (int l = 0; l < L; ++l)
+      if (sample_[l] >= 0) return true;
+    return false;
+  }
+  // The sums over the lanes that carry samples.
+  void add_squares(double* sums) const {
+    for (int l = 0; l < L; ++l)
+      if (sample_[l] >= 0) sums[0] += squares_[l], sums[1] += squares_[L + l];
+  }
+
+  // The size of an error from its sum of squares over so many entries, and that of the coarse one.
+  double relative(double sum, double coarse_sum, double entries) const {
+    const double error = std::sqrt(sum / entries);
+    if (plan_.b_coarse.size() == 0) return error;
+    const double coarse = std::sqrt(coarse_sum / entries) / (error == 0 ? 1.0 : error);
+    const double ratio = coarse > 1e100 ? 1e100 : coarse;
+    return error / std::sqrt(1 + 0.01 * ratio * ratio);
+  }
+
+  int samples() const { return waiting_end_; }
+
+  // Tries one step of every lane, up to its error.
+  void attempt() {
+    for (int l = 0; l < L; ++l) {
+      const double remaining = t1_[l] - t_[l];
+      lands_[l] = sample_[l] >= 0 && remaining / h_[l] <= 1 + slack;
+      step_[l] = sample_[l] < 0 ? 0 : lands_[l] ? remaining : h_[l];
+      size_[l] = static_cast<T>(step_[l]);
+    }
+    if (blocks_) {
+      block_ = blocks_->open(Stages<T>::rows_of(plan_, first_, true));
+      block_->full = kept_whole();
+      stages_.lie_in(plan_, *block_, first_);
+      copy_rows(y_, stages_.state[0], D);
+      if (first_) copy_rows(carried_, stages_.slope[0], D);
+    } else {
+      stages_.state[0] = y_;
+    }
+    for (int i = first_; i < S; ++i) evaluate_stage(i);
+    ended_ = stages_.state[S - 1];  // where the last stage is evaluated at the end of the step
+    if (!plan_.method.fsal) {
+      ended_ = new_y_;
+      combine(stages_.state[0], stages_.slope.data(), plan_.b.data(), S, size_, ended_, D);
+    }
+    if (plan_.control.adaptive) squares();
+  }
+
+  // Accepts or rejects the step of each lane, whose error relative to what is allowed is given.
+  void settle(const double* error) {
+    const Method& method = plan_.method;
+    const Control& control = plan_.control;
+    const T* const y = stages_.state[0];
+    bool accept[L];
+    double h_next[L], t_next[L], factor[L];
+    if (control.adaptive) factors(error, factor);
+    bool any = false, all = true, some_due = false;
+    Status failure[L];
+    std::int64_t due_end[L];
+    for (int l = 0; l < L; ++l) {
+      accept[l] = false;
+      failure[l] = Status::success;
+      due_end[l] = output_[l];
+      if (sample_[l] < 0) continue;
+      ++tried_[l];
+      evaluated_[l] += S - first_;
+      double proposed = own_size_[l];
+      accept[l] = true;
+      if (control.adaptive) {
+        accept[l] = error[l] <= 1;
+        if (control.min_step > 0 && std::isfinite(error[l]) && std::fabs(step_[l]) <= control.min_step * (1 + slack)) accept[l] = true;
+        proposed = step_[l] * factor[l];
+      }
+      t_next[l] = accept[l] ? (lands_[l] ? t1_[l] : t_[l] + step_[l]) : t_[l];
+      const bool stuck = control.adaptive && (std::fabs(proposed) <= std::fmax(std::fabs(t_[l]) * spacing, floor_[l]) ||
+                                              (control.min_step > 0 && std::fabs(step_[l]) <= control.min_step));
+      h_next[l] = bounded(proposed, direction_[l]);
+      if (stuck && !accept[l]) failure[l] = std::isfinite(error[l]) ? Status::step_underflow : Status::nonfinite;
+      if (accept[l] && plan_.task.t_eval) {
+        while (due_end[l] < plan_.task.outputs && (output_time(due_end[l], sample_[l]) - t_next[l]) * direction_[l] <= 0) ++due_end[l];
+        some_due |= due_end[l] > output_[l];
+      }
+      any |= accept[l];
+      all &= accept[l];
+    }
+
+    if (some_due) {
+      for (int i = S; i < plan_.all; ++i) evaluate_stage(i);
+      for (int l = 0; l < L; ++l)
+        if (due_end[l] > output_[l]) evaluated_[l] += method.extra;
+      interpolate(y, due_end);
+    }
+    if (block_ && any) {
+      for (int l = 0; l < L; ++l) {
+        block_->t[l] = t_[l];
+        block_->h[l] = step_[l];
+        block_->sample[l] = accept[l] ? static_cast<std::int32_t>(sample_[l]) : -1;
+        block_->first_output[l] = static_cast<std::int32_t>(output_[l]);
+        block_->end_output[l] = static_cast<std::int32_t>(due_end[l]);
+        block_->last[l] = lands_[l];
+      }
+      block_->extended = some_due && method.extra > 0;
+      lend(*block_, accept);
+    }
+
+    // what the accepted steps came to
+    if (any) {
+      T* const last = stages_.slope[S - 1];
+      if (all) {
+        copy_rows(ended_, y_, D);
+        if (method.fsal) copy_rows(last, carried_, D);
+      } else {
+        for (int d = 0; d < D; ++d)
+          for (int l = 0; l < L; ++l)
+            if (accept[l]) {
+              y_[d * L + l] = ended_[d * L + l];
+              if (method.fsal) carried_[d * L + l] = last[d * L + l];
+            }
+      }
+      if (block_) shut();
+    }
+
+    for (int l = 0; l < L; ++l) {
+      if (sample_[l] < 0) continue;
+      output_[l] = due_end[l];
+      if (accept[l]) ++accepted_[l];
+      t_[l] = t_next[l];
+      const bool arrived = t_next[l] == t1_[l];
+      if (arrived) {
+        h_[l] = h_next[l];
+        end(l, Status::success);
+      } else if (failure[l] != Status::success) {
+        h_[l] = 0;
+        end(l, failure[l]);
+      } else {
+        h_[l] = h_next[l];
+        if (tried_[l] >= control.max_steps) end(l, Status::max_steps);
+      }
     }
   }
 
@@ -335,13 +550,20 @@ private:
   T *y_, *carried_, *new_y_, *spare_, *waiting_y_, *waiting_slope_, *own_, *waiting_own_, *scratch_, *size_, *time_;
 
   std::int64_t sample_[L];
-  double t_[L], h_[L], start_[L], t1_[L], direction_[L], floor_[L], before_[L], two_before_[L], limit_[L], own_size_[L];
+  double t_[L], h_[L], t1_[L], direction_[L], floor_[L], before_[L], two_before_[L], limit_[L], own_size_[L];
   std::int64_t output_[L], tried_[L], accepted_[L], evaluated_[L];
+
+  // The step that is being tried.
+  bool lands_[L];
+  double step_[L];
+  T squares_[2 * L];
+  T* ended_ = nullptr;
+  Block<T>* block_ = nullptr;
 
   // Samples that have a slope and a first step, and wait for a lane.
   int waiting_ = 0, waiting_end_ = 0;
   std::int64_t waiting_first_ = 0;
-  double waiting_h_[L];
+  double waiting_h_[L], waiting_t_[L], span_[L];
   int waiting_evaluations_ = 0;
 
   Frame<T> frame(T* time, T* state, T* slope, T* saved, T* own) const {
@@ -369,8 +591,8 @@ private:
   }
   Array<T> plain_scratch_;
 
-  // Root mean squares of rows relative to the tolerance at y, of each lane.
-  void norms(const T* x, const T* y, double* to) const {
+  // Sums of squares of rows relative to the tolerance at y, of each lane.
+  void squares_of(const T* x, const T* y, double* to) const {
     T sums[L] = {};
     for (int d = 0; d < D; ++d)
       for (int j = 0; j < L; j += W) {
@@ -378,7 +600,7 @@ private:
         const Vec<T> ratio = Vec<T>::load(x + d * L + j) / allowed;
         (Vec<T>::load(sums + j) + ratio * ratio).store(sums + j);
       }
-    for (int l = 0; l < L; ++l) to[l] = std::sqrt(static_cast<double>(sums[l]) / D);
+    for (int l = 0; l < L; ++l) to[l] = static_cast<double>(sums[l]);
   }
   T rtol(int d) const { return plan_.task.rtol[d * plan_.task.rtol_step]; }
   T atol(int d) const { return plan_.task.atol[d * plan_.task.atol_step]; }
@@ -395,61 +617,21 @@ private:
   bool fetch(Next& next) {
     std::int64_t first, end;
     if (!next(first, end)) return false;
-    const Task<T>& task = plan_.task;
-    const Control& control = plan_.control;
-    waiting_first_ = first;
-    waiting_ = 0;
-    waiting_end_ = static_cast<int>(end - first);
-    double span[L], d0[L], d1[L], d2[L], h0[L];
-    for (int l = 0; l < L; ++l) {
-      const std::int64_t s = first + (l < waiting_end_ ? l : 0);  // lanes without a sample repeat the first
-      put_column(task.y0 + s * D, waiting_y_, l, D);
-      load_own(s, waiting_own_, l);
-      span[l] = task.t1[s] - task.t0[s];
-      time_[l] = static_cast<T>(task.t0[s]);
+    load(first, end);
+    double h0[L], squares[3][L];
+    if (chooses()) {
+      begin_squares(squares[0], squares[1]);
+      for (int l = 0; l < L; ++l) h0[l] = tentative(root(squares[0][l]), root(squares[1][l]), span_[l]);
+      look_ahead(h0, squares[2]);
     }
-    const bool choose = std::isnan(control.first_step);
-    waiting_evaluations_ = 0;
-    if (choose || plan_.method.fsal) {
-      evaluate_plain(time_, waiting_y_, waiting_slope_, waiting_own_);
-      ++waiting_evaluations_;
-    }
-    if (!choose) {
-      for (int l = 0; l < waiting_end_; ++l) {
-        const double direction = (span[l] > 0) - (span[l] < 0);
-        waiting_h_[l] = bounded(direction * control.first_step, direction);
-      }
-      return true;
-    }
-    ++waiting_evaluations_;
-    norms(waiting_y_, waiting_y_, d0);
-    norms(waiting_slope_, waiting_y_, d1);
-    for (int l = 0; l < L; ++l) {
-      h0[l] = d0[l] < 1e-5 || d1[l] < 1e-5 ? 1e-6 : 0.01 * d0[l] / std::fmax(d1[l], 1e-5);
-      if (std::isnan(d0[l]) || std::isnan(d1[l])) h0[l] = std::nan("");
-      if (h0[l] > std::fabs(span[l])) h0[l] = std::fabs(span[l]);
-      const double signed_h0 = span[l] < 0 ? -h0[l] : h0[l];
-      size_[l] = static_cast<T>(signed_h0);
-      time_[l] = static_cast<T>(task.t0[first + (l < waiting_end_ ? l : 0)] + signed_h0);
-    }
-    const T one(1);
-    const T* slopes[1] = {waiting_slope_};
-    combine(waiting_y_, slopes, &one, 1, size_, new_y_, D);
-    evaluate_plain(time_, new_y_, spare_, waiting_own_);
-    for (int i = 0; i < D * L; i += W) (Vec<T>::load(spare_ + i) - Vec<T>::load(waiting_slope_ + i)).store(spare_ + i);
-    norms(spare_, waiting_y_, d2);
     for (int l = 0; l < waiting_end_; ++l) {
-      const double length = std::fabs(span[l]), direction = (span[l] > 0) - (span[l] < 0);
-      d2[l] /= h0[l];
-      const double steepest = std::fmax(d1[l], d2[l]);
-      double h1 = steepest <= 1e-15 ? std::fmax(h0[l] * 1e-3, 1e-6) : std::pow(0.01 / steepest, 1.0 / plan_.method.error_order);
-      if (!std::isfinite(d2[l])) h1 = h0[l];
-      double h = std::fmin(std::fmin(100 * h0[l], h1), length);
-      if (!std::isfinite(d0[l]) || !std::isfinite(d1[l])) h = std::nan("");
-      waiting_h_[l] = bounded(direction * h, direction);
+      double size = plan_.control.first_step;
+      if (chooses()) size = first_size(root(squares[0][l]), root(squares[1][l]), root(squares[2][l]) / h0[l], h0[l], span_[l]);
+      set_first(l, size);
     }
     return true;
   }
+  double root(double sum) const { return std::sqrt(sum / D); }
 
   void load_own(std::int64_t sample, T* rows, int lane) const {
     const Program& program = plan_.program;
@@ -474,7 +656,7 @@ private:
       carried_[d * L + l] = waiting_slope_[d * L + from];
     }
     for (int r = 0; r < plan_.program.own; ++r) own_[r * L + l] = waiting_own_[r * L + from];
-    t_[l] = start_[l] = task.t0[s];
+    t_[l] = task.t0[s];
     t1_[l] = task.t1[s];
     direction_[l] = (t1_[l] > t_[l]) - (t1_[l] < t_[l]);
     tried_[l] = accepted_[l] = evaluated_[l] = 0;
@@ -524,145 +706,30 @@ private:
     h_[l] = 0;  // the lane stands still
   }
 
-  // Tries one step of every lane.
-  void step() {
-    const Method& method = plan_.method;
-    const Control& control = plan_.control;
-    bool lands[L], accept[L];
-    double h[L];
-    for (int l = 0; l < L; ++l) {
-      const double remaining = t1_[l] - t_[l];
-      lands[l] = sample_[l] >= 0 && remaining / h_[l] <= 1 + slack;
-      h[l] = sample_[l] < 0 ? 0 : lands[l] ? remaining : h_[l];
-      size_[l] = static_cast<T>(h[l]);
-    }
-
-    Block<T>* block = nullptr;
-    if (blocks_) {
-      const bool full = kept_whole();
-      block = blocks_->open(Stages<T>::rows_of(plan_, first_, true));
-      block->full = full;
-      stages_.lie_in(plan_, *block, first_);
-      copy_rows(y_, stages_.state[0], D);
-      if (first_) copy_rows(carried_, stages_.slope[0], D);
-    } else {
-      stages_.state[0] = y_;
-    }
-    T* const y = stages_.state[0];
-    for (int i = first_; i < S; ++i) evaluate_stage(i, y, h);
-    T* ended = stages_.state[S - 1];  // where the last stage is evaluated at the end of the step
-    if (!method.fsal) {
-      ended = new_y_;
-      combine(y, stages_.slope.data(), plan_.b.data(), S, size_, ended, D);
-    }
-
-    double error[L];
-    if (control.adaptive) errors(y, ended, h, error);
-    double h_next[L], t_next[L];
-    bool any = false, all = true, some_due = false;
-    Status failure[L];
-    std::int64_t due_end[L];
-    for (int l = 0; l < L; ++l) {
-      accept[l] = false;
-      failure[l] = Status::success;
-      due_end[l] = output_[l];
-      if (sample_[l] < 0) continue;
-      ++tried_[l];
-      evaluated_[l] += S - first_;
-      double proposed = own_size_[l];
-      accept[l] = true;
-      if (control.adaptive) {
-        accept[l] = error[l] <= 1;
-        if (control.min_step > 0 && std::isfinite(error[l]) && std::fabs(h[l]) <= control.min_step * (1 + slack)) accept[l] = true;
-        proposed = h[l] * factor(l, error[l], error[l] <= 1);
-      }
-      t_next[l] = accept[l] ? (lands[l] ? t1_[l] : t_[l] + h[l]) : t_[l];
-      const bool stuck = control.adaptive && (std::fabs(proposed) <= std::fmax(std::fabs(t_[l]) * spacing, floor_[l]) ||
-                                              (control.min_step > 0 && std::fabs(h[l]) <= control.min_step));
-      h_next[l] = bounded(proposed, direction_[l]);
-      if (stuck && !accept[l]) failure[l] = std::isfinite(error[l]) ? Status::step_underflow : Status::nonfinite;
-      if (accept[l] && plan_.task.t_eval) {
-        while (due_end[l] < plan_.task.outputs && (output_time(due_end[l], sample_[l]) - t_next[l]) * direction_[l] <= 0) ++due_end[l];
-        some_due |= due_end[l] > output_[l];
-      }
-      any |= accept[l];
-      all &= accept[l];
-    }
-
-    if (some_due) {
-      for (int i = S; i < plan_.all; ++i) evaluate_stage(i, y, h);
-      for (int l = 0; l < L; ++l)
-        if (due_end[l] > output_[l]) evaluated_[l] += method.extra;
-      interpolate(y, h, due_end);
-    }
-    if (block && any) {
-      for (int l = 0; l < L; ++l) {
-        block->t[l] = t_[l];
-        block->h[l] = h[l];
-        block->sample[l] = accept[l] ? static_cast<std::int32_t>(sample_[l]) : -1;
-        block->first_output[l] = static_cast<std::int32_t>(output_[l]);
-        block->end_output[l] = static_cast<std::int32_t>(due_end[l]);
-        block->last[l] = lands[l];
-      }
-      block->extended = some_due && method.extra > 0;
-      lend(*block, accept);
-    }
-
-    // what the accepted steps came to
-    if (any) {
-      T* const last = stages_.slope[S - 1];
-      if (all) {
-        copy_rows(ended, y_, D);
-        if (method.fsal) copy_rows(last, carried_, D);
-      } else {
-        for (int d = 0; d < D; ++d)
-          for (int l = 0; l < L; ++l)
-            if (accept[l]) {
-              y_[d * L + l] = ended[d * L + l];
-              if (method.fsal) carried_[d * L + l] = last[d * L + l];
-            }
-      }
-      if (block) shut(block);
-    }
-
-    for (int l = 0; l < L; ++l) {
-      if (sample_[l] < 0) continue;
-      output_[l] = due_end[l];
-      if (accept[l]) ++accepted_[l];
-      t_[l] = t_next[l];
-      const bool arrived = t_next[l] == t1_[l];
-      if (arrived) {
-        h_[l] = h_next[l];
-        end(l, Status::success);
-      } else if (failure[l] != Status::success) {
-        h_[l] = 0;
-        end(l, failure[l]);
-      } else {
-        h_[l] = h_next[l];
-        if (tried_[l] >= control.max_steps) end(l, Status::max_steps);
-      }
-    }
+  bool kept_whole() const {
+    const std::int64_t tiles = plan_.control.joint ? (plan_.task.batch + L - 1) / L : plan_.task.threads;
+    return blocks_->bytes() * tiles <= plan_.task.memory_limit;
   }
-
-  bool kept_whole() const { return blocks_->bytes() * plan_.task.threads <= plan_.task.memory_limit; }
 
   // A step that is not kept whole gives back the room of its stages.
-  void shut(Block<T>* block) {
-    if (!block->full) blocks_->open(Stages<T>::rows_of(plan_, first_, false));
-    blocks_->keep(block);
+  void shut() {
+    if (!block_->full) blocks_->open(Stages<T>::rows_of(plan_, first_, false));
+    blocks_->keep(block_);
   }
 
-  void evaluate_stage(int i, const T* y, const double* h) {
+  void evaluate_stage(int i) {
     T* const time = stages_.time[i];
     const double c = plan_.method.c[i];
-    for (int l = 0; l < L; ++l) time[l] = static_cast<T>(t_[l] + c * h[l]);
-    if (i > 0) combine(y, stages_.slope.data(), plan_.a.data() + static_cast<std::ptrdiff_t>(i) * plan_.all, i, size_, stages_.state[i], D);
-    evaluate(frame(time, i > 0 ? stages_.state[i] : stages_.state[0], stages_.slope[i], stages_.saved[i], own_));
+    for (int l = 0; l < L; ++l) time[l] = static_cast<T>(t_[l] + c * step_[l]);
+    if (i > 0)
+      combine(stages_.state[0], stages_.slope.data(), plan_.a.data() + static_cast<std::ptrdiff_t>(i) * plan_.all, i, size_,
+              stages_.state[i], D);
+    evaluate(frame(time, stages_.state[i], stages_.slope[i], stages_.saved[i], own_));
   }
 
-  // The error of each lane relative to what is allowed.
-  void errors(const T* y, const T* ended, const double* h, double* error) const {
-    T sums[2 * L] = {};
+  // Sums of squares of the error relative to what is allowed, and of the coarse one.
+  void squares() {
+    const T* const y = stages_.state[0];
     const bool coarse = plan_.b_coarse.size() > 0;
     const T* term[64];
     T weight[2][64];
@@ -680,7 +747,7 @@ private:
         const int at = d * L + j;
         Vec<T> sum(T(0)), coarse_sum(T(0));
         for (int n = 0; n < terms; ++n) sum += Vec<T>::load(term[n] + at) * weight[0][n];
-        const Vec<T> inverse = T(1) / (Vec<T>(atol(d)) + max(abs(Vec<T>::load(y + at)), abs(Vec<T>::load(ended + at))) * rtol(d));
+        const Vec<T> inverse = T(1) / (Vec<T>(atol(d)) + max(abs(Vec<T>::load(y + at)), abs(Vec<T>::load(ended_ + at))) * rtol(d));
         const Vec<T> ratio = sum * size * inverse;
         total += ratio * ratio;
         if (coarse) {
@@ -689,41 +756,37 @@ private:
           coarse_total += other * other;
         }
       }
-      total.store(sums + j);
-      coarse_total.store(sums + L + j);
-    }
-    (void)h;
-    for (int l = 0; l < L; ++l) {
-      error[l] = std::sqrt(static_cast<double>(sums[l]) / D);
-      if (coarse) {
-        const double other = std::sqrt(static_cast<double>(sums[L + l]) / D);
-        double ratio = other / (error[l] == 0 ? 1.0 : error[l]);
-        if (ratio > 1e100) ratio = 1e100;
-        error[l] /= std::sqrt(1 + 0.01 * ratio * ratio);
-      }
+      total.store(squares_ + j);
+      coarse_total.store(squares_ + L + j);
     }
   }
 
-  // How the size changes, and what is remembered of this step's error.
-  double factor(int l, double error, bool accept) {
+  // How the size of each lane changes; what is remembered of this step's error.
+  void factors(const double* error, double* factor) {
+    using V = Vec<double>;
+    constexpr int Wide = V::lanes;
     const Control& c = plan_.control;
     const double order = plan_.method.error_order;
-    if (error < 1e-10) error = 1e-10;  // NaN stays
-    double factor = c.safety * std::pow(error, -(c.p + c.i + c.d) / order);
-    double most = limit_[l];
-    if (c.d != 0) {
-      factor *= std::pow(two_before_[l], -c.d / order);
-      if (accept) two_before_[l] = before_[l];
+    for (int l = 0; l < L; l += Wide) {
+      V e = V::load(error + l);
+      const auto accept = e <= V(1.0);
+      e = select(e < V(1e-10), 1e-10, e);  // NaN stays
+      V f = c.safety * pow(e, V(-(c.p + c.i + c.d) / order));
+      V most = V::load(limit_ + l), before = V::load(before_ + l), two_before = V::load(two_before_ + l);
+      if (c.d != 0) {
+        f *= pow(two_before, V(-c.d / order));
+        select(accept, before, two_before).store(two_before_ + l);
+      }
+      if (c.p != 0 || c.d != 0) {
+        f *= pow(before, V((c.p + 2 * c.d) / order));
+        select(accept, select(e > V(telling), e, telling), before).store(before_ + l);
+        most = select(accept, most, c.safety);
+      }
+      f = select(f > most, most, f);
+      f = select(f > V(c.least), f, c.least);  // NaN too
+      f.store(factor + l);
+      select(accept, c.most, V(1.0)).store(limit_ + l);
     }
-    if (c.p != 0 || c.d != 0) {
-      factor *= std::pow(before_[l], (c.p + 2 * c.d) / order);
-      if (accept) before_[l] = error > telling ? error : telling;
-      else most = c.safety;
-    }
-    if (factor > most) factor = most;
-    if (!(factor > c.least)) factor = c.least;  // NaN too
-    limit_[l] = accept ? c.most : 1.0;
-    return factor;
   }
 
   // b_i(θ) of every stage.
@@ -737,16 +800,16 @@ private:
   }
 
   // Writes the outputs of each lane that lie in its step.
-  void interpolate(const T* y, const double* h, const std::int64_t* end) const {
+  void interpolate(const T* y, const std::int64_t* end) const {
     double w[64];
     for (int l = 0; l < L; ++l)
       for (std::int64_t o = output_[l]; o < end[l]; ++o) {
-        weights((output_time(o, sample_[l]) - t_[l]) / h[l], w);
+        weights((output_time(o, sample_[l]) - t_[l]) / step_[l], w);
         T* to = output(o, sample_[l]);
         for (int d = 0; d < D; ++d) {
           T sum = y[d * L + l];
           for (int i = 0; i < plan_.all; ++i)
-            if (w[i] != 0) sum += static_cast<T>(w[i] * h[l]) * stages_.slope[i][d * L + l];
+            if (w[i] != 0) sum += static_cast<T>(w[i] * step_[l]) * stages_.slope[i][d * L + l];
           to[d] = sum;
         }
       }

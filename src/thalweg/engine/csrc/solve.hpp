@@ -88,6 +88,14 @@ struct Tape {
 
 enum class Status : std::int64_t { success = 0, max_steps = 1, step_underflow = 2, nonfinite = 3 };
 
+// Memory for what is recorded: it is kept for the next solve, as the system takes its time to hand out pages.
+struct Chunk {
+  void* memory;
+  std::size_t bytes;
+};
+Chunk take_chunk(std::size_t bytes);
+void give_chunk(Chunk chunk);
+
 // Runs f(context, i) for i in [0, count), each on a thread of its own, and waits; the caller is thread 0.
 void parallel(int count, void (*f)(void* context, int i), void* context);
 

@@ -1,0 +1,309 @@
+"""Which backend takes a solve, and the native engine as a part of PyTorch's graph.
+
+y0: (B, *D) or (*D), packed; the engine sees (samples, rows). Times are float64: 0-d, or (B,) where rows have their own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from ..core.field import Field
+from ..core.state import Layout
+from ..gradients import Checkpointed, GradientMethod
+from ..gradients.base import Integrate, Request
+from ..gradients.direct import Direct
+from ..gradients.higher import Recipe, gradients_of, in_graph
+from ..loop.integrate import GraphTimes, Problem, Result
+from ..methods import Method
+from ..methods.tableau import Tableau
+from ..output.saving import EndSaver
+from ..stepsize.controllers import PID, Fixed
+from . import native
+from .builder import Untraceable
+from .cache import cached_trace
+from .program import Program
+from .reference import evaluate
+from .trace import Trace
+
+
+class Unsuitable(ValueError):
+    """A solve that the native engine does not take, and why."""
+
+
+@dataclass(frozen=True)
+class Native:
+    """The native engine, ready to take a solve.
+
+    Attributes
+    ----------
+    trace : Trace
+        The field.
+    solve : native.Solve
+        How it is carried.
+    """
+
+    trace: Trace
+    solve: native.Solve
+
+    def run(self, integrate: Integrate, request: Request) -> tuple[Tensor, Result]:
+        """The outputs (T, *y0.shape), as part of the graph where that is wanted, and what the loop would report.
+
+        `integrate` is the eager loop, for derivatives of the gradient.
+        """
+        y0, args = request.y0, request.field.args
+        leaves = pytree.tree_leaves(args)
+        samples = y0.shape[0] if self.trace.rows else 1
+        own = [leaves[i].reshape(samples, -1).to(y0.dtype).contiguous() for i in self.trace.batched]
+        shared = self.trace.shared(args)
+        times = request.times
+        three = (None, None, None) if times is None else (times.t0, times.t1, times.t_eval)
+        call = _Call(self, integrate, request, len(own))
+        ys = cast(Tensor, _Function.apply(call, y0, *three, *own, *shared))
+        assert call.result is not None
+        return ys, call.result
+
+
+def chosen(problem: Problem, method: Method, gradient: GradientMethod, request: Request) -> Native:
+    """The native engine for a solve.
+
+    Raises
+    ------
+    Unsuitable
+        Where it does not take that, in a sentence that says why.
+    """
+    reason = _unsuitable(problem, method)
+    if reason is not None:
+        raise Unsuitable(reason)
+    field, y0 = request.field, request.y0
+    by_row = problem.batching.by_row
+    time = torch.zeros((y0.shape[0], *(1,) * (y0.ndim - 1)) if by_row else (), dtype=y0.dtype)
+    try:
+        trace = cached_trace(field.fun, time, field.layout.unpack(request.y0.detach()), field.args, by_row=by_row)
+    except Untraceable as error:
+        raise Unsuitable(str(error)) from None
+    samples = y0.shape[0] if trace.rows else 1
+    if torch.is_grad_enabled() and not isinstance(gradient, Checkpointed) and _wanted(trace, request):
+        raise Unsuitable("the engine's gradient is that of gradient='checkpointed'")
+    if isinstance(gradient, Checkpointed) and gradient.checkpoints is not None:
+        raise Unsuitable("the engine stores each accepted step, and knows no checkpoints=")
+    limit = gradient.memory_limit if isinstance(gradient, Checkpointed) else 0
+    return Native(trace, _solve(problem, method, trace, samples, limit))
+
+
+def _unsuitable(problem: Problem, method: Method) -> str | None:
+    """Why the engine does not take a problem, its field aside."""
+    if not native.AVAILABLE:
+        return "the native engine was not built, as there was no C++ compiler when thalweg was installed"
+    y0 = problem.y0
+    asked = {
+        "step_ts or jump_ts": problem.stops is not None,
+        "a callback": problem.callback is not None,
+        "a progress bar": problem.progress is not None,
+        "dense_output": problem.dense,
+        "shrink": problem.shrink,
+    }
+    if any(asked.values()):
+        return f"the engine does not know {next(name for name, there in asked.items() if there)}"
+    if y0.device.type != "cpu" or y0.dtype not in (torch.float32, torch.float64):
+        return f"the engine takes states of float32 or float64 on the CPU, got {y0.dtype} on {y0.device}"
+    if y0.numel() == 0:
+        return "the state is empty"
+    if not isinstance(method.data, Tableau) or method.data.stages + method.data.dense_evaluations > _MOST_STAGES:
+        return f"the engine has explicit Runge–Kutta methods, and {method.name!r} is none"
+    if not isinstance(problem.controller, PID | Fixed):
+        return f"the engine has the controllers PID and Fixed, got {type(problem.controller).__name__}"
+    if getattr(problem.batching, "norm", None) is not None:
+        return "the engine does not know a norm of one's own"
+    if torch.is_autocast_enabled("cpu"):
+        return "the field is evaluated in another dtype by torch.autocast"
+    if type(problem.field) is not Field:
+        return "the field is a pair of functions"
+    return None
+
+
+_MOST_STAGES = 64
+"""Of a method, extra ones of its interpolant too."""
+
+
+def _wanted(trace: Trace, request: Request) -> bool:
+    """Whether anything needs a gradient."""
+    leaves = pytree.tree_leaves(request.field.args)
+    tensors = [request.y0, *(leaves[i] for i in trace.batched), *trace.shared(request.field.args)]
+    return request.times is not None or any(x.requires_grad for x in tensors)
+
+
+def _solve(problem: Problem, method: Method, trace: Trace, samples: int, memory_limit: int) -> native.Solve:
+    """The call of the engine."""
+    by_row, y0 = problem.batching.by_row, problem.y0
+    ends = [torch.as_tensor(t, dtype=torch.float64) for t in (problem.t0, problem.t1)]
+    first = problem.first_step
+    if isinstance(first, Tensor):
+        first = float(first[0])
+    tolerances = [_of_entries(x, y0, trace.rows) for x in (problem.tolerance.rtol, problem.tolerance.atol)]
+    t_eval = problem.t_eval
+    if t_eval is not None and by_row and t_eval.stride(1) == 0:
+        t_eval = t_eval[:, 0]
+    data, controller = method.data, problem.controller
+    assert isinstance(data, Tableau)
+    assert isinstance(controller, PID | Fixed)
+    return native.Solve(
+        native.compiled(trace.program),
+        native.method(data),
+        native.control(
+            controller,
+            joint=not by_row,
+            first_step=first,
+            max_step=problem.max_step,
+            min_step=problem.min_step,
+            max_steps=problem.max_steps,
+        ),
+        torch.stack(ends),
+        None if t_eval is None else t_eval.to(torch.float64).contiguous(),
+        *tolerances,
+        memory_limit,
+    )
+
+
+def _of_entries(tolerance: float | Tensor, y0: Tensor, rows: bool) -> Tensor:
+    """A tolerance, one for all entries of a sample's state or for each."""
+    if not isinstance(tolerance, Tensor) or tolerance.ndim == 0:
+        return torch.as_tensor(tolerance, dtype=y0.dtype)
+    if not rows:
+        return tolerance.reshape(-1).contiguous()
+    if len(tolerance) > 1 and not bool((tolerance == tolerance[:1]).all()):
+        raise Unsuitable("rtol and atol differ from row to row")
+    return tolerance[0].reshape(-1).contiguous()
+
+
+class _Call:
+    """A solve by the engine that is under way, for its way back."""
+
+    def __init__(self, backend: Native, integrate: Integrate, request: Request, own: int) -> None:
+        self.backend, self.integrate, self.request, self.own = backend, integrate, request, own
+        self.result: Result | None = None
+        self.recording: Any = None
+        self.held: tuple[Tensor, ...] = ()  # what the recording points to
+
+    @property
+    def samples(self) -> int:
+        """How many rows the engine sees."""
+        return self.request.y0.shape[0] if self.backend.trace.rows else 1
+
+    def forward(self, y0: Tensor, tensors: Sequence[Tensor], *, record: bool) -> Tensor:
+        """Solve."""
+        problem, samples = self.request.problem, self.samples
+        flat = y0.detach().reshape(samples, -1).contiguous()
+        tensors = [x.detach() for x in tensors]
+        solve = self.backend.solve
+        ys, counts, ends, self.recording = solve.run(flat, tensors[: self.own], tensors[self.own :], record=record)
+        if record:
+            self.held = (flat, *tensors)
+        ys = ys.view(ys.shape[0], *y0.shape)
+        status, n_steps, n_accepted, nfev = counts
+        t, h = ends
+        if not problem.batching.by_row and bool(status.any()):  # one sample that fails fails all
+            status[:] = status.amax()
+            if problem.t_eval is None:
+                ys[-1].fill_(torch.nan)
+        whole: Callable[[Tensor], Any] = (lambda x: x) if problem.batching.by_row else (lambda x: x[0].item())
+        self.result = Result(
+            ys, *map(whole, (status, n_steps, n_accepted, nfev)), EndSaver(problem.y0), None, whole(t), whole(h), ys[-1]
+        )  # fmt: skip
+        return ys
+
+    def backward(self, cotangent: Tensor, needed: Sequence[bool], sources: Sequence[Tensor | None]) -> list[Any]:
+        """The gradients to the sources that need one: y0, t0, t1, t_eval, own arguments, shared tensors."""
+        samples = self.samples
+        y0, t0, t1, t_eval, *tensors = sources
+
+        def room(i: int, like: Tensor | None, *shape: int) -> Tensor | None:
+            if not needed[i] or like is None:
+                return None
+            return torch.zeros(shape or like.shape, dtype=torch.float64 if shape else like.dtype)
+
+        to_y0 = torch.zeros_like(self.held[0]) if needed[0] else None
+        outputs = cotangent.shape[0]
+        to_times = (room(1, t0, samples), room(2, t1, samples), room(3, t_eval, outputs, samples))
+        to_tensors = [room(4 + i, x) for i, x in enumerate(tensors)]
+        flat = cotangent.reshape(outputs, samples, -1).contiguous()
+        own, shared = to_tensors[: self.own], to_tensors[self.own :]
+        evaluations = native.pull_back(self.recording, flat, to_y0, *to_times, own, shared)
+        self.request.stats.nfev_backward += evaluations
+        found: list[Tensor | None] = [None if to_y0 is None or y0 is None else to_y0.view(y0.shape)]
+        for gradient, like in zip(to_times, (t0, t1, t_eval), strict=True):
+            found.append(None if gradient is None or like is None else gradient.sum_to_size(like.shape).to(like.dtype))
+        return [*found, *to_tensors]
+
+    def in_graph(
+        self, gradients: Sequence[Tensor | None], cotangent: Tensor, sources: Sequence[Tensor | None]
+    ) -> list[Tensor | None]:
+        """The same gradients, which are those of the eager loop where they are differentiated."""
+        there = {i: x for i, x in enumerate(sources) if x is not None}
+        present = {i: g for i, g in enumerate(gradients) if g is not None}
+
+        def values(given: Sequence[Tensor], create_graph: bool) -> Sequence[Tensor]:
+            cotangent, copies = given[0], dict(zip(there, given[1:], strict=True))
+            ys = self._solved_from([copies.get(i) for i in range(len(sources))])
+            return gradients_of([ys], [copies[i] for i in present], [cotangent], create_graph)
+
+        found = in_graph(Recipe(values, [False] * (1 + len(there))), list(present.values()), [cotangent, *there.values()])
+        linked = dict(zip(present, found, strict=True))
+        return [linked.get(i) for i in range(len(sources))]
+
+    def _solved_from(self, sources: Sequence[Tensor | None]) -> Tensor:
+        """The outputs by the eager loop from those in place of the sources, with the program as its field."""
+        y0, t0, t1, t_eval, *tensors = sources
+        request = self.request
+        assert y0 is not None
+        times = None if t0 is None or t1 is None else GraphTimes(t0, t1, t_eval)
+        fun = _program_field(self.backend.trace.program, self.samples, self.own)
+        layout = Layout(None, (y0.shape,), request.problem.batching.by_row)
+        field = Field(fun, tuple(tensors), layout, y0)
+        ys, again = Direct().run(
+            self.integrate, Request(replace(request.problem, field=field), y0, times, request.stats)
+        )
+        nfev = again.nfev
+        request.stats.nfev_backward += int(nfev.max()) if isinstance(nfev, Tensor) else int(nfev)
+        return ys
+
+
+def _program_field(program: Program, samples: int, own: int) -> Callable[..., Tensor]:
+    """A program as a function of time, state, own arguments and shared tensors."""
+
+    def fun(t: Tensor, y: Tensor, *tensors: Tensor) -> Tensor:
+        time = t.reshape(-1, 1).expand(samples, 1)
+        inputs = [time, y.reshape(samples, -1), *tensors[:own]]
+        return evaluate(program, inputs, tensors[own:]).reshape(y.shape)
+
+    return fun
+
+
+class _Function(torch.autograd.Function):
+    """How PyTorch sees a `_Call`."""
+
+    @staticmethod
+    def forward(ctx: Any, call: _Call, y0: Tensor, *sources: Tensor | None) -> Tensor:
+        record = any(ctx.needs_input_grad)
+        ys = call.forward(y0, [x for x in sources[3:] if x is not None], record=record)
+        if record:
+            ctx.call = call
+            ctx.save_for_backward(y0, *sources)  # so that a change in place before the backward pass is an error
+            assert call.result is not None
+            # without the graph: what the call holds must not lead back to this node
+            call.result = replace(call.result, ys=ys.detach(), y=ys[-1].detach())
+        return ys
+
+    @staticmethod
+    def backward(ctx: Any, cotangent: Tensor) -> tuple[Any, ...]:
+        sources = ctx.saved_tensors
+        with torch.no_grad():
+            gradients = ctx.call.backward(cotangent, ctx.needs_input_grad[1:], sources)
+        if torch.is_grad_enabled():  # create_graph=True
+            gradients = ctx.call.in_graph(gradients, cotangent, sources)
+        return (None, *gradients)

@@ -12,17 +12,20 @@
 namespace thalweg::THALWEG_ISA {
 namespace {
 
-template <class T, class F>
-void map(const T* in, T* out, std::size_t n, F f) {
+// out = f of as many numbers of each input, the last ones through a buffer.
+template <class T, class F, class... In>
+void map(T* out, std::size_t n, F f, const In*... in) {
   constexpr std::size_t lanes = Vec<T>::lanes;
   std::size_t i = 0;
-  for (; i + lanes <= n; i += lanes) f(Vec<T>::load(in + i)).store(out + i);
-  if (i < n) {
-    T rest[lanes] = {};
-    for (std::size_t j = i; j < n; ++j) rest[j - i] = in[j];
-    f(Vec<T>::load(rest)).store(rest);
-    for (std::size_t j = i; j < n; ++j) out[j] = rest[j - i];
-  }
+  for (; i + lanes <= n; i += lanes) f(Vec<T>::load(in + i)...).store(out + i);
+  if (i == n) return;
+  const auto last = [&](const T* x) {
+    T buffer[lanes] = {};
+    for (std::size_t j = i; j < n; ++j) buffer[j - i] = x[j];
+    return Vec<T>::load(buffer);
+  };
+  const Vec<T> y = f(last(in)...);
+  for (std::size_t j = i; j < n; ++j) out[j] = y[j - i];
 }
 
 template <class T>
@@ -30,15 +33,21 @@ void unary(Unary function, const T* in, T* out, std::size_t n) {
   switch (function) {
 #define X(name)        \
   case Unary::name##_: \
-    return map(in, out, n, [](Vec<T> x) { return name(x); });
+    return map(out, n, [](Vec<T> x) { return name(x); }, in);
     THALWEG_UNARY(X)
 #undef X
   }
 }
 
+template <class T>
+void power(const T* base, const T* exponent, T* out, std::size_t n) {
+  map(out, n, [](Vec<T> x, Vec<T> y) { return pow(x, y); }, base, exponent);
+}
+
 }  // namespace
 
-extern constinit const Isa isa{THALWEG_STRING(THALWEG_ISA), unary<float>, unary<double>, solve_explicit<float>,
+extern constinit const Isa isa{THALWEG_STRING(THALWEG_ISA), unary<float>,         unary<double>,
+                               power<float>,                power<double>,        solve_explicit<float>,
                                solve_explicit<double>};
 
 }  // namespace thalweg::THALWEG_ISA

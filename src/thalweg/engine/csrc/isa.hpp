@@ -11,7 +11,9 @@
 #include "solve.hpp"
 
 // The elementary functions, by the names that programs use for them.
-#define THALWEG_UNARY(X) X(sqrt) X(abs)
+#define THALWEG_UNARY(X)                                                                                        \
+  X(exp) X(exp2) X(expm1) X(log) X(log2) X(log1p) X(sin) X(cos) X(tanh) X(sigmoid) X(erf) X(gelu) X(gelu_tanh) \
+  X(silu) X(softplus) X(sqrt) X(abs) X(floor) X(round)
 
 namespace thalweg {
 
@@ -25,6 +27,8 @@ struct Isa {
   const char* name;
   void (*unary_float)(Unary function, const float* in, float* out, std::size_t n);
   void (*unary_double)(Unary function, const double* in, double* out, std::size_t n);
+  void (*pow_float)(const float* base, const float* exponent, float* out, std::size_t n);
+  void (*pow_double)(const double* base, const double* exponent, double* out, std::size_t n);
   // What it returns is for the way back, and the caller's; null where nothing is recorded.
   Tape<float>* (*solve_float)(std::shared_ptr<const Program>, const Method&, const Control&, Task<float>);
   Tape<double>* (*solve_double)(std::shared_ptr<const Program>, const Method&, const Control&, Task<double>);

@@ -73,6 +73,18 @@ void unary(const std::string& name, const std::string& isa, const std::string& d
     throw std::invalid_argument("dtype is '" + dtype + "'; the engine has float32 and float64");
 }
 
+void power(const std::string& isa, const std::string& dtype, std::uintptr_t base, std::uintptr_t exponent,
+           std::uintptr_t out, std::size_t n) {
+  if (dtype == "float32")
+    named(isa).pow_float(reinterpret_cast<const float*>(base), reinterpret_cast<const float*>(exponent),
+                         reinterpret_cast<float*>(out), n);
+  else if (dtype == "float64")
+    named(isa).pow_double(reinterpret_cast<const double*>(base), reinterpret_cast<const double*>(exponent),
+                          reinterpret_cast<double*>(out), n);
+  else
+    throw std::invalid_argument("dtype is '" + dtype + "'; the engine has float32 and float64");
+}
+
 // Python's pointers are integers.
 template <class P>
 P pointer(std::uintptr_t address) {
@@ -157,6 +169,8 @@ NB_MODULE(_native, m) {
   m.def("isa", [] { return std::string(chosen().name); });
   m.def("isas", names);
   m.def("unary", unary, nb::arg("name"), nb::arg("isa"), nb::arg("dtype"), nb::arg("input"), nb::arg("output"),
+        nb::arg("n"));
+  m.def("pow", power, nb::arg("isa"), nb::arg("dtype"), nb::arg("base"), nb::arg("exponent"), nb::arg("output"),
         nb::arg("n"));
 
   m.def("operations", operations);

@@ -47,6 +47,7 @@ struct Mask {
 
   THALWEG_INLINE Mask operator&(Mask b) const { return {v & b.v}; }
   THALWEG_INLINE Mask operator|(Mask b) const { return {v | b.v}; }
+  THALWEG_INLINE Mask operator^(Mask b) const { return {v ^ b.v}; }
   THALWEG_INLINE Mask operator~() const { return {~v}; }
 };
 
@@ -216,11 +217,18 @@ THALWEG_INLINE Vec<T> max(Vec<T> a, Vec<T> b) {
   return select(isnan(a) | (a > b), a, b);
 }
 
-// The bounds are numbers; NaN stays NaN. In this order of operands each is one instruction.
+// x within bounds, which are numbers; NaN stays NaN. In this order of operands each is one instruction.
+template <class T>
+THALWEG_INLINE Vec<T> at_least(Vec<T> x, T bound) {
+  return select(Vec<T>(bound) > x, bound, x);
+}
+template <class T>
+THALWEG_INLINE Vec<T> at_most(Vec<T> x, T bound) {
+  return select(Vec<T>(bound) < x, bound, x);
+}
 template <class T>
 THALWEG_INLINE Vec<T> clamp(Vec<T> x, T low, T high) {
-  x = select(Vec<T>(low) > x, low, x);
-  return select(Vec<T>(high) < x, high, x);
+  return at_most(at_least(x, low), high);
 }
 
 // Rounded once where the processor has the instruction, else twice.

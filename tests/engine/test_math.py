@@ -1,0 +1,159 @@
+"""The engine's elementary functions, for each set of instructions that this machine has.
+
+An error is counted in units in the last place of the exact value. The exact values are those of the C library in a
+wider type; mpmath's for the error function in float64.
+"""
+
+import itertools
+
+import mpmath
+import numpy as np
+import pytest
+
+native = pytest.importorskip("thalweg.engine._native", reason="the native engine was not built")
+
+WIDER = {"float32": np.float64, "float64": np.longdouble}
+ULPS = 4
+
+pytestmark = [
+    pytest.mark.skipif(np.finfo(np.longdouble).nmant < 60, reason="long double is no wider than double here"),
+    pytest.mark.filterwarnings("ignore::RuntimeWarning"),
+]
+
+
+def erf(x):
+    with mpmath.workdps(30):
+        size = [np.longdouble(mpmath.nstr(mpmath.erf(mpmath.mpf(abs(float(v)))), 25)) for v in x]
+    return np.copysign(size, x)
+
+
+def sigmoid(x):
+    e = np.exp(-np.abs(x))
+    return np.where(x < 0, e, 1) / (1 + e)
+
+
+def softplus(x):
+    return np.maximum(x, 0) + np.log1p(np.exp(-np.abs(x)))
+
+
+EXACT = {
+    "exp": np.exp,
+    "exp2": np.exp2,
+    "expm1": np.expm1,
+    "log": np.log,
+    "log2": np.log2,
+    "log1p": np.log1p,
+    "sin": np.sin,
+    "cos": np.cos,
+    "tanh": np.tanh,
+    "sigmoid": sigmoid,
+    "softplus": softplus,
+    "erf": erf,
+    "sqrt": np.sqrt,
+    "abs": np.abs,
+    "floor": np.floor,
+    "round": np.round,
+}
+
+each_isa = pytest.mark.parametrize("isa", native.isas())
+each_dtype = pytest.mark.parametrize("dtype", ["float32", "float64"])
+
+
+def computed(name, isa, x):
+    out = np.full_like(x, np.nan)
+    native.unary(name, isa, x.dtype.name, x.ctypes.data, out.ctypes.data, x.size)
+    return out
+
+
+def power(isa, x, y):
+    out = np.full_like(x, np.nan)
+    native.pow(isa, x.dtype.name, x.ctypes.data, y.ctypes.data, out.ctypes.data, x.size)
+    return out
+
+
+def ulps(y, exact):
+    """Errors of y; infinite where one of the two alone is infinite or NaN, or their signs differ."""
+    info = np.finfo(y.dtype)
+    rounded = exact.astype(y.dtype)
+    magnitude = np.maximum(np.abs(exact), np.longdouble(info.tiny))
+    place = np.exp2(np.floor(np.log2(magnitude)).astype(np.longdouble) - info.nmant)
+    error = np.abs(y.astype(np.longdouble) - exact) / place
+    same = (y == rounded) & (np.signbit(y) == np.signbit(rounded)) | (np.isnan(y) & np.isnan(rounded))
+    return np.where(
+        np.isfinite(y) & np.isfinite(rounded) & (np.signbit(y) == np.signbit(exact)), error, np.where(same, 0, np.inf)
+    )
+
+
+def numbers(dtype, n=4000):
+    """All exponents, the usual sizes, near 1, near multiples of π/2, and where something begins or ends."""
+    rng, info = np.random.default_rng(5), np.finfo(dtype)
+    unsigned = np.dtype(dtype.replace("float", "uint"))
+    any_bits = rng.integers(0, np.iinfo(unsigned).max, n, dtype=unsigned).view(dtype)
+    usual = rng.standard_normal(n) * np.exp(rng.uniform(-6, 6, n))
+    most = np.log(info.max)
+    exponents = rng.uniform(-1.1 * most, 1.1 * most, n)
+    near_one = 1 + rng.standard_normal(n) * np.exp2(rng.uniform(-info.nmant - 2, 0, n))
+    angles = (np.arange(n) * (np.longdouble(np.pi) / 2 + np.longdouble(6.123233995736766e-17))).astype(dtype)
+    ends = [0, 1, np.inf, np.nan, info.tiny, info.tiny / 2, info.smallest_subnormal, info.max, most, np.log(info.tiny)]
+    ends += [0.5, 1.5, 2.5, 9.0, 20.0, 3000.0, 1e5, 2.0**22, 2.0**52, 1e30]
+    values = [part.astype(dtype) for part in (any_bits, usual, exponents, near_one, angles, np.array(ends))]
+    x = np.concatenate(values)
+    return np.concatenate([x, -x, np.nextafter(x, np.dtype(dtype).type(0))])
+
+
+@each_isa
+@each_dtype
+@pytest.mark.parametrize("name", EXACT)
+def test_a_function_is_within_four_units_everywhere(name, isa, dtype):
+    x = numbers(dtype, 400 if name == "erf" else 4000)
+    error = ulps(computed(name, isa, x), EXACT[name](x.astype(WIDER[dtype])).astype(np.longdouble))
+    worst = np.argmax(error)
+    assert error[worst] <= ULPS, f"{name}({x[worst]!r}) is {error[worst]:.2f} units away"
+
+
+@each_isa
+@each_dtype
+def test_a_power_is_within_four_units_and_follows_c_at_the_ends(isa, dtype):
+    rng, most = np.random.default_rng(6), float(np.log(np.finfo(dtype).max))
+    base = np.exp(rng.uniform(-most, most, 20000))
+    near_one = 1 + rng.standard_normal(20000) * np.exp2(rng.uniform(-np.finfo(dtype).nmant, -1, 20000))
+    x = np.concatenate([base, near_one, rng.integers(-20, 20, 5000)]).astype(dtype)
+    y = np.concatenate([rng.uniform(-1.1, 1.1, 40000) * most / np.log(np.abs(x[:40000])), rng.integers(-20, 20, 5000)])
+    ends = [
+        0,
+        1,
+        2,
+        3,
+        0.5,
+        1.5,
+        1e10,
+        1e10 + 1,
+        np.inf,
+        np.nan,
+        np.finfo(dtype).max,
+        np.finfo(dtype).smallest_subnormal,
+    ]
+    pairs = np.array(list(itertools.product([*ends, *np.negative(ends)], repeat=2)), dtype=dtype)
+    x, y = np.concatenate([x, pairs[:, 0]]), np.concatenate([y.astype(dtype), pairs[:, 1]])
+    error = ulps(power(isa, x, y), np.power(x.astype(WIDER[dtype]), y.astype(WIDER[dtype])).astype(np.longdouble))
+    worst = np.argmax(error)
+    assert error[worst] <= ULPS, f"{x[worst]!r} ** {y[worst]!r} is {error[worst]:.2f} units away"
+
+
+@each_isa
+@each_dtype
+def test_the_activations_follow_their_formulas(isa, dtype):
+    """Within a few units of what they are a product of: that is all that their formulas give where 1 + erf cancels."""
+    x = numbers(dtype)
+    x = x[np.abs(x) < 1e4]
+    wide = x.astype(np.float64)
+    few = wide[:500]
+    inner = np.sqrt(2 / np.pi) * (wide + 0.044715 * wide**3)
+    expected = {
+        "gelu": few * 0.5 * (1 + erf(few * np.sqrt(0.5))),
+        "gelu_tanh": wide * 0.5 * (1 + np.tanh(inner)),
+        "silu": wide * sigmoid(wide),
+    }
+    for name, exact in expected.items():
+        error = np.abs(computed(name, isa, x)[: exact.size] - exact) / np.maximum(np.abs(wide[: exact.size]), 1e-30)
+        assert error.max() <= 8 * np.finfo(dtype).eps, name

@@ -203,28 +203,78 @@ THALWEG_INLINE Vec<T> copysign(Vec<T> x, Vec<T> s) {
   return from_bits<T>((bits(x) & Bits<T>(~sign_bit<T>)) | (bits(s) & Bits<T>(sign_bit<T>)));
 }
 
+// x, which is not below 0, with the sign of s.
+template <class T>
+THALWEG_INLINE Vec<T> with_sign(Vec<T> x, Vec<T> s) {
+  return from_bits<T>(bits(x) | (bits(s) & Bits<T>(sign_bit<T>)));
+}
+
 template <class T>
 THALWEG_INLINE Mask<T> isnan(Vec<T> x) {
   return x != x;
 }
 
+// a where it is the smaller (larger), else b: b too where either is NaN. One instruction, which compilers do not find.
+template <class T>
+THALWEG_INLINE Vec<T> smaller_or(Vec<T> a, Vec<T> b) {
+#if defined(__AVX512F__)
+  if constexpr (sizeof(T) == 4)
+    return _mm512_min_ps(a.v, b.v);
+  else
+    return _mm512_min_pd(a.v, b.v);
+#elif defined(__AVX2__)
+  if constexpr (sizeof(T) == 4)
+    return _mm256_min_ps(a.v, b.v);
+  else
+    return _mm256_min_pd(a.v, b.v);
+#elif defined(__SSE2__)
+  if constexpr (sizeof(T) == 4)
+    return _mm_min_ps(a.v, b.v);
+  else
+    return _mm_min_pd(a.v, b.v);
+#else
+  return select(a < b, a, b);
+#endif
+}
+template <class T>
+THALWEG_INLINE Vec<T> larger_or(Vec<T> a, Vec<T> b) {
+#if defined(__AVX512F__)
+  if constexpr (sizeof(T) == 4)
+    return _mm512_max_ps(a.v, b.v);
+  else
+    return _mm512_max_pd(a.v, b.v);
+#elif defined(__AVX2__)
+  if constexpr (sizeof(T) == 4)
+    return _mm256_max_ps(a.v, b.v);
+  else
+    return _mm256_max_pd(a.v, b.v);
+#elif defined(__SSE2__)
+  if constexpr (sizeof(T) == 4)
+    return _mm_max_ps(a.v, b.v);
+  else
+    return _mm_max_pd(a.v, b.v);
+#else
+  return select(a > b, a, b);
+#endif
+}
+
 template <class T>
 THALWEG_INLINE Vec<T> min(Vec<T> a, Vec<T> b) {
-  return select(isnan(a) | (a < b), a, b);
+  return select(isnan(a), a, smaller_or(a, b));
 }
 template <class T>
 THALWEG_INLINE Vec<T> max(Vec<T> a, Vec<T> b) {
-  return select(isnan(a) | (a > b), a, b);
+  return select(isnan(a), a, larger_or(a, b));
 }
 
-// x within bounds, which are numbers; NaN stays NaN. In this order of operands each is one instruction.
+// x within bounds, which are numbers; NaN stays NaN.
 template <class T>
 THALWEG_INLINE Vec<T> at_least(Vec<T> x, T bound) {
-  return select(Vec<T>(bound) > x, bound, x);
+  return larger_or(Vec<T>(bound), x);
 }
 template <class T>
 THALWEG_INLINE Vec<T> at_most(Vec<T> x, T bound) {
-  return select(Vec<T>(bound) < x, bound, x);
+  return smaller_or(Vec<T>(bound), x);
 }
 template <class T>
 THALWEG_INLINE Vec<T> clamp(Vec<T> x, T low, T high) {

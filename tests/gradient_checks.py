@@ -29,6 +29,27 @@ def central_differences(value, x, eps=1e-5):
     return grad.view(x.shape)
 
 
+def differences_along(value, x, eps=1e-5):
+    """Directions (n, x.numel()) and d value() / d x along them, by changing x in place.
+
+    Every entry where there are two at most, else two directions at random, of entries of unit variance, so that an
+    error anywhere is seen at its size.
+    """
+    flat, n = x.detach().view(-1), x.numel()
+    random = torch.Generator().manual_seed(n)
+    ways = torch.eye(n, dtype=F64) if n <= 2 else torch.randn(2, n, dtype=F64, generator=random)
+    old, slopes = flat.clone(), []
+    with torch.no_grad():
+        for way in ways:
+            ends = []
+            for sign in (1, -1):
+                flat.copy_(old + sign * eps * way / way.norm())
+                ends.append(value())
+            slopes.append((ends[0] - ends[1]) / (2 * eps) * way.norm())
+        flat.copy_(old)
+    return ways, torch.stack(slopes)
+
+
 class Nonlinear(torch.nn.Module):
     """Nonlinear in y, in t and in its parameters."""
 

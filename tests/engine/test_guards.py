@@ -3,6 +3,7 @@
 import functools
 import gc
 import types
+import typing
 import weakref
 
 import numpy as np
@@ -41,12 +42,14 @@ class Rich(nn.Module):
     """A module that holds all kinds of things."""
 
     factor = 3.0
+    powers: typing.ClassVar = {"t": [1.0]}
 
     def __init__(self):
         super().__init__()
         self.layers = nn.Sequential(nn.Linear(3, 3), nn.Dropout(0.5), nn.Linear(3, 3))
         self.options, self.table, self.act = Options(), {"rates": [1.0, 2.0]}, torch.tanh
-        self.bare = torch.rand(3)
+        self.helper, self.bare = helper, torch.rand(3)
+        self.register_buffer("order", torch.tensor([2, 0, 1]))
         self.scalar = nn.Parameter(torch.tensor(1.0))
         self.part = functools.partial(torch.add, alpha=2)
 
@@ -63,6 +66,9 @@ CHANGES = {
     "of a submodule": lambda m: m.layers[1].train(),
     "a number": lambda m: setattr(m.options, "scale", 2.0),
     "of the class": lambda m: setattr(Options, "gain", 2.0),
+    "within the class": lambda m: m.powers["t"].__setitem__(0, 2.0),
+    "integers": lambda m: m.order.copy_(torch.tensor([0, 1, 2])),
+    "of a function": lambda m: setattr(helper, "rate", 2.0),
     "a new attribute": lambda m: setattr(m, "more", 1),
     "a lost attribute": lambda m: delattr(m, "act"),
     "a list": lambda m: m.table["rates"].append(3.0),
@@ -89,6 +95,8 @@ CHANGES = {
 def test_each_change_of_a_module_is_seen(name, monkeypatch):
     monkeypatch.setattr(Rich, "forward", Rich.forward)
     monkeypatch.setattr(Options, "gain", Options.gain)
+    monkeypatch.setattr(Rich, "powers", {"t": [1.0]})
+    monkeypatch.setattr(helper, "rate", 1.0, raising=False)
     module = Rich().eval()
     guards = guards_of(module)
     assert guards.reason is None
@@ -106,7 +114,7 @@ def test_what_is_written_into_parameters_is_no_change():
     optimizer = torch.optim.SGD(module.parameters(), lr=0.1)
     module(*two()).sum().backward()
     optimizer.step()
-    module.load_state_dict(module.state_dict())
+    module.layers.load_state_dict(module.layers.state_dict())
     module.eval()
     assert guards.hold()
 
@@ -154,6 +162,13 @@ def test_what_cannot_be_watched_is_told(held):
     assert type(held).__name__ in guards.reason or "ScriptModule" in guards.reason
     with pytest.raises(Untraceable, match="it cannot be told whether it changes"):
         cached_trace(lambda t, y: held and y, *two(), by_row=True)
+
+
+def test_compiled_fields_are_refused_at_once():
+    compiled = torch.compile(nn.Tanh(), backend="eager"), torch.compile(helper, backend="eager")
+    for fun in compiled:
+        with pytest.raises(Untraceable, match="that was compiled"):
+            cached_trace(lambda t, y, fun=fun: fun(y), *two(), by_row=True)
 
 
 class Counting(nn.Module):

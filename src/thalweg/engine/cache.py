@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
@@ -44,7 +45,7 @@ def cached_trace(fun: Callable[..., Any], t: Tensor, y0: Any, args: tuple[Any, .
         Where there is none, or where it cannot be told for how long it would hold.
     """
     owner, key = _owner(fun)
-    key = (*key, *_key(y0, args, by_row))
+    key = (*key, torch.get_default_dtype(), torch.is_autocast_enabled("cpu"), *_key(y0, args, by_row))
     entries = _ENTRIES.setdefault(owner, OrderedDict())
     entry = entries.get(key)
     if entry is None or not entry.valid():

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ..core.holdings import OPAQUE, PLAIN, global_names
+from .builder import Untraceable, version
 
 SIMPLE = (
     *(*PLAIN, np.generic, enum.Enum, type(Ellipsis), slice, range),
@@ -26,6 +27,9 @@ _FIXED = (
     *(np.ufunc, torch._ops.OpOverload, torch._ops.OpOverloadPacket),
 )
 """What cannot change."""
+
+_OF_CLASSES = (*SIMPLE, Tensor, nn.Module, dict, list, tuple, set, functools.partial)
+"""What a class may say of all its objects, functions aside; the rest is Python's own."""
 
 _IDENTITY: Any = object.__eq__
 """How objects compare that do not say otherwise."""
@@ -51,6 +55,8 @@ class Guards:
         self._tensors: list[Tensor] = []
         self._shapes: list[torch.Size] = []
         self._dtypes: list[torch.dtype] = []
+        self._whole: list[Tensor] = []
+        self._versions: list[int] = []
         self._snapshots: list[tuple[Any, dict[Any, Any]]] = []
 
     def hold(self) -> bool:
@@ -61,6 +67,7 @@ class Guards:
                 and self._same_entries()
                 and [tensor.dtype for tensor in self._tensors] == self._dtypes
                 and [tensor.shape for tensor in self._tensors] == self._shapes
+                and [version(tensor) for tensor in self._whole] == self._versions
                 and (not self._lists or all(_same(list(found), list(then)) for found, then in self._lists))
                 and (not self._cells or _same([cell.cell_contents for cell in self._cells], self._held))
             )
@@ -146,6 +153,9 @@ def _tensor(guards: Guards, tensor: Tensor) -> Iterable[Any]:
     guards._tensors.append(tensor)
     guards._shapes.append(tensor.shape)
     guards._dtypes.append(tensor.dtype)
+    if not (tensor.is_floating_point() or tensor.is_complex()):  # Python may have read them, as sizes or places
+        guards._whole.append(tensor)
+        guards._versions.append(version(tensor))
     return ()
 
 
@@ -153,6 +163,7 @@ def _module(guards: Guards, module: nn.Module) -> Iterable[Any]:
     if isinstance(module, torch.jit.ScriptModule):
         guards.reason = "the field holds a ScriptModule, of which it cannot be told whether it changes"
         return ()
+    _refuse_compiled(module)
     held = vars(module)
     own = [name for name in held if not (name in _MODULE and isinstance(held[name], dict | set))]
     guards.entries(held, own, whole=True)
@@ -190,12 +201,20 @@ def _class(guards: Guards, kind: type) -> Iterable[Any]:
     if not _own(kind):
         return ()
     functions = {k: v for k, v in vars(kind).items() if isinstance(v, types.FunctionType | staticmethod | classmethod)}
-    simple = [k for k, v in vars(kind).items() if isinstance(v, SIMPLE) and not k.startswith("__")]
-    guards.entries(vars(kind), [*functions, *simple])
-    return [getattr(function, "__func__", function) for function in functions.values()]
+    others = {k: v for k, v in vars(kind).items() if isinstance(v, _OF_CLASSES) and not k.startswith("__")}
+    guards.entries(vars(kind), [*functions, *others])
+    read = [x.fget for x in vars(kind).values() if isinstance(x, property)]
+    return [*(getattr(function, "__func__", function) for function in functions.values()), *others.values(), *read]
+
+
+def _refuse_compiled(value: Any) -> None:
+    """Watching a compiled function would compile it anew."""
+    if type(value).__module__.startswith("torch._dynamo") or hasattr(value, "_torchdynamo_orig_callable"):
+        raise Untraceable("the field is compiled by torch.compile; give the function or module that was compiled")
 
 
 def _function(guards: Guards, function: types.FunctionType) -> Iterable[Any]:
+    _refuse_compiled(function)
     if not _own(function):
         return ()
     found: list[Any] = [function.__defaults__, function.__kwdefaults__]
@@ -206,6 +225,8 @@ def _function(guards: Guards, function: types.FunctionType) -> Iterable[Any]:
             continue
         guards._cells.append(cell)
         guards._held.append(found[-1])
+    if function.__dict__:
+        found += _mapping(guards, function.__dict__)
     names = set(global_names(function.__code__))
     return [*found, *_named(guards, function.__globals__, names, set())]
 

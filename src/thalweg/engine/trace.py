@@ -25,7 +25,7 @@ _PRIMES = (13, 17, 19, 23, 29, 31, 37, 41, 43, 47, 53, 59, 61, 67, 71, 73, 79, 8
 """How many samples a field may be traced with: a size that is no multiple of it is none of the batch."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Trace:
     """A field as a program, and what it takes from PyTorch.
 

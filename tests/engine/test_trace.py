@@ -378,6 +378,23 @@ def test_states_of_any_structure():
         torch.testing.assert_close(got.reshape(y.shape), layout.pack(fun(t if by_row else t[0, 0], state)))
 
 
+def test_states_of_several_shapes():
+    """The time has the dimensions that all leaves share, or that of the rows alone where they share none."""
+    for shapes in (((2, 3), (3, 2)), ((2, 3), (2,))):
+        state = [torch.randn(5, *shape, dtype=F64) for shape in shapes]
+        shape = (5, 1, 1) if len(shapes[1]) == 2 else (5,)
+
+        def fun(t, state, shape=shape):
+            assert t.shape[1:] == shape[1:]
+            return [torch.sin(state[1]).flatten(1).repeat(1, 3)[:, :6].view(-1, 2, 3) * t.reshape(-1, 1, 1), -state[1]]
+
+        t = torch.full((5, 1), 0.3, dtype=F64)
+        found = trace(fun, t, state, by_row=True)
+        layout, y = layout_of(state, by_row=True)
+        got = evaluate(found.program, found.inputs(t, y, ()), found.shared(()))
+        torch.testing.assert_close(got, layout.pack(fun(t.reshape(shape), state)))
+
+
 # programs are short
 
 

@@ -252,7 +252,9 @@ class _Call:
             ys = self._solved_from([copies.get(i) for i in range(len(sources))])
             return gradients_of([ys], [copies[i] for i in present], [cotangent], create_graph)
 
-        found = in_graph(Recipe(values, [False] * (1 + len(there))), list(present.values()), [cotangent, *there.values()])
+        found = in_graph(
+            Recipe(values, [False] * (1 + len(there))), list(present.values()), [cotangent, *there.values()]
+        )
         linked = dict(zip(present, found, strict=True))
         return [linked.get(i) for i in range(len(sources))]
 

@@ -72,7 +72,7 @@ def trace(fun: Callable[..., Any], t: Tensor, y0: Any, args: tuple[Any, ...] = (
     fun : callable
         `fun(t, y, *args)`.
     t : Tensor
-        A time as the field takes it: 0-d, or (B, 1, …, 1) where `by_row`.
+        A time, or one for each row where `by_row`; the field gets it as it takes it.
     y0 : Tensor or pytree
         A state. The program holds for any number of rows where each is a sample.
     args : tuple
@@ -121,7 +121,7 @@ def _attempted(fun: Callable[..., Any], t: Tensor, y0: Any, args: tuple[Any, ...
     failures = []
     for by_sample, batched in attempts if by_row else [*attempts, (False, ())]:
         try:
-            found = _traced(fun, t, y, layout, args, by_sample, batched)
+            found = _traced(fun, y, layout, args, by_sample, batched)
             check(found, fun, t, y0, args, by_row=by_row)
             return found
         except Untraceable as error:
@@ -138,8 +138,12 @@ def check(found: Trace, fun: Callable[..., Any], t: Tensor, y0: Any, args: tuple
         Where they differ.
     """
     layout, y = layout_of(y0, by_row=by_row)
-    noise = torch.randn(y.shape, dtype=y.dtype, generator=torch.Generator().manual_seed(0))
-    y = y.detach() + 0.1 * noise
+    generator = torch.Generator().manual_seed(0)
+    y = y.detach() + 0.1 * torch.randn(y.shape, dtype=y.dtype, generator=generator)
+    t = t.detach().to(y.dtype).reshape(-1) + 0.1 * torch.rand(
+        len(y) if by_row else 1, dtype=y.dtype, generator=generator
+    )
+    t = t.reshape(-1, *_time_shape(layout)) if by_row else t.reshape(())
     expected = _called(fun, t, y, layout, args).detach()
     with torch.no_grad():
         got = evaluate(found.program, found.inputs(t, y, args), found.shared(args)).reshape(y.shape)
@@ -153,7 +157,6 @@ def check(found: Trace, fun: Callable[..., Any], t: Tensor, y0: Any, args: tuple
 
 def _traced(
     fun: Callable[..., Any],
-    t: Tensor,
     y: Tensor,
     layout: Layout,
     args: tuple[Any, ...],
@@ -182,7 +185,7 @@ def _traced(
             leaves[leaf] = given(number, x.shape[1:])
         elif isinstance(x, Tensor):
             leaves[leaf] = tracer.shared(tracer.prologue.argument(leaf, x))
-    time = given(TIME, t.shape[1:] if layout.by_row else (), uniform=rows and not layout.by_row)
+    time = given(TIME, _time_shape(layout) if layout.by_row else (), uniform=rows and not layout.by_row)
     state = given(STATE, shape)
     layout = layout.taken(samples) if rows and layout.by_row else layout
     with tracer:
@@ -204,6 +207,11 @@ def _called(fun: Callable[..., Any], t: Tensor, y: Tensor, layout: Layout, args:
         raise
     except Exception as error:
         raise Untraceable(f"the field fails where it is watched: {type(error).__name__}: {error}") from error
+
+
+def _time_shape(layout: Layout) -> tuple[int, ...]:
+    """The dimensions of a time after that of the rows, as the field takes it."""
+    return (1,) * ((layout.ndim or 1) - 1)
 
 
 def _prime(fun: Callable[..., Any], y: Tensor, leaves: Sequence[Any]) -> int:

@@ -1,5 +1,6 @@
 """A trace is used again only while all that the field read is as it was; fields that change themselves have none."""
 
+import dataclasses
 import functools
 import gc
 import types
@@ -226,6 +227,30 @@ def test_functions_made_anew_share_a_trace_where_they_hold_the_same():
     assert cached_trace(made(2.0), t, y, by_row=True) is first
     assert cached_trace(made(3.0), t, y, by_row=True) is not first
     assert cached_trace(made(2.0), t, y, by_row=True) is first
+
+
+def test_equal_code_of_two_modules_is_told_apart():
+    made = [{"w": torch.tensor(1.0)}, {"w": torch.tensor(2.0)}]
+    for namespace in made:
+        exec("def fun(t, y): return y * w", namespace)
+    assert made[0]["fun"].__code__ == made[1]["fun"].__code__
+    found = [cached_trace(namespace["fun"], *two(), by_row=True) for namespace in made]
+    assert [trace.shared(())[0].item() for trace in found] == [1.0, 2.0]
+
+
+@dataclasses.dataclass
+class Equal:
+    rate: float
+
+    def __call__(self, t, y):
+        return y * self.rate
+
+
+def test_fields_that_equal_others_are_told_apart():
+    field = Equal(2.0)
+    assert cached_trace(field, *two(), by_row=True).shared(())[0].item() == 2.0
+    field.rate = 3.0
+    assert cached_trace(field, *two(), by_row=True).shared(())[0].item() == 3.0
 
 
 def test_shapes_dtypes_and_arguments_have_traces_of_their_own():

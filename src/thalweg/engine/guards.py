@@ -31,7 +31,7 @@ _FIXED = (
 _OF_CLASSES = (*SIMPLE, Tensor, nn.Module, dict, list, tuple, set, functools.partial)
 """What a class may say of all its objects, functions aside; the rest is Python's own."""
 
-_IDENTITY: Any = object.__eq__
+IDENTITY: Any = object.__eq__
 """How objects compare that do not say otherwise."""
 
 
@@ -113,7 +113,7 @@ def _told_by_equality(value: Any) -> bool:
     """
     if isinstance(value, Tensor):
         return value.numel() > 1
-    return isinstance(value, SIMPLE) or type(value).__eq__ is _IDENTITY
+    return isinstance(value, SIMPLE) or type(value).__eq__ is IDENTITY
 
 
 def _same(found: Sequence[Any], then: Sequence[Any]) -> bool:

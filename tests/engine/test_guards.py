@@ -297,6 +297,21 @@ def test_a_refusal_is_remembered(capsys):
         assert ("called" in capsys.readouterr().out) is expected
 
 
+def test_inference_mode_has_traces_and_transforms_have_none():
+    module, (t, y) = MLPField(3, width=4), two()
+    with torch.inference_mode():
+        found = cached_trace(lambda t, y, rates: module(t, y) * rates, t.clone(), y.clone(), (y.clone(),), by_row=True)
+    assert found.batched == (0,)
+
+    def inside(scale):
+        with pytest.raises(Untraceable, match="part of a transform"):
+            cached_trace(module, t, y, by_row=True)
+        return scale
+
+    torch.func.vmap(inside)(torch.rand(2))
+    cached_trace(module, t, y, by_row=True)
+
+
 def test_the_cache_keeps_no_module_alive():
     module = Rich().eval()
     cached_trace(module, *two(), by_row=True)

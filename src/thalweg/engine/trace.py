@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 from torch.utils import _pytree as pytree
 
 from ..core.holdings import all_tensors
@@ -85,7 +86,14 @@ def trace(fun: Callable[..., Any], t: Tensor, y0: Any, args: tuple[Any, ...] = (
     Untraceable
         Where the field does what no program can, and what that is.
     """
+    refuse_transforms()
     return trace_under(guards_of(fun, args), fun, t, y0, args, by_row=by_row)
+
+
+def refuse_transforms() -> None:
+    """Refuse a solve within a transform: the tensors are wrapped there, and a program would hold them beyond it."""
+    if torch._C._functorch.peek_interpreter_stack() is not None or forward_ad._current_level >= 0:
+        raise Untraceable("the solve is part of a transform of torch.func, or of forward-mode differentiation")
 
 
 def trace_under(
@@ -93,7 +101,8 @@ def trace_under(
 ) -> Trace:
     """As `trace`, with what the field holds looked up before."""
     try:
-        found = _attempted(fun, t, y0, args, by_row)
+        with torch.inference_mode(False):
+            found = _attempted(fun, t, y0, args, by_row)
     except Untraceable:
         guards.restore()
         raise
@@ -137,10 +146,16 @@ def check(found: Trace, fun: Callable[..., Any], t: Tensor, y0: Any, args: tuple
     Untraceable
         Where they differ.
     """
+    with torch.inference_mode(False):
+        _compare(found, fun, t, y0, args, by_row)
+
+
+def _compare(found: Trace, fun: Callable[..., Any], t: Tensor, y0: Any, args: tuple[Any, ...], by_row: bool) -> None:
+    args = pytree.tree_map(lambda x: x.clone() if isinstance(x, Tensor) and x.is_inference() else x, args)
     layout, y = layout_of(y0, by_row=by_row)
     generator = torch.Generator().manual_seed(0)
-    y = y.detach() + 0.1 * torch.randn(y.shape, dtype=y.dtype, generator=generator)
-    t = t.detach().to(y.dtype).reshape(-1) + 0.1 * torch.rand(
+    y = y.detach().clone() + 0.1 * torch.randn(y.shape, dtype=y.dtype, generator=generator)
+    t = t.detach().clone().to(y.dtype).reshape(-1) + 0.1 * torch.rand(
         len(y) if by_row else 1, dtype=y.dtype, generator=generator
     )
     t = t.reshape(-1, *_time_shape(layout)) if by_row else t.reshape(())
@@ -201,7 +216,7 @@ def _traced(
 def _called(fun: Callable[..., Any], t: Tensor, y: Tensor, layout: Layout, args: tuple[Any, ...]) -> Tensor:
     """What the field returns for a packed state, packed."""
     try:
-        with torch.inference_mode(False), torch.enable_grad():
+        with torch.enable_grad():
             return layout.pack(fun(t, layout.unpack(y), *args))
     except Untraceable:
         raise

@@ -231,7 +231,7 @@ HOSTILE = {
 }
 
 
-@every
+@settings(every, max_examples=35)
 @given(
     st.sampled_from(list(HOSTILE)),
     st.sampled_from(ADAPTIVE),

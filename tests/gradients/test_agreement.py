@@ -142,14 +142,15 @@ CASES = [
 def test_gradient_methods_agree(gradient, family, batching, direction, form):
     case = (family, batching, direction, form)
     why = ""
+    sizes = dict.fromkeys(("rtol", "atol"), 1e-4 if gradient in CONTINUOUS else 1e-2)
     try:
-        loose = gradients(gradient, *case, rtol=1e-4, atol=1e-4)
+        loose = gradients(gradient, *case, **sizes)
     except ValueError as error:
         why = str(error)
     if why:
         assert re.search(r"choose|solve under|instead", why), f"says what to do instead: {why}"
     elif gradient not in CONTINUOUS:
-        assert distance(loose, direct(*case, gradient, rtol=1e-4, atol=1e-4)) < 1e-10
+        assert distance(loose, direct(*case, gradient, **sizes)) < 1e-10  # however coarse
     elif "step_size" in family.options:
         coarse, fine = (
             distance(gradients(gradient, *case, step_size=h), direct(*case, step_size=h)) for h in (0.1, 0.025)

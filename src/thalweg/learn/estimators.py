@@ -505,8 +505,8 @@ class NeuralODERegressor(RegressorMixin, _Estimator):
     >>> import numpy as np
     >>> from thalweg import NeuralODERegressor
     >>> X = np.linspace(-2, 2, 200)[:, None]
-    >>> y = np.sin(3 * X[:, 0])
-    >>> NeuralODERegressor(max_epochs=150, random_state=0).fit(X, y).score(X, y) > 0.95
+    >>> y = np.sin(2 * X[:, 0])
+    >>> NeuralODERegressor(random_state=0).fit(X, y).score(X, y) > 0.95
     True
     """
 

@@ -33,12 +33,13 @@ from .core.sparsity import Sparsity
 from .core.state import Layout, layout_of
 from .core.status import SolveError, Status
 from .core.step import Step, Stepper, TriedStep
-from .engine.backend import Native, Unsuitable
+from .engine.backend import Native, Unsuitable, keep, kept
 from .engine.backend import chosen as chosen_engine
 from .external.integrate import ExternalStepper, either
 from .external.methods import External, get_external
-from .gradients import GRADIENTS, Adjoint, Continuous, GradientMethod, GradientName, Request, Reversible
+from .gradients import GRADIENTS, Adjoint, Checkpointed, Continuous, GradientMethod, GradientName, Request, Reversible
 from .gradients.back import BackState, WayBack
+from .gradients.base import Integrate
 from .gradients.segments import solve_with_events
 from .gradients.transforms import refuse_vmap, transformed
 from .loop.batching import Batching, Joint, PerSample
@@ -48,7 +49,7 @@ from .methods.tableau import RungeKutta
 from .output.events import Event, Found, as_events
 from .output.progress import SolveProgress
 from .steppers.choose import stepper_for
-from .stepsize.controllers import CONTROLLERS, Controller, Fixed
+from .stepsize.controllers import CONTROLLERS, PID, Controller, Fixed
 from .stepsize.stops import Stops
 
 
@@ -211,6 +212,18 @@ def solve_ivp(
     >>> round(rate.grad.item(), 6)
     -0.367879
     """
+    usual = not (
+        dense_output or shrink or progress or jac is not None or jac_sparsity is not None or events is not None
+        or norm is not None or callback is not None or t_eval is not None or step_ts != () or jump_ts != ()
+    )  # fmt: skip
+    key = None
+    if usual and backend != "eager":
+        key = _key(
+            y0, t_span, method, rtol, atol, step_size, first_step, max_step, min_step, max_steps, controller, batching,
+            gradient,
+        )  # fmt: skip
+        if key is not None and (again := kept(key, fun, y0, args, by_row=batching == "per_sample")) is not None:
+            return _solved_again(again, t_span, y0, args, on_failure)
     by_row = one_of("batching", batching, ("joint", "per_sample")) == "per_sample"
     one_of("on_failure", on_failure, ("raise", "return"))
     one_of("backend", backend, ("auto", "eager", "native"))
@@ -292,9 +305,11 @@ def solve_ivp(
         parts = (blotted(evented.ys, padding), t0, evented.t_end, times, stats, layout.unpack, packed, on_failure)
         return _solution(problem, evented.result, *parts, evented.found)
     request = Request(problem, packed, graph_times if timed else None, stats, backward)
-    engine = None if backend == "eager" else _engine(chosen, maker, request, insist=backend == "native")
+    engine = None if backend == "eager" else _engine(chosen, maker, request, run, insist=backend == "native")
     with bar or nullcontext():
         ys, result = (maker if engine is None else engine).run(run, request)
+    if engine is not None and key is not None:
+        keep(key, engine)
     found, ys = None if events is None else (), blotted(ys, padding)
     return _solution(problem, result, ys, t0, t1, times, stats, layout.unpack, packed, on_failure, found)
 
@@ -484,19 +499,50 @@ def _solution(
         shown = [part.shown() for part in found]
         sol.t_events, sol.y_events = [t for t, _ in shown], [unpack(y) for _, y in shown]
     failed = not bool(sol.success.all()) if isinstance(sol.success, Tensor) else not sol.success
-    if failed and on_failure == "raise":
-        reached = result.t if not isinstance(result.t, Tensor) else None
-        where = "" if reached is None else f" at t = {reached:g}"
-        raise SolveError(f"the solve failed{where}: {sol.message} (on_failure='return' keeps what was computed)", sol)
+    if failed:
+        _raise_where_asked(sol, result.t if not isinstance(result.t, Tensor) else None, on_failure)
     return sol
 
 
-def _engine(method: Method | External, gradient: GradientMethod, request: Request, *, insist: bool) -> Native | None:
+def _raise_where_asked(sol: Solution, reached: float | None, on_failure: str) -> None:
+    """An error for a solve that failed, unless a person wants to have it as it is."""
+    if on_failure == "raise":
+        where = "" if reached is None else f" at t = {reached:g}"
+        raise SolveError(f"the solve failed{where}: {sol.message} (on_failure='return' keeps what was computed)", sol)
+
+
+def _key(y0: Any, t_span: Any, method: Any, rtol: Any, atol: Any, *options: Any) -> Any:
+    """What tells solves apart whose ways are the same, where it is made of plain values; None where it is not."""
+    plain = (
+        type(y0) in (Tensor, torch.nn.Parameter)
+        and type(t_span) is tuple
+        and len(t_span) == 2
+        and type(rtol) is type(atol) is float
+        and all(type(x) in (float, int, str, bool, type(None), PID, Checkpointed) for x in (method, *t_span, *options))
+    )
+    return (y0.shape, y0.dtype, y0.device, t_span, method, rtol, atol, *options) if plain else None
+
+
+def _solved_again(engine: Native, t_span: Any, y0: Tensor, args: Any, on_failure: str) -> Solution:
+    """A solve whose way is known."""
+    args = args if isinstance(args, tuple) else (args,)
+    stats = Stats(backend="native")
+    ys, call = engine.call(y0, args, None, stats)
+    status = call.status if isinstance(call.status, Tensor) else Status(call.status)
+    sol = Solution(ts=engine.solve.times.clone(), ys=ys, status=status, stats=stats)
+    if not call.succeeded:
+        _raise_where_asked(sol, None if isinstance(status, Tensor) else float(call.ends[0, 0]), on_failure)
+    return sol
+
+
+def _engine(
+    method: Method | External, gradient: GradientMethod, request: Request, run: Integrate, *, insist: bool
+) -> Native | None:
     """The native engine, where it takes the solve; None otherwise, unless a person insists on it."""
     try:
         if isinstance(method, External):
             raise Unsuitable(f"the steps of method {method.name!r} are those of another library")
-        found = chosen_engine(request.problem, method, gradient, request)
+        found = chosen_engine(method, gradient, request, run)
     except Unsuitable as reason:
         if insist:
             raise ValueError(f"backend='native' cannot take this solve: {reason}; leave out backend") from None

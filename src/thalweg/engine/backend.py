@@ -8,17 +8,21 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, cast
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from ..core.arithmetic import most
 from ..core.field import Field
+from ..core.solution import Stats
 from ..core.state import Layout
 from ..gradients import Checkpointed, GradientMethod
 from ..gradients.base import Integrate, Request
 from ..gradients.direct import Direct
 from ..gradients.higher import Recipe, gradients_of, in_graph
+from ..gradients.transforms import transformed
 from ..loop.integrate import GraphTimes, Problem, Result
 from ..methods import Method
 from ..methods.tableau import Tableau
@@ -26,7 +30,7 @@ from ..output.saving import EndSaver
 from ..stepsize.controllers import PID, Fixed
 from . import native
 from .builder import Untraceable
-from .cache import cached_trace
+from .cache import cached_trace, valid_trace
 from .program import Program
 from .reference import evaluate
 from .trace import Trace
@@ -36,9 +40,9 @@ class Unsuitable(ValueError):
     """A solve that the native engine does not take, and why."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Native:
-    """The native engine, ready to take a solve.
+    """The native engine, ready to take solves of one field from states of one shape.
 
     Attributes
     ----------
@@ -46,37 +50,76 @@ class Native:
         The field.
     solve : native.Solve
         How it is carried.
+    problem : Problem
+        The same for the eager loop, which makes derivatives of gradients; of its state the shape alone counts.
+    integrate : callable
+        That loop.
     """
 
     trace: Trace
     solve: native.Solve
+    problem: Problem
+    integrate: Integrate
 
     def run(self, integrate: Integrate, request: Request) -> tuple[Tensor, Result]:
-        """The outputs (T, *y0.shape), as part of the graph where that is wanted, and what the loop would report.
+        """The outputs (T, *y0.shape), as part of the graph where that is wanted, and what the loop would report."""
+        stats, y0 = request.stats, request.problem.y0
+        ys, call = self.call(request.y0, request.field.args, request.times, stats)
+        t, h = (x if self.problem.batching.by_row else x[0].item() for x in call.ends)
+        end = ys.detach()[-1] if len(ys) else y0
+        return ys, Result(
+            ys.detach(), call.status, stats.n_steps, stats.n_accepted, stats.nfev, EndSaver(y0), None, t, h, end
+        )
 
-        `integrate` is the eager loop, for derivatives of the gradient.
-        """
-        y0, args = request.y0, request.field.args
-        leaves = pytree.tree_leaves(args)
+    def call(self, y0: Tensor, args: Any, times: GraphTimes | None, stats: Stats) -> tuple[Tensor, Call]:
+        """The outputs, and what is known of the solve."""
         samples = y0.shape[0] if self.trace.rows else 1
-        own = [leaves[i].reshape(samples, -1).to(y0.dtype).contiguous() for i in self.trace.batched]
+        own: list[Tensor] = []
+        if self.trace.batched:
+            leaves = pytree.tree_leaves(args)
+            own = [leaves[i].reshape(samples, -1).contiguous() for i in self.trace.batched]
         shared = self.trace.shared(args)
-        times = request.times
-        three = (None, None, None) if times is None else (times.t0, times.t1, times.t_eval)
-        call = _Call(self, integrate, request, len(own))
-        ys = cast(Tensor, _Function.apply(call, y0, *three, *own, *shared))
-        assert call.result is not None
-        return ys, call.result
+        call = Call(self, samples, len(own), stats)
+        if torch.is_grad_enabled() and (times is not None or any(x.requires_grad for x in (y0, *own, *shared))):
+            three = (None, None, None) if times is None else (times.t0, times.t1, times.t_eval)
+            return cast(Tensor, _Function.apply(call, y0, *three, *own, *shared)), call
+        return call.forward(y0, (*own, *shared), record=False), call
 
 
-def chosen(problem: Problem, method: Method, gradient: GradientMethod, request: Request) -> Native:
-    """The native engine for a solve.
+_PLANS: WeakKeyDictionary[Trace, dict[Any, Native]] = WeakKeyDictionary()
+_KEPT = 32
+"""The most ways to solve that are kept for one trace."""
+
+
+def keep(key: Any, found: Native) -> None:
+    """Keep what was chosen for a solve, to be had again by its key."""
+    plans = _PLANS.setdefault(found.trace, {})
+    if len(plans) >= _KEPT:
+        plans.clear()
+    plans[key] = found
+
+
+def kept(key: Any, fun: Callable[..., Any], y0: Tensor, args: tuple[Any, ...], *, by_row: bool) -> Native | None:
+    """What was chosen for a solve that is alike in all but the numbers in its state and arguments; None if nothing.
+
+    The field is looked at anew: where something that it reads has changed, so has its trace, and nothing is kept.
+    """
+    if transformed():
+        return None
+    trace = valid_trace(fun, y0, args if isinstance(args, tuple) else (args,), by_row=by_row)
+    plans = None if trace is None else _PLANS.get(trace)
+    return None if plans is None else plans.get(key)
+
+
+def chosen(method: Method, gradient: GradientMethod, request: Request, integrate: Integrate) -> Native:
+    """The native engine for a solve; `integrate` is the eager loop.
 
     Raises
     ------
     Unsuitable
         Where it does not take that, in a sentence that says why.
     """
+    problem = request.problem
     reason = _unsuitable(problem, method)
     if reason is not None:
         raise Unsuitable(reason)
@@ -93,7 +136,7 @@ def chosen(problem: Problem, method: Method, gradient: GradientMethod, request: 
     if isinstance(gradient, Checkpointed) and gradient.checkpoints is not None:
         raise Unsuitable("the engine stores each accepted step, and knows no checkpoints=")
     limit = gradient.memory_limit if isinstance(gradient, Checkpointed) else 0
-    return Native(trace, _solve(problem, method, trace, samples, limit))
+    return Native(trace, _solve(problem, method, trace, samples, limit), problem, integrate)
 
 
 def _unsuitable(problem: Problem, method: Method) -> str | None:
@@ -153,7 +196,7 @@ def _solve(problem: Problem, method: Method, trace: Trace, samples: int, memory_
     assert isinstance(data, Tableau)
     assert isinstance(controller, PID | Fixed)
     return native.Solve(
-        native.compiled(trace.program),
+        _compiled(trace),
         native.method(data),
         native.control(
             controller,
@@ -170,6 +213,17 @@ def _solve(problem: Problem, method: Method, trace: Trace, samples: int, memory_
     )
 
 
+_PROGRAMS: WeakKeyDictionary[Trace, Any] = WeakKeyDictionary()
+
+
+def _compiled(trace: Trace) -> Any:
+    """The program of a trace as the engine holds it, made once."""
+    found = _PROGRAMS.get(trace)
+    if found is None:
+        found = _PROGRAMS[trace] = native.compiled(trace.program)
+    return found
+
+
 def _of_entries(tolerance: float | Tensor, y0: Tensor, rows: bool) -> Tensor:
     """A tolerance, one for all entries of a sample's state or for each."""
     if not isinstance(tolerance, Tensor) or tolerance.ndim == 0:
@@ -181,40 +235,45 @@ def _of_entries(tolerance: float | Tensor, y0: Tensor, rows: bool) -> Tensor:
     return tolerance[0].reshape(-1).contiguous()
 
 
-class _Call:
-    """A solve by the engine that is under way, for its way back."""
+class Call:
+    """One solve by the engine, and its way back.
 
-    def __init__(self, backend: Native, integrate: Integrate, request: Request, own: int) -> None:
-        self.backend, self.integrate, self.request, self.own = backend, integrate, request, own
-        self.result: Result | None = None
+    Attributes
+    ----------
+    status : int or Tensor (B,)
+    succeeded : bool
+        Whether every sample came to its end.
+    ends : Tensor (2, samples)
+        The times reached and the sizes of the next steps.
+    """
+
+    status: Any
+    succeeded: bool
+    ends: Tensor
+
+    def __init__(self, backend: Native, samples: int, own: int, stats: Stats) -> None:
+        self.backend, self.samples, self.own, self.stats = backend, samples, own, stats
         self.recording: Any = None
         self.held: tuple[Tensor, ...] = ()  # what the recording points to
 
-    @property
-    def samples(self) -> int:
-        """How many rows the engine sees."""
-        return self.request.y0.shape[0] if self.backend.trace.rows else 1
-
     def forward(self, y0: Tensor, tensors: Sequence[Tensor], *, record: bool) -> Tensor:
         """Solve."""
-        problem, samples = self.request.problem, self.samples
-        flat = y0.detach().reshape(samples, -1).contiguous()
-        tensors = [x.detach() for x in tensors]
-        solve = self.backend.solve
-        ys, counts, ends, self.recording = solve.run(flat, tensors[: self.own], tensors[self.own :], record=record)
+        flat = y0.detach().reshape(self.samples, -1).contiguous()
+        ys, counts, self.ends, self.recording, self.succeeded = self.backend.solve.run(
+            flat, tensors[: self.own], tensors[self.own :], record=record
+        )
         if record:
-            self.held = (flat, *tensors)
-        ys = ys.view(ys.shape[0], *y0.shape)
-        status, n_steps, n_accepted, nfev = counts
-        t, h = ends
-        if not problem.batching.by_row and bool(status.any()):  # one sample that fails fails all
-            status[:] = status.amax()
-            if problem.t_eval is None:
-                ys[-1].fill_(torch.nan)
-        whole: Callable[[Tensor], Any] = (lambda x: x) if problem.batching.by_row else (lambda x: x[0].item())
-        self.result = Result(
-            ys, *map(whole, (status, n_steps, n_accepted, nfev)), EndSaver(problem.y0), None, whole(t), whole(h), ys[-1]
-        )  # fmt: skip
+            self.held = (flat, *(x.detach() for x in tensors))
+        if y0.ndim != 2 or not self.backend.trace.rows:
+            ys = ys.view(ys.shape[0], *y0.shape)
+        stats = self.stats
+        if self.backend.problem.batching.by_row:
+            self.status, stats.n_steps, stats.n_accepted, stats.nfev = counts.unbind()
+            return ys
+        self.status = int(counts[0].amax())  # one sample that fails fails all
+        _, stats.n_steps, stats.n_accepted, stats.nfev = counts[:, 0].tolist()
+        if not self.succeeded and self.backend.solve.t_eval is None:
+            ys[-1].fill_(torch.nan)
         return ys
 
     def backward(self, cotangent: Tensor, needed: Sequence[bool], sources: Sequence[Tensor | None]) -> list[Any]:
@@ -234,7 +293,7 @@ class _Call:
         flat = cotangent.reshape(outputs, samples, -1).contiguous()
         own, shared = to_tensors[: self.own], to_tensors[self.own :]
         evaluations = native.pull_back(self.recording, flat, to_y0, *to_times, own, shared)
-        self.request.stats.nfev_backward += evaluations
+        self.stats.nfev_backward += evaluations
         found: list[Tensor | None] = [None if to_y0 is None or y0 is None else to_y0.view(y0.shape)]
         for gradient, like in zip(to_times, (t0, t1, t_eval), strict=True):
             found.append(None if gradient is None or like is None else gradient.sum_to_size(like.shape).to(like.dtype))
@@ -261,17 +320,14 @@ class _Call:
     def _solved_from(self, sources: Sequence[Tensor | None]) -> Tensor:
         """The outputs by the eager loop from those in place of the sources, with the program as its field."""
         y0, t0, t1, t_eval, *tensors = sources
-        request = self.request
         assert y0 is not None
         times = None if t0 is None or t1 is None else GraphTimes(t0, t1, t_eval)
+        problem = self.backend.problem
         fun = _program_field(self.backend.trace.program, self.samples, self.own)
-        layout = Layout(None, (y0.shape,), request.problem.batching.by_row)
-        field = Field(fun, tuple(tensors), layout, y0)
-        ys, again = Direct().run(
-            self.integrate, Request(replace(request.problem, field=field), y0, times, request.stats)
-        )
-        nfev = again.nfev
-        request.stats.nfev_backward += int(nfev.max()) if isinstance(nfev, Tensor) else int(nfev)
+        field = Field(fun, tuple(tensors), Layout(None, (y0.shape,), problem.batching.by_row), y0)
+        problem = replace(problem, field=field, y0=y0.detach())
+        ys, again = Direct().run(self.backend.integrate, Request(problem, y0, times, self.stats))
+        self.stats.nfev_backward += most(again.nfev)
         return ys
 
 
@@ -287,19 +343,13 @@ def _program_field(program: Program, samples: int, own: int) -> Callable[..., Te
 
 
 class _Function(torch.autograd.Function):
-    """How PyTorch sees a `_Call`."""
+    """How PyTorch sees a `Call`."""
 
     @staticmethod
-    def forward(ctx: Any, call: _Call, y0: Tensor, *sources: Tensor | None) -> Tensor:
-        record = any(ctx.needs_input_grad)
-        ys = call.forward(y0, [x for x in sources[3:] if x is not None], record=record)
-        if record:
-            ctx.call = call
-            ctx.save_for_backward(y0, *sources)  # so that a change in place before the backward pass is an error
-            assert call.result is not None
-            # without the graph: what the call holds must not lead back to this node
-            call.result = replace(call.result, ys=ys.detach(), y=ys[-1].detach())
-        return ys
+    def forward(ctx: Any, call: Call, y0: Tensor, *sources: Tensor | None) -> Tensor:
+        ctx.call = call
+        ctx.save_for_backward(y0, *sources)  # so that a change in place before the backward pass is an error
+        return call.forward(y0, [x for x in sources[3:] if x is not None], record=True)
 
     @staticmethod
     def backward(ctx: Any, cotangent: Tensor) -> tuple[Any, ...]:

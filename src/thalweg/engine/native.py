@@ -119,8 +119,8 @@ class Solve:
 
     def run(
         self, y0: Tensor, own: Sequence[Tensor], shared: Sequence[Tensor], *, record: bool
-    ) -> tuple[Tensor, Tensor, Tensor, Any]:
-        """The outputs (T, B, D), the counts (4, B), the ends (2, B), and what the way back needs.
+    ) -> tuple[Tensor, Tensor, Tensor, Any, bool]:
+        """The outputs (T, B, D), counts (4, B), ends (2, B), what the way back needs, and whether all samples succeed.
 
         Counts are the status, steps tried, steps kept, and evaluations; ends are the time reached and the next size.
         """
@@ -133,7 +133,7 @@ class Solve:
         ys = torch.empty((outputs, batch, dimension), dtype=y0.dtype)
         counts = torch.empty((4, batch), dtype=torch.int64)
         ends = torch.empty((2, batch), dtype=torch.float64)
-        recording = _native.solve(
+        recording, succeeded = _native.solve(
             y0.dtype == torch.float64,
             self.program,
             self.method,
@@ -159,7 +159,7 @@ class Solve:
             self.memory_limit,
             record,
         )
-        return ys, counts, ends, recording
+        return ys, counts, ends, recording, succeeded
 
 
 def pull_back(

@@ -1,6 +1,7 @@
 // The extension module thalweg.engine._native: it chooses the set of instructions and hands pointers on.
 
 #include <nanobind/nanobind.h>
+#include <nanobind/stl/pair.h>
 #include <nanobind/stl/shared_ptr.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/unique_ptr.h>
@@ -218,7 +219,8 @@ NB_MODULE(_native, m) {
                     std::uintptr_t t_eval, std::int64_t outputs, std::ptrdiff_t output_step, std::ptrdiff_t sample_step,
                     const Addresses& own, const Addresses& shared, std::uintptr_t rtol, int rtol_step,
                     std::uintptr_t atol, int atol_step, int threads, std::uintptr_t ys, std::uintptr_t counts,
-                    std::uintptr_t ends, std::int64_t memory_limit, bool record) -> std::unique_ptr<Recording> {
+                    std::uintptr_t ends, std::int64_t memory_limit,
+                    bool record) -> std::pair<std::unique_ptr<Recording>, bool> {
     const nb::gil_scoped_release release;
     auto recording = std::make_unique<Recording>();
     const auto go = [&]<class T>(auto solve, std::unique_ptr<Tape<T>>& tape) {
@@ -230,7 +232,10 @@ NB_MODULE(_native, m) {
       go(chosen().solve_double, recording->wide);
     else
       go(chosen().solve_float, recording->single);
-    return record ? std::move(recording) : nullptr;
+    const auto* status = pointer<const std::int64_t*>(counts);
+    bool succeeded = true;
+    for (std::int64_t i = 0; i < batch; ++i) succeeded &= status[i] == 0;
+    return {record ? std::move(recording) : nullptr, succeeded};
   });
 
   m.def("pull_back", [](Recording& recording, std::uintptr_t cotangent, std::uintptr_t y0, std::uintptr_t t0,

@@ -11,3 +11,102 @@ def unary(name: str, isa: str, dtype: str, input: int, output: int, n: int) -> N
 
 def pow(isa: str, dtype: str, base: int, exponent: int, output: int, n: int) -> None:
     """The powers of `n` numbers."""
+
+class Program:
+    """A program, checked and laid out."""
+
+    def __init__(
+        self, inputs: list[int], shared: list[int], code: list[int], scalars: list[float], output: list[int]
+    ) -> None: ...
+    @property
+    def saved(self) -> int:
+        """The rows that an evaluation leaves for its derivative."""
+    @property
+    def scratch(self) -> int:
+        """The rows that an evaluation works with."""
+
+class Method:
+    """An explicit Runge–Kutta method."""
+
+    def __init__(
+        self,
+        stages: int,
+        fsal: bool,
+        error_order: float,
+        c: list[float],
+        a: list[list[float]],
+        b: list[float],
+        b_error: list[float],
+        b_coarse: list[float],
+        interpolant: list[list[float]],
+    ) -> None: ...
+
+class Control:
+    """How steps are chosen."""
+
+    def __init__(
+        self,
+        adaptive: bool,
+        joint: bool,
+        p: float,
+        i: float,
+        d: float,
+        safety: float,
+        least: float,
+        most: float,
+        first_step: float,
+        max_step: float,
+        min_step: float,
+        max_steps: int,
+    ) -> None: ...
+
+class Recording:
+    """What the way back of a solve needs."""
+
+    def bytes(self) -> int:
+        """The memory that it holds."""
+
+def operations() -> list[str]:
+    """The names of all operations, in the order of their codes."""
+
+def solve(
+    wide: bool,
+    program: Program,
+    method: Method,
+    control: Control,
+    batch: int,
+    y0: int,
+    times: int,
+    time_step: int,
+    t_eval: int,
+    outputs: int,
+    output_step: int,
+    sample_step: int,
+    own: list[int],
+    shared: list[int],
+    rtol: int,
+    rtol_step: int,
+    atol: int,
+    atol_step: int,
+    threads: int,
+    ys: int,
+    counts: int,
+    ends: int,
+    memory_limit: int,
+    record: bool,
+    /,
+) -> tuple[Recording | None, bool]:
+    """Solve; pointers are addresses. What the way back needs, and whether all samples succeed."""
+
+def pull_back(
+    recording: Recording,
+    cotangent: int,
+    y0: int,
+    t0: int,
+    t1: int,
+    t_eval: int,
+    own: list[int],
+    shared: list[int],
+    /,
+) -> int:
+    """Adds gradients to what is at the addresses; the evaluations that it took."""

@@ -99,7 +99,7 @@ def keep(key: Any, found: Native) -> None:
     plans[key] = found
 
 
-def kept(key: Any, fun: Callable[..., Any], y0: Tensor, args: tuple[Any, ...], *, by_row: bool) -> Native | None:
+def kept(key: Any, fun: Any, y0: Tensor, args: tuple[Any, ...], *, by_row: bool) -> Native | None:
     """What was chosen for a solve that is alike in all but the numbers in its state and arguments; None if nothing.
 
     The field is looked at anew: where something that it reads has changed, so has its trace, and nothing is kept.
@@ -188,7 +188,7 @@ def _solve(problem: Problem, method: Method, trace: Trace, samples: int, memory_
     first = problem.first_step
     if isinstance(first, Tensor):
         first = float(first[0])
-    tolerances = [_of_entries(x, y0, trace.rows) for x in (problem.tolerance.rtol, problem.tolerance.atol)]
+    rtol, atol = (_of_entries(x, y0, trace.rows) for x in (problem.tolerance.rtol, problem.tolerance.atol))
     t_eval = problem.t_eval
     if t_eval is not None and by_row and t_eval.stride(1) == 0:
         t_eval = t_eval[:, 0]
@@ -208,7 +208,8 @@ def _solve(problem: Problem, method: Method, trace: Trace, samples: int, memory_
         ),
         torch.stack(ends),
         None if t_eval is None else t_eval.to(torch.float64).contiguous(),
-        *tolerances,
+        rtol,
+        atol,
         memory_limit,
     )
 

@@ -75,7 +75,8 @@ def valid_trace(fun: Callable[..., Any], y0: Any, args: tuple[Any, ...], *, by_r
     owner, key = _owner(fun)
     if not _told_apart(owner):
         return None
-    entry = _ENTRIES.get(owner, {}).get(_whole_key(key, y0, args, by_row))
+    entries = _ENTRIES.get(owner)
+    entry = None if entries is None else entries.get(_whole_key(key, y0, args, by_row))
     if entry is None or isinstance(entry.found, str) or not entry.valid():
         return None
     return entry.found if entry.compared.get(_rows(y0, by_row), "") is None else None

@@ -180,12 +180,13 @@ def pull_back(
     def address(x: Tensor | None) -> int:
         return 0 if x is None else x.data_ptr()
 
-    return int(
-        _native.pull_back(
-            recording,
-            cotangent.data_ptr(),
-            *map(address, (y0, t0, t1, t_eval)),
-            [address(x) for x in own],
-            [address(x) for x in shared],
-        )
+    return _native.pull_back(
+        recording,
+        cotangent.data_ptr(),
+        address(y0),
+        address(t0),
+        address(t1),
+        address(t_eval),
+        [address(x) for x in own],
+        [address(x) for x in shared],
     )

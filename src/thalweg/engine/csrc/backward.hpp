@@ -9,6 +9,25 @@
 
 namespace thalweg::THALWEG_ISA {
 
+// How the products of a weight's gradient are summed up: lane by lane where it is small, otherwise as rows by columns, or
+// as columns by rows where there are fewer rows.
+enum class Form { lanes, straight, turned };
+
+template <class T>
+Form form_of(int rows, int columns) {
+  if (static_cast<std::size_t>(rows) * columns * lanes<T> * sizeof(T) <= std::size_t(1) << 14) return Form::lanes;
+  return columns <= rows ? Form::straight : Form::turned;
+}
+
+template <class T>
+std::size_t room_of(int rows, int columns) {
+  switch (form_of<T>(rows, columns)) {
+    case Form::lanes: return static_cast<std::size_t>(rows) * columns * lanes<T>;
+    case Form::straight: return static_cast<std::size_t>(rows) * padded<T>(columns);
+    default: return static_cast<std::size_t>(columns) * padded<T>(rows);
+  }
+}
+
 // The way back of one thread.
 template <class T>
 class Return {
@@ -57,21 +76,30 @@ public:
     const Program& program = plan_.program;
     for (std::size_t n = 0; n < program.shared.size(); ++n) {
       if (!rows_[n]) continue;
-      for (int e = 0; e < program.shared[n]; ++e) {
-        T sum(0);
-        for (int l = 0; l < L; ++l) sum += rows_[n][static_cast<std::ptrdiff_t>(e) * L + l];
-        back_.shared[n][e] += sum;
-      }
+      for (std::ptrdiff_t e = 0; e < program.shared[n]; ++e) back_.shared[n][e] += sum_of(rows_[n] + e * L);
     }
     for (std::size_t i = 0; i < program.code.size(); ++i) {
       if (!weights_[i]) continue;
       const Instruction& code = program.code[i];
       const std::ptrdiff_t rows = code.index[1], columns = code.index[2];
+      const Form form = form_of<T>(code.index[1], code.index[2]);
       T* to = back_.shared[code.operands[1].number] + code.operands[1].row;
       for (std::ptrdiff_t r = 0; r < rows; ++r)
-        for (std::ptrdiff_t k = 0; k < columns; ++k)
-          to[r * columns + k] += weights_[i][r * padded<T>(code.index[2]) + k];
+        for (std::ptrdiff_t k = 0; k < columns; ++k, ++to) {
+          if (form == Form::straight)
+            *to += weights_[i][r * padded<T>(code.index[2]) + k];
+          else if (form == Form::turned)
+            *to += weights_[i][k * padded<T>(code.index[1]) + r];
+          else
+            *to += sum_of(weights_[i] + (r * columns + k) * L);
+        }
     }
+  }
+
+  static T sum_of(const T* row) {
+    T sum(0);
+    for (int l = 0; l < L; ++l) sum += row[l];
+    return sum;
   }
 
   // Of the field, each of a whole tile.
@@ -114,7 +142,7 @@ private:
           if (!x.shared || !back_.shared[x.number]) continue;
           if (code.op == Op::linear && n == 1) {
             weights_[i] = at;
-            at += static_cast<std::size_t>(code.index[1]) * padded<T>(code.index[2]);
+            at += room_of<T>(code.index[1], code.index[2]);
             if (static_cast<std::size_t>(code.index[0]) > depth) depth = code.index[0];
           } else if (!rows_[x.number]) {
             rows_[x.number] = at;
@@ -352,7 +380,15 @@ private:
           right_[pairs++] = right + static_cast<std::ptrdiff_t>(p) * columns * L;
         }
       }
-      outer(left_.data(), right_.data(), pairs, rows, columns, weights_[n], panel_.data());
+      switch (form_of<T>(rows, columns)) {
+        case Form::lanes: outer_lanes(left_.data(), right_.data(), pairs, rows, columns, weights_[n]); break;
+        case Form::straight:
+          outer(left_.data(), right_.data(), pairs, rows, columns, weights_[n], panel_.data());
+          break;
+        case Form::turned:
+          outer(right_.data(), left_.data(), pairs, columns, rows, weights_[n], panel_.data());
+          break;
+      }
     }
   }
 

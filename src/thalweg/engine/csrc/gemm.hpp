@@ -5,6 +5,9 @@
 
 #pragma once
 
+#include <cstddef>
+#include <type_traits>
+
 #include "simd.hpp"
 
 namespace thalweg::THALWEG_ISA {
@@ -176,6 +179,45 @@ void outer(const T* const* left, const T* const* right, int pairs, int rows, int
       });
       first += count;
     }
+  }
+}
+
+template <class T, int Rows>
+void outer_lanes_panel(const T* const* left, const T* const* right, int pairs, int first, int columns, T* out) {
+  constexpr int L = lanes<T>, W = Vec<T>::lanes;
+  for (int k = 0; k < columns; ++k) {
+    T* const to = out + (static_cast<std::ptrdiff_t>(first) * columns + k) * L;
+    Vec<T> sum[Rows][row_registers];
+#pragma GCC unroll 16
+    for (int r = 0; r < Rows; ++r)
+#pragma GCC unroll 2
+      for (int j = 0; j < row_registers; ++j) sum[r][j] = Vec<T>::load(to + static_cast<std::ptrdiff_t>(r) * columns * L + j * W);
+    for (int p = 0; p < pairs; ++p) {
+      const T* const l = left[p] + first * L;
+      const T* const x = right[p] + k * L;
+#pragma GCC unroll 2
+      for (int j = 0; j < row_registers; ++j) {
+        const Vec<T> b = Vec<T>::load(x + j * W);
+#pragma GCC unroll 16
+        for (int r = 0; r < Rows; ++r) sum[r][j] += Vec<T>::load(l + r * L + j * W) * b;
+      }
+    }
+#pragma GCC unroll 16
+    for (int r = 0; r < Rows; ++r)
+#pragma GCC unroll 2
+      for (int j = 0; j < row_registers; ++j) sum[r][j].store(to + static_cast<std::ptrdiff_t>(r) * columns * L + j * W);
+  }
+}
+
+// The same lane by lane: out: (R, K, lanes), to be summed over lanes once, at the end. For small matrices, to turn whose
+// rows would cost more than the products.
+template <class T>
+void outer_lanes(const T* const* left, const T* const* right, int pairs, int rows, int columns, T* out) {
+  const Panels panels(rows);
+  for (int p = 0, first = 0; p < panels.count; ++p) {
+    const int count = panels.rows(p);
+    with_rows(count, [&](auto n) { outer_lanes_panel<T, decltype(n)::value>(left, right, pairs, first, columns, out); });
+    first += count;
   }
 }
 

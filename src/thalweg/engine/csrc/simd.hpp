@@ -90,7 +90,7 @@ struct Vec {
 
   Vec() = default;
   THALWEG_INLINE Vec(Floats raw) : v(raw) {}
-  THALWEG_INLINE Vec(T x) : v(Floats{} + x) {}
+  THALWEG_INLINE Vec(T x) : v(x - Floats{}) {}  // not Floats{} + x, which is 0 where x is -0, and hence an addition
 
   THALWEG_INLINE static Vec load(const T* p) {
     Vec r;

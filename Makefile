@@ -8,7 +8,7 @@ TEST_FLAGS ?= -n 2
 SHELL := /bin/bash
 ENGINE := CMakeLists.txt $(shell find src/thalweg/engine/csrc -name '*.[ch]pp')
 
-.PHONY: setup demo test check format bench precision clean
+.PHONY: setup demo test check format bench precision sanitize clean
 
 setup: .venv/.ready
 
@@ -43,5 +43,11 @@ bench: setup  ## beside the peers, in an environment of their own
 precision: setup  ## error against cost beside SciPy, torchdiffeq and diffrax, half an hour; ARGS="A3 B1" for some problems
 	$(BIN)/python benchmarks/run.py precision $(ARGS)
 
+sanitize:  ## the engine's C++ under AddressSanitizer and UndefinedBehaviorSanitizer, then ThreadSanitizer; needs CMake
+	@for kind in address thread; do \
+	  cmake -S . -B build/$$kind -DTHALWEG_SANITIZE=$$kind > /dev/null && cmake --build build/$$kind --parallel && \
+	  for test in src/thalweg/engine/csrc/tests/*.cpp; do build/$$kind/$$(basename $$test .cpp) || exit 1; done || exit 1; \
+	done
+
 clean:
-	rm -rf .venv .venv-peers .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	rm -rf .venv .venv-peers build src/thalweg/engine/*.so .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

@@ -7,6 +7,7 @@
 
 #include <cstddef>
 #include <memory>
+#include <vector>
 
 #include "solve.hpp"
 
@@ -45,5 +46,8 @@ namespace avx512 {
 extern const Isa isa;
 }
 #endif
+
+// Those that this machine can run, the widest last.
+std::vector<const Isa*> available();
 
 }  // namespace thalweg

@@ -1,9 +1,10 @@
-// Elementary functions of Vec<T>: within 4 units in the last place of the exact value, and as C's are at zeros, infinities,
-// NaN, where they overflow and among subnormal numbers.
+// Elementary functions of Vec<T>: within 4 units in the last place of the exact value, and as C's are at zeros,
+// infinities, NaN, where they overflow and among subnormal numbers. gelu, gelu_tanh and silu are their formulas, as
+// exact as these where they cancel.
 //
-// Each is written for both types over `Constants<T>`, without branches but for what is rare. Coefficients are minimax fits
-// (Remez), found in 40 digits; each polynomial says what of. Splits of ln 2 and π/2 have zeros at the end of each part
-// but the last, so that its product with a small integer is exact without a fused multiply-add too.
+// Most are written for both types over `Constants<T>`, without branches but for what is rare. Coefficients are minimax
+// fits (Remez), found in 40 digits; each polynomial says what of. Splits of ln 2 and π/2 have zeros at the end of each
+// part but the last, so that its product with a small integer is exact without a fused multiply-add too.
 
 #pragma once
 
@@ -18,12 +19,13 @@ THALWEG_INLINE Vec<T> polynomial_part(const T (&c)[n], const Vec<T> (&powers)[le
     return c[first];
   } else {
     constexpr int level = count > 8 ? 3 : count > 6 ? 2 : count > 2 ? 1 : 0, half = 1 << level;
-    return fma(polynomial_part<first + half, count - half>(c, powers), powers[level], polynomial_part<first, half>(c, powers));
+    return fma(polynomial_part<first + half, count - half>(c, powers), powers[level],
+               polynomial_part<first, half>(c, powers));
   }
 }
 
-// c[0] + c[1] x + c[2] x^2 + …, up to 16 coefficients, by Estrin's scheme: halves at the same time, for a processor that
-// would else wait for each product.
+// c[0] + c[1] x + c[2] x^2 + …, up to 16 coefficients, by Estrin's scheme: halves at the same time, for a processor
+// that would else wait for each product.
 template <class T, class... C>
 THALWEG_INLINE Vec<T> polynomial(Vec<T> x, C... coefficients) {
   const T c[] = {coefficients...};
@@ -50,7 +52,8 @@ struct Constants<float> {
 
   // (e^r - 1 - r) / r^2 for |r| <= ln(2)/2, to 2^-26 of e^r - 1
   THALWEG_INLINE static Vec<float> exp_rest(Vec<float> r) {
-    return polynomial(r, 0.5f, 0.1666654348373413f, 0.04166628047823906f, 0.008366591297090054f, 0.0013946470571681857f);
+    return polynomial(r, 0.5f, 0.1666654348373413f, 0.04166628047823906f, 0.008366591297090054f,
+                      0.0013946470571681857f);
   }
   // (log((1 + s)/(1 - s)) - 2s) / s^3, z = s^2, for |s| <= (√2 - 1)/(√2 + 1), to 2^-30 of the logarithm
   THALWEG_INLINE static Vec<float> log_rest(Vec<float> z) {
@@ -301,8 +304,8 @@ THALWEG_INLINE Vec<double> tanh(Vec<double> x) {
   return with_sign(half / (half + 1.0), x);
 }
 
-// The commonest activation, so with what a float can spare left out: |x| = n ln(2)/2 + r with ln 2 in one part, for where
-// n is above 2 the answer hardly moves, and h from the polynomial of (e^(2r) - 1)/2, to 2^-26.
+// The commonest activation, so with what a float can spare left out: |x| = n ln(2)/2 + r with ln 2 in one part, for
+// where n is above 2 the answer hardly moves, and h from the polynomial of (e^(2r) - 1)/2, to 2^-26.
 THALWEG_INLINE Vec<float> tanh(Vec<float> x) {
   const Vec<float> within = at_most(abs(x), 10.0f);
   const Rounded<float> n(within * 2.885390081777926814f);
@@ -322,19 +325,19 @@ THALWEG_INLINE Vec<T> sigmoid(Vec<T> x) {
 // 1 - e^(-x p(x)), where x p(x) = -log(erfc(x)), to 2^-27 of erf; from 3.93 on the answer is 1.
 THALWEG_INLINE Vec<float> erf(Vec<float> x) {
   const Vec<float> within = at_most(abs(x), 3.93f);
-  const Vec<float> p =
-      polynomial(within, 1.128379225730896f, 0.6366193890571594f, 0.10277783125638962f, -0.019153069704771042f,
-                 -0.00016037779278121889f, 0.0016670044278725982f, -0.0006328223971650004f, 0.00011763687507482246f,
-                 -9.255752047465649e-06f);
+  const Vec<float> rest = polynomial(within, 0.6366193890571594f, 0.10277783125638962f, -0.019153069704771042f,
+                                     -0.00016037779278121889f, 0.0016670044278725982f, -0.0006328223971650004f,
+                                     0.00011763687507482246f, -9.255752047465649e-06f);
+  const Vec<float> p = fma(rest, within, Vec<float>(1.128379225730896f));
   return copysign(half_expm1_within(-(within * p)) * -2.0f, x);
 }
 
-// Below 1, x + x g, where g is a ratio of polynomials in x^2, to 2^-60; beyond, 1 - erfc(|x|), where e^(x^2) erfc(x) is a
-// polynomial in (x - 2.5)/(x + 2.5), to 2^-57 of erf; from 6 on the answer is 1.
+// Below 1, x + x g, where g is a ratio of polynomials in x^2, to 2^-60; beyond, 1 - erfc(|x|), where e^(x^2) erfc(x) is
+// a polynomial in (x - 2.5)/(x + 2.5), to 2^-57 of erf; from 6 on the answer is 1.
 THALWEG_INLINE Vec<double> erf(Vec<double> x) {
   const Vec<double> near = clamp(x, -1.0, 1.0), z = near * near;
-  const Vec<double> p = polynomial(z, 0.12837916709551257, -0.3170061192221779, -0.04832950573091855, -0.008815675923770182,
-                                   -0.0004956146840095816, -2.073259568664416e-05);
+  const Vec<double> p = polynomial(z, 0.12837916709551257, -0.3170061192221779, -0.04832950573091855,
+                                   -0.008815675923770182, -0.0004956146840095816, -2.073259568664416e-05);
   const Vec<double> q = polynomial(z, 1.0, 0.4605129566362984, 0.09381314206959619, 0.010693093578433626,
                                    0.0006924996693531919, 2.081032344177937e-05);
   const Vec<double> size = abs(x), far = clamp(size, 1.0, 6.0);
@@ -449,7 +452,8 @@ inline Vec<T> pow(Vec<T> x, Vec<T> y) {
   const Vec<T> bounded = clamp(y, T(-0x1p70), T(0x1p70));
   Vec<T> r = power_of_size(select(ordinary, size, one), bounded);
   if (!all(ordinary & (x > zero))) [[unlikely]] {
-    r = select((size == zero) | (size == C::infinity), select((size == zero) ^ (y < zero), zero, Vec<T>(C::infinity)), r);
+    const Vec<T> end = select((size == zero) ^ (y < zero), zero, Vec<T>(C::infinity));
+    r = select((size == zero) | (size == C::infinity), end, r);
     const Mask<T> whole = y == round(y), odd = whole & (y * T(0.5) != round(y * T(0.5)));
     r = select((x < zero) & (size < C::infinity) & ~whole, C::nan, r);
     r = select(odd, copysign(r, x), r);

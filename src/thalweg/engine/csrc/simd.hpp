@@ -32,12 +32,14 @@ struct Raw<float> {
   using Integer = std::int32_t;
   typedef float Floats __attribute__((vector_size(register_bytes)));
   typedef std::int32_t Integers __attribute__((vector_size(register_bytes)));
+  typedef std::uint32_t Unsigned __attribute__((vector_size(register_bytes)));
 };
 template <>
 struct Raw<double> {
   using Integer = std::int64_t;
   typedef double Floats __attribute__((vector_size(register_bytes)));
   typedef std::int64_t Integers __attribute__((vector_size(register_bytes)));
+  typedef std::uint64_t Unsigned __attribute__((vector_size(register_bytes)));
 };
 
 template <class T>
@@ -56,6 +58,7 @@ template <class T>
 struct Bits {
   using Integer = typename Raw<T>::Integer;
   using Integers = typename Raw<T>::Integers;
+  using Unsigned = typename Raw<T>::Unsigned;
   Integers v;
 
   Bits() = default;
@@ -65,19 +68,11 @@ struct Bits {
   THALWEG_INLINE Bits operator&(Bits b) const { return v & b.v; }
   THALWEG_INLINE Bits operator|(Bits b) const { return v | b.v; }
   THALWEG_INLINE Bits operator^(Bits b) const { return v ^ b.v; }
-  THALWEG_INLINE Bits operator+(Bits b) const { return v + b.v; }
-  THALWEG_INLINE Bits operator-(Bits b) const { return v - b.v; }
-  THALWEG_INLINE Bits operator<<(int n) const { return v << n; }
-  // Zeros come from the left: processors before AVX-512 have no other shift of 64 bits.
-  THALWEG_INLINE Bits operator>>(int n) const {
-    if constexpr (sizeof(T) == 4) {
-      typedef std::uint32_t Unsigned __attribute__((vector_size(register_bytes)));
-      return Integers((Unsigned)v >> n);
-    } else {
-      typedef std::uint64_t Unsigned __attribute__((vector_size(register_bytes)));
-      return Integers((Unsigned)v >> n);
-    }
-  }
+  // Sums wrap round; on the right, zeros come from the left: processors before AVX-512 have no other shift of 64 bits.
+  THALWEG_INLINE Bits operator+(Bits b) const { return Integers((Unsigned)v + (Unsigned)b.v); }
+  THALWEG_INLINE Bits operator-(Bits b) const { return Integers((Unsigned)v - (Unsigned)b.v); }
+  THALWEG_INLINE Bits operator<<(int n) const { return Integers((Unsigned)v << n); }
+  THALWEG_INLINE Bits operator>>(int n) const { return Integers((Unsigned)v >> n); }
   THALWEG_INLINE Mask<T> operator==(Bits b) const { return {v == b.v}; }
 };
 
@@ -306,7 +301,8 @@ THALWEG_INLINE Vec<T> sqrt(Vec<T> x) {
     return _mm_sqrt_pd(x.v);
 #else
   Vec<T> r;
-  for (std::size_t i = 0; i < Vec<T>::lanes; ++i) r.v[i] = sizeof(T) == 4 ? __builtin_sqrtf(x[i]) : __builtin_sqrt(x[i]);
+  for (std::size_t i = 0; i < Vec<T>::lanes; ++i)
+    r.v[i] = sizeof(T) == 4 ? __builtin_sqrtf(x[i]) : __builtin_sqrt(x[i]);
   return r;
 #endif
 }
@@ -329,10 +325,10 @@ THALWEG_INLINE Vec<T> round(Vec<T> x) {
   else
     return _mm256_round_pd(x.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
 #else
-  // From here on every number is an integer.
-  constexpr T large = sizeof(T) == 4 ? T(4194304.0) : T(2251799813685248.0);
-  const Vec<T> rounded = (x + rounder<T>)-rounder<T>;
-  return select(abs(x) < large, copysign(rounded, x), x);
+  // From here on every number is an integer, and below it a sum with it is rounded to one.
+  constexpr T large = sizeof(T) == 4 ? T(8388608.0) : T(4503599627370496.0);
+  const Vec<T> size = abs(x), rounded = (size + large) - large;
+  return select(size < large, copysign(rounded, x), x);
 #endif
 }
 

@@ -95,7 +95,7 @@ def numbers(dtype, n=4000):
     near_one = 1 + rng.standard_normal(n) * np.exp2(rng.uniform(-info.nmant - 2, 0, n))
     angles = (np.arange(n) * (np.longdouble(np.pi) / 2 + np.longdouble(6.123233995736766e-17))).astype(dtype)
     ends = [0, 1, np.inf, np.nan, info.tiny, info.tiny / 2, info.smallest_subnormal, info.max, most, np.log(info.tiny)]
-    ends += [0.5, 1.5, 2.5, 9.0, 20.0, 3000.0, 1e5, 2.0**22 + 1, 2.0**51 + 1, 2.0**52, 1e30]
+    ends += [0.5, 1.5, 2.5, 9.0, 20.0, 3000.0, 1e5, 2.0**22 + 1.5, 2.0**51 + 1.5, 2.0**52, 1e30]
     values = [part.astype(dtype) for part in (any_bits, usual, exponents, near_one, angles, np.array(ends))]
     x = np.concatenate(values)
     return np.concatenate([x, -x, np.nextafter(x, np.dtype(dtype).type(0))])
@@ -108,7 +108,9 @@ def test_a_function_is_within_four_units_everywhere(name, isa, dtype):
     x = numbers(dtype, 400 if name == "erf" else 4000)
     error = ulps(computed(name, isa, x), EXACT[name](x.astype(WIDER[dtype])).astype(np.longdouble))
     worst = np.argmax(error)
-    assert error[worst] <= ULPS, f"{name}({x[worst]!r}) is {error[worst]:.2f} units away"
+    assert error[worst] <= (0 if name in ("abs", "floor", "round") else ULPS), (
+        f"{name}({x[worst]!r}) is {error[worst]:.2f} units away"
+    )
 
 
 @each_isa

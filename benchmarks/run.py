@@ -2,7 +2,7 @@
 
 Makes an environment of its own for the peers (.venv-peers), so that they never become dependencies, and runs
 `side_by_side.py` there with whatever was given on the command line; `--help` lists it. Where the first word is
-`precision` or `stiff`, it runs that script instead.
+`engine`, `precision` or `stiff`, it runs that script instead.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 PEERS = ["torchdiffeq==0.2.5", "torchode==1.0.1", "diffrax==0.7.2", "jax==0.10.2"]
 ENVIRONMENT = ROOT / ".venv-peers"
-SCRIPTS = ("side_by_side", "precision", "stiff")
+SCRIPTS = ("side_by_side", "engine", "precision", "stiff")
 
 
 def environment() -> Path:

@@ -153,6 +153,7 @@ std::int64_t pull_back(Recording& recording, std::uintptr_t cotangent, std::uint
 }  // namespace thalweg
 
 NB_MODULE(_native, m) {
+  nb::set_leak_warnings(false);  // caches of programs live as long as the process
   using namespace thalweg;
   m.def("isa", [] { return std::string(chosen().name); });
   m.def("isas", names);

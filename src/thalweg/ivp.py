@@ -215,6 +215,7 @@ def solve_ivp(
     usual = not (
         dense_output or shrink or progress or jac is not None or jac_sparsity is not None or events is not None
         or norm is not None or callback is not None or t_eval is not None or step_ts != () or jump_ts != ()
+        or not (gradient is None or gradient == "checkpointed" or isinstance(gradient, Checkpointed))
     )  # fmt: skip
     key = None
     if usual and backend != "eager":
@@ -299,7 +300,7 @@ def solve_ivp(
     times = None if times is None else blotted(times, padding)
     if watched := as_events(events):
         if backend == "native":
-            raise ValueError("backend='native' does not know events; leave out backend")
+            raise _refused("the engine does not know events")
         with bar or nullcontext():
             evented = solve_with_events(run, maker, Request(problem, packed, graph_times, stats, backward), watched)
         parts = (blotted(evented.ys, padding), t0, evented.t_end, times, stats, layout.unpack, packed, on_failure)
@@ -543,12 +544,16 @@ def _engine(
         if isinstance(method, External):
             raise Unsuitable(f"the steps of method {method.name!r} are those of another library")
         found = chosen_engine(method, gradient, request, run)
-    except Unsuitable as reason:
+    except Unsuitable as refusal:
         if insist:
-            raise ValueError(f"backend='native' cannot take this solve: {reason}; leave out backend") from None
+            raise _refused(refusal.reason) from None
         return None
     request.stats.backend = "native"
     return found
+
+
+def _refused(reason: str) -> Unsuitable:
+    return Unsuitable(reason, f"backend='native' cannot take this solve: {reason}; leave out backend")
 
 
 _USUAL = {"firk": "gustafsson"}

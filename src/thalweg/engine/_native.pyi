@@ -110,3 +110,6 @@ def pull_back(
     /,
 ) -> int:
     """Adds gradients to what is at the addresses; the evaluations that it took."""
+
+def poison(on: bool) -> None:
+    """For tests: whether the engine's memory is full of NaN when it gets it."""

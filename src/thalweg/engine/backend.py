@@ -37,7 +37,19 @@ from .trace import Trace
 
 
 class Unsuitable(ValueError):
-    """A solve that the native engine does not take, and why."""
+    """A solve that the native engine does not take.
+
+    Parameters
+    ----------
+    reason : str
+        Why, in a sentence without its end.
+    message : str, optional
+        What to tell a person who insists.
+    """
+
+    def __init__(self, reason: str, message: str | None = None) -> None:
+        super().__init__(message or reason)
+        self.reason = reason
 
 
 @dataclass(frozen=True, eq=False)
@@ -207,7 +219,8 @@ def _solve(problem: Problem, method: Method, trace: Trace, samples: int, memory_
             max_steps=problem.max_steps,
         ),
         torch.stack(ends),
-        None if t_eval is None else t_eval.to(torch.float64).contiguous(),
+        # the user may write into theirs
+        None if t_eval is None else t_eval.to(torch.float64, copy=True).contiguous(),
         rtol,
         atol,
         memory_limit,
@@ -297,7 +310,11 @@ class Call:
         self.stats.nfev_backward += evaluations
         found: list[Tensor | None] = [None if to_y0 is None or y0 is None else to_y0.view(y0.shape)]
         for gradient, like in zip(to_times, (t0, t1, t_eval), strict=True):
-            found.append(None if gradient is None or like is None else gradient.sum_to_size(like.shape).to(like.dtype))
+            if gradient is None or like is None:
+                found.append(None)
+                continue
+            gradient = gradient if self.backend.problem.batching.by_row else gradient.sum(-1)
+            found.append(gradient.to(like.dtype))
         return [*found, *to_tensors]
 
     def in_graph(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from typing import Any
 
 import torch
@@ -24,6 +25,9 @@ from .reference import evaluate
 
 _PRIMES = (13, 17, 19, 23, 29, 31, 37, 41, 43, 47, 53, 59, 61, 67, 71, 73, 79, 83, 89, 97, 101, 103, 107, 109, 113)
 """How many samples a field may be traced with: a size that is no multiple of it is none of the batch."""
+
+_MANY = 4
+"""So many arguments with a row for each sample are taken as all samples' own or all as shared."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,7 +130,9 @@ def _attempted(fun: Callable[..., Any], t: Tensor, y0: Any, args: tuple[Any, ...
         else ()
     )
     rows = by_row or (layout.spec is None and y.ndim > 1)
-    attempts = [(True, own), (True, ())] if rows and own else [(True, ())] if rows else []
+    # by its size, what all samples share may look like what each has of its own
+    sizes = range(len(own), -1, -1) if len(own) < _MANY else (len(own), 0)
+    attempts = [(True, some) for n in sizes for some in combinations(own, n)] if rows else []
     failures = []
     for by_sample, batched in attempts if by_row else [*attempts, (False, ())]:
         try:

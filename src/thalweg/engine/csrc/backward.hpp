@@ -44,7 +44,7 @@ public:
     const std::size_t kept = rows(program.kept_rows) * all_, block = rows(Stages<T>::rows_of(plan, first_, true));
     const std::size_t scratch = rows(program.record.scratch + 1), saved = rows(program.record.saved + 1);
     numbers_.resize(state * (4 + all_) + 2 * own + adjoint + kept + block + scratch + saved + 2 * L);
-    numbers_.zero();
+    numbers_.calm();
     T* at = numbers_.data();
     const auto take = [&](std::size_t count) { return std::exchange(at, at + count); };
     y_ = take(state), carried_ = take(state), new_y_ = take(state), local_ = take(state);
@@ -455,7 +455,7 @@ void solve_joint(const Plan<T>& plan, Blocks<T>* blocks) {
   constexpr int L = lanes<T>;
   const Task<T>& task = plan.task;
   const int count = static_cast<int>((task.batch + L - 1) / L);
-  Array<Tile<T>*> tiles(count);
+  const std::unique_ptr<std::unique_ptr<Tile<T>>[]> tiles(new std::unique_ptr<Tile<T>>[count]);
   const auto each_tile = [&](auto f) {
     parallel(task.threads, [&](int i) {
       for (std::int64_t n = share(count, i, task.threads); n < share(count, i + 1, task.threads); ++n) f(static_cast<int>(n));
@@ -474,7 +474,7 @@ void solve_joint(const Plan<T>& plan, Blocks<T>* blocks) {
     return sum;
   };
   each_tile([&](int n) {
-    tiles[n] = new Tile<T>(plan, blocks ? blocks + n : nullptr);
+    tiles[n].reset(new Tile<T>(plan, blocks ? blocks + n : nullptr));
     const std::int64_t first = static_cast<std::int64_t>(n) * L;
     tiles[n]->load(first, first + L < task.batch ? first + L : task.batch);
     double state[L], slope[L];
@@ -517,7 +517,6 @@ void solve_joint(const Plan<T>& plan, Blocks<T>* blocks) {
     begun = true;
     error = tiles[0]->relative(total(0), total(1), entries);
   } while (tiles[0]->runs());
-  for (int n = 0; n < count; ++n) delete tiles[n];
 }
 
 // Solves sample by sample: each thread takes those of its own where the steps are recorded, so that the sums of the way back

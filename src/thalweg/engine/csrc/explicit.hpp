@@ -47,9 +47,14 @@ public:
     count_ = count;
     const std::size_t bytes = (count * sizeof(X) + 63) / 64 * 64;
     if (bytes && !(data_ = static_cast<X*>(std::aligned_alloc(64, bytes)))) throw std::bad_alloc();
+    if (poisoned()) fill_with_nan(data_, bytes);
   }
   void zero() {
     if (data_) std::memset(static_cast<void*>(data_), 0, count_ * sizeof(X));
+  }
+  // Zeros for lanes without a sample, whose numbers count for nothing: any would do, but some are slow.
+  void calm() {
+    if (!poisoned()) zero();
   }
 
   X* data() const { return data_; }
@@ -305,7 +310,7 @@ public:
     scratch_ = take(static_cast<std::size_t>(layout_.scratch + 1) * L);
     size_ = take(L), time_ = take(L);
     for (int l = 0; l < L; ++l) sample_[l] = -1, h_[l] = t_[l] = t1_[l] = direction_[l] = 0, limit_[l] = before_[l] = two_before_[l] = 1;
-    std::memset(numbers_.data(), 0, numbers_.size() * sizeof(T));
+    numbers_.calm();
   }
 
   // Carries the samples that `next` hands out: next(first, end) gives some that lie side by side, at most L, or none.

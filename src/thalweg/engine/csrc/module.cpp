@@ -163,6 +163,7 @@ NB_MODULE(_native, m) {
         nb::arg("n"));
 
   m.def("operations", operations);
+  m.def("poison", poison, nb::arg("on"));
 
   nb::class_<Program>(m, "Program")
       .def(nb::new_([](const std::vector<int>& inputs, const std::vector<int>& shared, const std::vector<int>& code,
@@ -211,6 +212,12 @@ NB_MODULE(_native, m) {
                     bool record) -> std::pair<std::unique_ptr<Recording>, bool> {
     const nb::gil_scoped_release release;
     auto recording = std::make_unique<Recording>();
+    if (poisoned()) {
+      const std::size_t numbers = static_cast<std::size_t>(outputs) * batch * program->dimension;
+      fill_with_nan(pointer<void*>(ys), numbers * (wide ? sizeof(double) : sizeof(float)));
+      fill_with_nan(pointer<void*>(counts), 4 * sizeof(std::int64_t) * batch);
+      fill_with_nan(pointer<void*>(ends), 2 * sizeof(double) * batch);
+    }
     const auto go = [&]<class T>(auto solve, std::unique_ptr<Tape<T>>& tape) {
       tape.reset(solve(program, method, control,
                        task<T>(batch, y0, times, time_step, t_eval, outputs, output_step, sample_step, own, shared, rtol,

@@ -96,6 +96,24 @@ private:
 // Never destroyed: at the end of the process its threads may be gone already. After a fork there are none, and the child
 // makes a pool of its own.
 Pool* pool = nullptr;
+std::mutex making;
+
+// A fork waits for the lock, as the child would wait for ever for a thread that holds it and is not there.
+void mind_forks() {
+  pthread_atfork([] { making.lock(); }, [] { making.unlock(); },
+                 [] {
+                   pool = nullptr;
+                   making.unlock();
+                 });
+}
+
+Pool& the_pool() {
+  const std::lock_guard lock(making);
+  static const bool minded = (mind_forks(), true);
+  (void)minded;
+  if (!pool) pool = new Pool;
+  return *pool;
+}
 
 }  // namespace
 
@@ -104,14 +122,7 @@ void parallel(int count, void (*f)(void* context, int i), void* context) {
     if (count == 1) f(context, 0);
     return;
   }
-  static std::mutex mutex;
-  {
-    const std::lock_guard lock(mutex);
-    if (!pool) pool = new Pool;
-    static const int registered = pthread_atfork(nullptr, nullptr, [] { pool = nullptr; });
-    (void)registered;
-  }
-  pool->run(count, f, context);
+  the_pool().run(count, f, context);
 }
 
 }  // namespace thalweg

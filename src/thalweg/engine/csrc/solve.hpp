@@ -96,6 +96,11 @@ struct Chunk {
 Chunk take_chunk(std::size_t bytes);
 void give_chunk(Chunk chunk);
 
+// For tests: from now on memory is handed out full of NaN, so that what is read before it is written shows.
+void poison(bool on);
+bool poisoned();
+void fill_with_nan(void* memory, std::size_t bytes);
+
 // Runs f(context, i) for i in [0, count), each on a thread of its own, and waits; the caller is thread 0.
 void parallel(int count, void (*f)(void* context, int i), void* context);
 

@@ -25,6 +25,8 @@ _HOMES = {
     "Interpolating": "thalweg.gradients.adjoint",
     "Reversible": "thalweg.gradients.reversible",
     "Event": "thalweg.output.events",
+    "Explanation": "thalweg.explaining",
+    "explain": "thalweg.explaining",
     "GradientReport": "thalweg.checking",
     "check_gradients": "thalweg.checking",
     "SteadyState": "thalweg.equilibrium",
@@ -43,6 +45,7 @@ __all__ = [
     "Checkpointed",
     "DenseOutput",
     "Event",
+    "Explanation",
     "Fixed",
     "Forward",
     "Gauss",
@@ -60,6 +63,7 @@ __all__ = [
     "SteadyState",
     "__version__",
     "check_gradients",
+    "explain",
     "register_method",
     "solve_ivp",
     "steady_state",
@@ -71,6 +75,7 @@ if TYPE_CHECKING:
     from .core.sparsity import Sparsity
     from .core.status import SolveError, Status
     from .equilibrium import SteadyState, steady_state
+    from .explaining import Explanation, explain
     from .gradients.adjoint import Adjoint, Gauss, Interpolating
     from .gradients.checkpointed import Checkpointed
     from .gradients.forward import Forward

@@ -113,6 +113,7 @@ class SolverConfig(_Part):
     atol: NotNegative = 1e-3
     batching: Literal["joint", "per_sample"] = "per_sample"
     gradient: Gradient = "checkpointed"
+    backend: Literal["auto", "eager", "native"] = "auto"
     learn_times: bool = False
     max_steps: Count = 10_000
 

@@ -32,7 +32,7 @@ _PARTS = {
         *("flow", "state_dim", "width", "depth", "activation", "time", "encoder", "decoder", "dropout"),
         *("resnet_depth", "resnet_shared"),
     ),
-    "solver": ("method", "step_size", "rtol", "atol", "batching", "gradient", "learn_times", "max_steps"),
+    "solver": ("method", "step_size", "rtol", "atol", "batching", "gradient", "backend", "learn_times", "max_steps"),
     "training": (
         *("optimizer", "learning_rate", "momentum", "weight_decay", "schedule", "batch_size", "max_epochs"),
         *("early_stopping", "validation_fraction", "patience", "tol", "clip_norm", "device"),
@@ -64,7 +64,7 @@ _PARAMETERS = """
         The number of residual blocks, and whether all of them are one.
     t_span : (float, float)
         Where the flow begins and ends.
-    method, step_size, rtol, atol, batching, gradient, max_steps
+    method, step_size, rtol, atol, batching, gradient, backend, max_steps
         How the flow is solved, as for `thalweg.solve_ivp`.
     learn_times : bool
         Whether t0 and t1 are learnt too.
@@ -209,6 +209,7 @@ class _Estimator(BaseEstimator):
         atol: float = 1e-3,
         batching: Literal["joint", "per_sample"] = "per_sample",
         gradient: Gradient = "checkpointed",
+        backend: Literal["auto", "eager", "native"] = "auto",
         max_steps: int = 10_000,
         learn_times: bool = False,
         optimizer: Literal["adam", "sgd"] = "adam",
@@ -247,6 +248,7 @@ class _Estimator(BaseEstimator):
         self.atol = atol
         self.batching = batching
         self.gradient = gradient
+        self.backend = backend
         self.max_steps = max_steps
         self.learn_times = learn_times
         self.optimizer = optimizer

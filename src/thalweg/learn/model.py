@@ -164,6 +164,7 @@ def _flow(model: ModelConfig, solver: SolverConfig, state_dim: int) -> nn.Module
         atol=solver.atol,
         batching=solver.batching,
         gradient=solver.gradient,
+        backend=solver.backend,
         learn_times=solver.learn_times,
         max_steps=solver.max_steps,
     )

@@ -27,7 +27,7 @@ class NeuralODE(nn.Module):
         `field(t, z)`, shaped as z.
     t_span : (t0, t1)
         Where the flow begins and ends.
-    method, step_size, rtol, atol, controller, batching, gradient, max_steps
+    method, step_size, rtol, atol, controller, batching, gradient, max_steps, backend
         As for `thalweg.solve_ivp`. With the default `per_sample`, no sample's answer depends on which batch it is in.
     learn_times : bool
         Whether t0 and t1 are parameters.
@@ -62,6 +62,7 @@ class NeuralODE(nn.Module):
         batching: Literal["joint", "per_sample"] = "per_sample",
         gradient: GradientName | GradientMethod | None = None,
         max_steps: int = 10_000,
+        backend: Literal["auto", "eager", "native"] = "auto",
     ) -> None:
         super().__init__()
         if not callable(field):
@@ -85,9 +86,11 @@ class NeuralODE(nn.Module):
             "batching": batching,
             "gradient": gradient,
             "max_steps": max_steps,
+            "backend": backend,
         }
         # a solve over no time asks nothing of the field: it lets the front door check the options now
-        solve_ivp(field, (t0, t0), torch.zeros(1, *torch.as_tensor(atol).shape, dtype=torch.float64), **self.options)
+        options = {**self.options, "backend": "eager" if backend == "native" else backend}  # that looks at the field
+        solve_ivp(field, (t0, t0), torch.zeros(1, *torch.as_tensor(atol).shape, dtype=torch.float64), **options)
         self.stats: Stats | None = None
 
     @property

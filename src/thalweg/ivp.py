@@ -543,6 +543,11 @@ def _engine(
     try:
         if isinstance(method, External):
             raise Unsuitable(f"the steps of method {method.name!r} are those of another library")
+        if method.name == "euler" and not insist:
+            raise Unsuitable(
+                "Euler's method is left to PyTorch, whose rounding makes it a residual network to the last bit; "
+                "backend='native' takes it"
+            )
         found = chosen_engine(method, gradient, request, run)
     except Unsuitable as refusal:
         if insist:

@@ -15,7 +15,7 @@ from .engine import native
 from .engine.backend import Unsuitable
 from .engine.cache import cached_trace
 from .engine.program import Instruction, Operand, Program
-from .ivp import solve_ivp
+from .ivp import LEFT_TO_PYTORCH, solve_ivp
 from .methods import Method
 from .methods.tableau import RungeKutta
 
@@ -148,6 +148,8 @@ def explain(
         solve_ivp(fun, (t0, t0), y0, **{**asked, "backend": "native"})
     except Unsuitable as refusal:
         return Explanation("eager", refusal.reason)
+    if isinstance(method, str) and method in LEFT_TO_PYTORCH:
+        return Explanation("eager", LEFT_TO_PYTORCH[method])
     by_row = batching == "per_sample"
     layout, packed = layout_of(y0, by_row=by_row)
     time = torch.zeros((packed.shape[0], *(1,) * (packed.ndim - 1)) if by_row else (), dtype=packed.dtype)

@@ -536,6 +536,13 @@ def _solved_again(engine: Native, t_span: Any, y0: Tensor, args: Any, on_failure
     return sol
 
 
+LEFT_TO_PYTORCH = {
+    "euler": "Euler's method is left to PyTorch, whose rounding makes it a residual network to the last bit; "
+    "backend='native' takes it"
+}
+"""Methods that the engine has and backend="auto" does not give it, and why."""
+
+
 def _engine(
     method: Method | External, gradient: GradientMethod, request: Request, run: Integrate, *, insist: bool
 ) -> Native | None:
@@ -543,11 +550,8 @@ def _engine(
     try:
         if isinstance(method, External):
             raise Unsuitable(f"the steps of method {method.name!r} are those of another library")
-        if method.name == "euler" and not insist:
-            raise Unsuitable(
-                "Euler's method is left to PyTorch, whose rounding makes it a residual network to the last bit; "
-                "backend='native' takes it"
-            )
+        if not insist and method.name in LEFT_TO_PYTORCH:
+            raise Unsuitable(LEFT_TO_PYTORCH[method.name])
         found = chosen_engine(method, gradient, request, run)
     except Unsuitable as refusal:
         if insist:

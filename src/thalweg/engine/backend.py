@@ -25,6 +25,7 @@ from ..gradients.higher import Recipe, gradients_of, in_graph
 from ..gradients.transforms import transformed
 from ..loop.integrate import GraphTimes, Problem, Result
 from ..methods import Method
+from ..methods.rosenbrock import Rosenbrock
 from ..methods.tableau import Tableau
 from ..output.saving import EndSaver
 from ..stepsize.controllers import PID, Fixed
@@ -66,12 +67,15 @@ class Native:
         The same for the eager loop, which makes derivatives of gradients; of its state the shape alone counts.
     integrate : callable
         That loop.
+    differentiable : bool
+        Whether the engine's gradient is the one that was asked for.
     """
 
     trace: Trace
     solve: native.Solve
     problem: Problem
     integrate: Integrate
+    differentiable: bool
 
     def run(self, integrate: Integrate, request: Request) -> tuple[Tensor, Result]:
         """The outputs (T, *y0.shape), as part of the graph where that is wanted, and what the loop would report."""
@@ -80,8 +84,9 @@ class Native:
         t, h = (x if self.problem.batching.by_row else x[0].item() for x in call.ends)
         end = ys.detach()[-1] if len(ys) else y0
         return ys, Result(
-            ys.detach(), call.status, stats.n_steps, stats.n_accepted, stats.nfev, EndSaver(y0), None, t, h, end
-        )
+            ys.detach(), call.status, stats.n_steps, stats.n_accepted, stats.nfev, EndSaver(y0), None, t, h, end,
+            stats.njev, stats.nlu,
+        )  # fmt: skip
 
     def call(self, y0: Tensor, args: Any, times: GraphTimes | None, stats: Stats) -> tuple[Tensor, Call]:
         """The outputs, and what is known of the solve."""
@@ -120,7 +125,10 @@ def kept(key: Any, fun: Any, y0: Tensor, args: tuple[Any, ...], *, by_row: bool)
         return None
     trace = valid_trace(fun, y0, args if isinstance(args, tuple) else (args,), by_row=by_row)
     plans = None if trace is None else _PLANS.get(trace)
-    return None if plans is None else plans.get(key)
+    found = None if plans is None else plans.get(key)
+    if found is None or found.differentiable or not torch.is_grad_enabled():
+        return found
+    return None if _wanted(found.trace, y0, args) else found
 
 
 def chosen(method: Method, gradient: GradientMethod, request: Request, integrate: Integrate) -> Native:
@@ -143,12 +151,18 @@ def chosen(method: Method, gradient: GradientMethod, request: Request, integrate
     except Untraceable as error:
         raise Unsuitable(str(error)) from None
     samples = y0.shape[0] if trace.rows else 1
-    if torch.is_grad_enabled() and not isinstance(gradient, Checkpointed) and _wanted(trace, request):
-        raise Unsuitable("the engine's gradient is that of gradient='checkpointed'")
+    if isinstance(method.data, Rosenbrock) and y0.numel() > samples * _LARGEST_JACOBIAN:
+        raise Unsuitable(f"the engine makes Jacobians of up to {_LARGEST_JACOBIAN} rows, got {y0.numel() // samples}")
+    if torch.is_grad_enabled() and (request.times is not None or _wanted(trace, request.y0, field.args)):
+        if isinstance(method.data, Rosenbrock):
+            raise Unsuitable("the engine's gradient is that of explicit methods")
+        if not isinstance(gradient, Checkpointed):
+            raise Unsuitable("the engine's gradient is that of gradient='checkpointed'")
     if isinstance(gradient, Checkpointed) and gradient.checkpoints is not None:
         raise Unsuitable("the engine stores each accepted step, and knows no checkpoints=")
     limit = gradient.memory_limit if isinstance(gradient, Checkpointed) else 0
-    return Native(trace, _solve(problem, method, trace, samples, limit), problem, integrate)
+    differentiable = isinstance(gradient, Checkpointed) and isinstance(method.data, Tableau)
+    return Native(trace, _solve(problem, method, trace, samples, limit), problem, integrate, differentiable)
 
 
 def _unsuitable(problem: Problem, method: Method) -> str | None:
@@ -169,8 +183,8 @@ def _unsuitable(problem: Problem, method: Method) -> str | None:
         return f"the engine takes states of float32 or float64 on the CPU, got {y0.dtype} on {y0.device}"
     if y0.numel() == 0:
         return "the state is empty"
-    if not isinstance(method.data, Tableau) or method.data.stages + method.data.dense_evaluations > _MOST_STAGES:
-        return f"the engine has explicit Runge–Kutta methods, and {method.name!r} is none"
+    if not _has(method.data):
+        return f"the engine has explicit Runge–Kutta and Rosenbrock methods, and {method.name!r} is none"
     if not isinstance(problem.controller, PID | Fixed):
         return f"the engine has the controllers PID and Fixed, got {type(problem.controller).__name__}"
     if getattr(problem.batching, "norm", None) is not None:
@@ -179,18 +193,28 @@ def _unsuitable(problem: Problem, method: Method) -> str | None:
         return "the field is evaluated in another dtype by torch.autocast"
     if type(problem.field) is not Field:
         return "the field is a pair of functions"
+    if problem.field.jac is not None or problem.field.sparsity is not None:
+        return "the engine makes Jacobians by itself, without jac or jac_sparsity"
     return None
 
 
 _MOST_STAGES = 64
 """Of a method, extra ones of its interpolant too."""
+_LARGEST_JACOBIAN = 64
+"""The most rows of one that is made for each sample."""
 
 
-def _wanted(trace: Trace, request: Request) -> bool:
-    """Whether anything needs a gradient."""
-    leaves = pytree.tree_leaves(request.field.args)
-    tensors = [request.y0, *(leaves[i] for i in trace.batched), *trace.shared(request.field.args)]
-    return request.times is not None or any(x.requires_grad for x in tensors)
+def _has(data: Any) -> bool:
+    """Whether the engine has a method."""
+    if isinstance(data, Tableau):
+        return data.stages + data.dense_evaluations <= _MOST_STAGES
+    return isinstance(data, Rosenbrock) and data.stages <= _MOST_STAGES
+
+
+def _wanted(trace: Trace, y0: Tensor, args: Any) -> bool:
+    """Whether anything but the times needs a gradient."""
+    leaves = pytree.tree_leaves(args)
+    return any(x.requires_grad for x in (y0, *(leaves[i] for i in trace.batched), *trace.shared(args)))
 
 
 def _solve(problem: Problem, method: Method, trace: Trace, samples: int, memory_limit: int) -> native.Solve:
@@ -205,7 +229,7 @@ def _solve(problem: Problem, method: Method, trace: Trace, samples: int, memory_
     if t_eval is not None and by_row and t_eval.stride(1) == 0:
         t_eval = t_eval[:, 0]
     data, controller = method.data, problem.controller
-    assert isinstance(data, Tableau)
+    assert isinstance(data, Tableau | Rosenbrock)
     assert isinstance(controller, PID | Fixed)
     return native.Solve(
         _compiled(trace),
@@ -282,10 +306,10 @@ class Call:
             ys = ys.view(ys.shape[0], *y0.shape)
         stats = self.stats
         if self.backend.problem.batching.by_row:
-            self.status, stats.n_steps, stats.n_accepted, stats.nfev = counts.unbind()
+            self.status, stats.n_steps, stats.n_accepted, stats.nfev, stats.njev, stats.nlu = counts.unbind()
             return ys
         self.status = int(counts[0].amax())  # one sample that fails fails all
-        _, stats.n_steps, stats.n_accepted, stats.nfev = counts[:, 0].tolist()
+        _, stats.n_steps, stats.n_accepted, stats.nfev, stats.njev, stats.nlu = counts[:, 0].tolist()
         if not self.succeeded and self.backend.solve.t_eval is None:
             ys[-1].fill_(torch.nan)
         return ys

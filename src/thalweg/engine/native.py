@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..methods.rosenbrock import Rosenbrock
 from ..methods.tableau import Tableau
 from ..stepsize.controllers import PID, Fixed
 from .program import Program
@@ -48,18 +49,28 @@ def compiled(program: Program) -> Any:
 
 
 @functools.lru_cache(maxsize=64)
-def method(tableau: Tableau) -> Any:
+def method(data: Tableau | Rosenbrock) -> Any:
     """The method as the engine holds it."""
-    return _native.Method(
-        tableau.stages,
-        tableau.fsal,
-        float(tableau.error_order),
-        [*tableau.c, *tableau.dense_c],
-        [list(row) for row in (*tableau.a, *tableau.dense_a)],
-        list(tableau.b),
-        list(tableau.b_error or ()),
-        list(tableau.b_coarse or ()),
-        [list(row) for row in tableau.interpolant],
+    common = (data.stages, float(data.error_order), [list(row) for row in data.interpolant])
+    if isinstance(data, Rosenbrock):
+        return _native.RosenbrockMethod(
+            *common,
+            data.gamma,
+            list(data.alpha),
+            list(data.gamma_sums),
+            [list(row) for row in data.a],
+            [list(row) for row in data.c],
+            list(data.m),
+            list(data.m_error),
+        )
+    return _native.ExplicitMethod(
+        *common,
+        data.fsal,
+        [*data.c, *data.dense_c],
+        [list(row) for row in (*data.a, *data.dense_a)],
+        list(data.b),
+        list(data.b_error or ()),
+        list(data.b_coarse or ()),
     )
 
 
@@ -120,9 +131,10 @@ class Solve:
     def run(
         self, y0: Tensor, own: Sequence[Tensor], shared: Sequence[Tensor], *, record: bool
     ) -> tuple[Tensor, Tensor, Tensor, Any, bool]:
-        """The outputs (T, B, D), counts (4, B), ends (2, B), what the way back needs, and whether all samples succeed.
+        """The outputs (T, B, D), counts (6, B), ends (2, B), what the way back needs, and whether all samples succeed.
 
-        Counts are the status, steps tried, steps kept, and evaluations; ends are the time reached and the next size.
+        Counts are the status, steps tried, steps kept, evaluations, Jacobians and factorisations; ends are the time
+        reached and the next size.
         """
         batch, dimension = y0.shape
         t_eval, times = self.t_eval, self.times
@@ -131,7 +143,7 @@ class Solve:
             outputs = t_eval.shape[0]
             output_step, sample_step = (batch, 1) if t_eval.ndim == 2 else (1, 0)
         ys = torch.empty((outputs, batch, dimension), dtype=y0.dtype)
-        counts = torch.empty((4, batch), dtype=torch.int64)
+        counts = torch.empty((6, batch), dtype=torch.int64)
         ends = torch.empty((2, batch), dtype=torch.float64)
         recording, succeeded = _native.solve(
             y0.dtype == torch.float64,

@@ -5,6 +5,7 @@
 
 #pragma once
 
+#include "batching.hpp"
 #include "explicit.hpp"
 
 namespace thalweg::THALWEG_ISA {
@@ -34,7 +35,7 @@ class Return {
 public:
   static constexpr int L = lanes<T>, W = Vec<T>::lanes;
 
-  Return(const Plan<T>& plan, const Back<T>& back)
+  Return(const ExplicitPlan<T>& plan, const Back<T>& back)
       : plan_(plan), back_(back), D(plan.program.dimension), S(plan.method.stages),
         first_(plan.method.fsal ? 1 : 0), all_(plan.all), times_(back.t0 || back.t1 || back.t_eval), stages_(plan.all),
         slopes_(plan.all) {
@@ -106,7 +107,7 @@ public:
   std::int64_t evaluations() const { return evaluations_; }
 
 private:
-  const Plan<T>& plan_;
+  const ExplicitPlan<T>& plan_;
   const Back<T>& back_;
   const int D, S, first_, all_;
   const bool times_;
@@ -342,7 +343,7 @@ private:
         for (int i = 0; i < all_; ++i) {
           const auto& row = plan_.method.interpolant[i];
           double w = 0, slope = 0;
-          for (int n = plan_.method.degree; n-- > 0;) {
+          for (int n = static_cast<int>(row.size()); n-- > 0;) {
             w = (w + row[n]) * theta;
             slope = slope * theta + (n + 1) * row[n];
           }
@@ -446,114 +447,15 @@ private:
   }
 };
 
-// The first of the samples that thread i of n carries, side by side.
-inline std::int64_t share(std::int64_t batch, int i, int n) { return batch * i / n; }
-
-// Solves with one size of step for all samples: the tiles take it side by side, and all wait for the error of all.
-template <class T>
-void solve_joint(const Plan<T>& plan, Blocks<T>* blocks) {
-  constexpr int L = lanes<T>;
-  const Task<T>& task = plan.task;
-  const int count = static_cast<int>((task.batch + L - 1) / L);
-  const std::unique_ptr<std::unique_ptr<Tile<T>>[]> tiles(new std::unique_ptr<Tile<T>>[count]);
-  const auto each_tile = [&](auto f) {
-    parallel(task.threads, [&](int i) {
-      for (std::int64_t n = share(count, i, task.threads); n < share(count, i + 1, task.threads); ++n) f(static_cast<int>(n));
-    });
-  };
-  Array<double> parts(static_cast<std::size_t>(count) * 2);
-  const double entries = static_cast<double>(task.batch) * plan.program.dimension;
-  const auto total = [&](int n) {  // in the order of the tiles, whatever the threads
-    double sum = 0;
-    for (int i = 0; i < count; ++i) sum += parts[2 * i + n];
-    return sum;
-  };
-  const auto sum_lanes = [](const double* squares, int samples) {
-    double sum = 0;
-    for (int l = 0; l < samples; ++l) sum += squares[l];
-    return sum;
-  };
-  each_tile([&](int n) {
-    tiles[n].reset(new Tile<T>(plan, blocks ? blocks + n : nullptr));
-    const std::int64_t first = static_cast<std::int64_t>(n) * L;
-    tiles[n]->load(first, first + L < task.batch ? first + L : task.batch);
-    double state[L], slope[L];
-    if (!tiles[n]->chooses()) return;
-    tiles[n]->begin_squares(state, slope);
-    parts[2 * n] = sum_lanes(state, tiles[n]->samples());
-    parts[2 * n + 1] = sum_lanes(slope, tiles[n]->samples());
-  });
-  double size = plan.control.first_step;
-  if (tiles[0]->chooses()) {
-    const double span = task.t1[0] - task.t0[0];
-    const double d0 = std::sqrt(total(0) / entries), d1 = std::sqrt(total(1) / entries);
-    const double h0 = Tile<T>::tentative(d0, d1, span);
-    each_tile([&](int n) {
-      double h[L], change[L];
-      for (int l = 0; l < L; ++l) h[l] = h0;
-      tiles[n]->look_ahead(h, change);
-      parts[2 * n] = sum_lanes(change, tiles[n]->samples());
-    });
-    size = tiles[0]->first_size(d0, d1, std::sqrt(total(0) / entries) / h0, h0, span);
-  }
-  double error = 0;
-  bool begun = false;
-  do {
-    each_tile([&](int n) {
-      Tile<T>& tile = *tiles[n];
-      if (begun) {
-        double errors[L];
-        for (int l = 0; l < L; ++l) errors[l] = error;
-        tile.settle(errors);
-      } else {
-        for (int l = 0; l < tile.samples(); ++l) tile.set_first(l, size);
-        tile.begin_all();
-      }
-      parts[2 * n] = parts[2 * n + 1] = 0;
-      if (!tile.runs()) return;
-      tile.attempt();
-      tile.add_squares(&parts[2 * n]);
-    });
-    begun = true;
-    error = tiles[0]->relative(total(0), total(1), entries);
-  } while (tiles[0]->runs());
-}
-
-// Solves sample by sample: each thread takes those of its own where the steps are recorded, so that the sums of the way back
-// have one order, and whatever is next where they are not.
-template <class T>
-void solve_per_sample(const Plan<T>& plan, Blocks<T>* blocks) {
-  const Task<T>& task = plan.task;
-  std::atomic<std::int64_t> queue{0};
-  parallel(task.threads, [&](int i) {
-    Tile<T> tile(plan, blocks ? blocks + i : nullptr);
-    std::int64_t at = share(task.batch, i, task.threads);
-    const std::int64_t end = share(task.batch, i + 1, task.threads);
-    tile.run([&](std::int64_t& first, std::int64_t& last) {
-      if (blocks) {
-        first = at;
-        last = at = end - at < lanes<T> ? end : at + lanes<T>;
-        return first < end;
-      }
-      first = queue.fetch_add(lanes<T>);
-      last = first + lanes<T> < task.batch ? first + lanes<T> : task.batch;
-      return first < task.batch;
-    });
-  });
-}
-
 // A solve with all that its way back needs.
 template <class T>
 class Recorded final : public Tape<T> {
 public:
-  Recorded(std::shared_ptr<const Program> program, const Method& method, const Control& control, const Task<T>& task)
+  Recorded(std::shared_ptr<const Program> program, const ExplicitMethod& method, const Control& control, const Task<T>& task)
       : program_(std::move(program)), method_(method), control_(control), task_(task),
         plan_(*program_, method_, control_, task_), parts_(control.joint ? tiles() : task.threads),
         blocks_(new Blocks<T>[parts_]) {
-    if (control.joint)
-      solve_joint(plan_, blocks_.get());
-    else
-      solve_per_sample(plan_, blocks_.get());
+    carry<Explicit<T>>(plan_, blocks_.get());
     status_.resize(task.batch);
     accepted_.resize(task.batch);
     std::memcpy(status_.data(), task.status, sizeof(std::int64_t) * task.batch);
@@ -590,10 +492,10 @@ private:
   int tiles() const { return static_cast<int>((task_.batch + lanes<T> - 1) / lanes<T>); }
 
   std::shared_ptr<const Program> program_;
-  Method method_;
+  ExplicitMethod method_;
   Control control_;
   Task<T> task_;
-  Plan<T> plan_;
+  ExplicitPlan<T> plan_;
   int parts_;
   std::unique_ptr<Blocks<T>[]> blocks_;
   Array<std::int64_t> status_, accepted_;
@@ -601,15 +503,11 @@ private:
 
 // Solves; what it leaves for the way back is null where nothing is recorded.
 template <class T>
-Tape<T>* solve_explicit(std::shared_ptr<const Program> program, const Method& method, const Control& control, Task<T> task) {
-  const std::int64_t tiles = (task.batch + lanes<T> - 1) / lanes<T>;
-  if (task.threads > tiles) task.threads = tiles > 1 ? static_cast<int>(tiles) : 1;
+Tape<T>* solve_explicit(std::shared_ptr<const Program> program, const ExplicitMethod& method, const Control& control, Task<T> task) {
+  task.threads = busy_threads(task);
   if (task.record) return new Recorded<T>(std::move(program), method, control, task);
-  const Plan<T> plan(*program, method, control, task);
-  if (control.joint)
-    solve_joint(plan, static_cast<Blocks<T>*>(nullptr));
-  else
-    solve_per_sample(plan, static_cast<Blocks<T>*>(nullptr));
+  const ExplicitPlan<T> plan(*program, method, control, task);
+  carry<Explicit<T>>(plan, static_cast<Blocks<T>*>(nullptr));
   return nullptr;
 }
 

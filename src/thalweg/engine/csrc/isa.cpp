@@ -4,6 +4,7 @@
 
 #include "backward.hpp"
 #include "math.hpp"
+#include "rosenbrock.hpp"
 #include "simd.hpp"
 
 #define THALWEG_STRING_(x) #x
@@ -46,8 +47,8 @@ void power(const T* base, const T* exponent, T* out, std::size_t n) {
 
 }  // namespace
 
-extern constinit const Isa isa{THALWEG_STRING(THALWEG_ISA), unary<float>,         unary<double>,
-                               power<float>,                power<double>,        solve_explicit<float>,
-                               solve_explicit<double>};
+extern constinit const Isa isa{THALWEG_STRING(THALWEG_ISA), unary<float>,           unary<double>,
+                               power<float>,                power<double>,          solve_explicit<float>,
+                               solve_explicit<double>,      solve_rosenbrock<float>, solve_rosenbrock<double>};
 
 }  // namespace thalweg::THALWEG_ISA

@@ -31,8 +31,10 @@ struct Isa {
   void (*pow_float)(const float* base, const float* exponent, float* out, std::size_t n);
   void (*pow_double)(const double* base, const double* exponent, double* out, std::size_t n);
   // What it returns is for the way back, and the caller's; null where nothing is recorded.
-  Tape<float>* (*solve_float)(std::shared_ptr<const Program>, const Method&, const Control&, Task<float>);
-  Tape<double>* (*solve_double)(std::shared_ptr<const Program>, const Method&, const Control&, Task<double>);
+  Tape<float>* (*explicit_float)(std::shared_ptr<const Program>, const ExplicitMethod&, const Control&, Task<float>);
+  Tape<double>* (*explicit_double)(std::shared_ptr<const Program>, const ExplicitMethod&, const Control&, Task<double>);
+  void (*rosenbrock_float)(const Program&, const RosenbrockMethod&, const Control&, Task<float>);
+  void (*rosenbrock_double)(const Program&, const RosenbrockMethod&, const Control&, Task<double>);
 };
 
 namespace baseline {

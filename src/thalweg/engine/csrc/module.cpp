@@ -126,12 +126,62 @@ Task<T> task(std::int64_t batch, std::uintptr_t y0, std::uintptr_t times, std::p
   task.threads = threads;
   task.ys = pointer<T*>(ys);
   auto* n = pointer<std::int64_t*>(counts);
-  task.status = n, task.n_steps = n + batch, task.n_accepted = n + 2 * batch, task.nfev = n + 3 * batch;
+  task.status = n, task.n_steps = n + batch, task.n_accepted = n + 2 * batch;
+  task.nfev = n + 3 * batch, task.njev = n + 4 * batch, task.nlu = n + 5 * batch;
   auto* end = pointer<double*>(ends);
   task.t_end = end, task.h_end = end + batch;
   task.memory_limit = memory_limit;
   task.record = record;
   return task;
+}
+
+// By the function of the set of instructions that is for a method and a dtype; null where it records nothing.
+template <class T>
+Tape<T>* carry(const std::shared_ptr<Program>& program, const ExplicitMethod& method, const Control& control, Task<T> task) {
+  if constexpr (std::is_same_v<T, float>)
+    return chosen().explicit_float(program, method, control, std::move(task));
+  else
+    return chosen().explicit_double(program, method, control, std::move(task));
+}
+template <class T>
+Tape<T>* carry(const std::shared_ptr<Program>& program, const RosenbrockMethod& method, const Control& control, Task<T> task) {
+  if (task.record) throw std::invalid_argument("the engine records the steps of explicit methods alone");
+  if constexpr (std::is_same_v<T, float>)
+    chosen().rosenbrock_float(*program, method, control, std::move(task));
+  else
+    chosen().rosenbrock_double(*program, method, control, std::move(task));
+  return nullptr;
+}
+
+// What the way back needs, and whether all samples succeed.
+template <class M>
+std::pair<std::unique_ptr<Recording>, bool> solve(
+    bool wide, std::shared_ptr<Program> program, const M& method, const Control& control, std::int64_t batch,
+    std::uintptr_t y0, std::uintptr_t times, std::ptrdiff_t time_step, std::uintptr_t t_eval, std::int64_t outputs,
+    std::ptrdiff_t output_step, std::ptrdiff_t sample_step, const Addresses& own, const Addresses& shared,
+    std::uintptr_t rtol, int rtol_step, std::uintptr_t atol, int atol_step, int threads, std::uintptr_t ys,
+    std::uintptr_t counts, std::uintptr_t ends, std::int64_t memory_limit, bool record) {
+  const nb::gil_scoped_release release;
+  auto recording = std::make_unique<Recording>();
+  if (poisoned()) {
+    const std::size_t numbers = static_cast<std::size_t>(outputs) * batch * program->dimension;
+    fill_with_nan(pointer<void*>(ys), numbers * (wide ? sizeof(double) : sizeof(float)));
+    fill_with_nan(pointer<void*>(counts), 6 * sizeof(std::int64_t) * batch);
+    fill_with_nan(pointer<void*>(ends), 2 * sizeof(double) * batch);
+  }
+  const auto go = [&]<class T>(std::unique_ptr<Tape<T>>& tape) {
+    tape.reset(carry(program, method, control,
+                     task<T>(batch, y0, times, time_step, t_eval, outputs, output_step, sample_step, own, shared, rtol,
+                             rtol_step, atol, atol_step, threads, ys, counts, ends, memory_limit, record)));
+  };
+  if (wide)
+    go(recording->wide);
+  else
+    go(recording->single);
+  const auto* status = pointer<const std::int64_t*>(counts);
+  bool succeeded = true;
+  for (std::int64_t i = 0; i < batch; ++i) succeeded &= status[i] == 0;
+  return {record ? std::move(recording) : nullptr, succeeded};
 }
 
 template <class T>
@@ -174,24 +224,21 @@ NB_MODULE(_native, m) {
       .def_prop_ro("saved", [](const Program& self) { return self.record.saved; })
       .def_prop_ro("scratch", [](const Program& self) { return self.plain.scratch; });
 
-  nb::class_<Method>(m, "Method")
-      .def("__init__",
-           [](Method* self, int stages, bool fsal, double error_order, std::vector<double> c,
-              std::vector<std::vector<double>> a, std::vector<double> b, std::vector<double> b_error,
-              std::vector<double> b_coarse, std::vector<std::vector<double>> interpolant) {
-             new (self) Method;
-             self->stages = stages;
-             self->extra = static_cast<int>(a.size()) - stages;
-             self->degree = interpolant.empty() ? 0 : static_cast<int>(interpolant[0].size());
-             self->fsal = fsal;
-             self->error_order = error_order;
-             self->c = std::move(c);
-             self->a = std::move(a);
-             self->b = std::move(b);
-             self->b_error = std::move(b_error);
-             self->b_coarse = std::move(b_coarse);
-             self->interpolant = std::move(interpolant);
-           });
+  using Rows = std::vector<std::vector<double>>;
+  using Row = std::vector<double>;
+  nb::class_<ExplicitMethod>(m, "ExplicitMethod")
+      .def("__init__", [](ExplicitMethod* self, int stages, double error_order, Rows interpolant, bool fsal, Row c, Rows a,
+                          Row b, Row b_error, Row b_coarse) {
+        const int extra = static_cast<int>(a.size()) - stages;
+        new (self) ExplicitMethod{{stages, error_order, std::move(interpolant)}, extra, fsal, std::move(c), std::move(a),
+                                  std::move(b), std::move(b_error), std::move(b_coarse)};
+      });
+  nb::class_<RosenbrockMethod>(m, "RosenbrockMethod")
+      .def("__init__", [](RosenbrockMethod* self, int stages, double error_order, Rows interpolant, double gamma, Row alpha,
+                          Row gamma_sums, Rows a, Rows c, Row weights, Row error) {
+        new (self) RosenbrockMethod{{stages, error_order, std::move(interpolant)}, gamma, std::move(alpha),
+                                    std::move(gamma_sums), std::move(a), std::move(c), std::move(weights), std::move(error)};
+      });
 
   nb::class_<Control>(m, "Control")
       .def("__init__", [](Control* self, bool adaptive, bool joint, double p, double i, double d, double safety, double least,
@@ -203,35 +250,8 @@ NB_MODULE(_native, m) {
     return self.single ? self.single->bytes() : self.wide->bytes();
   });
 
-  m.def("solve", [](bool wide, std::shared_ptr<Program> program, const Method& method, const Control& control,
-                    std::int64_t batch, std::uintptr_t y0, std::uintptr_t times, std::ptrdiff_t time_step,
-                    std::uintptr_t t_eval, std::int64_t outputs, std::ptrdiff_t output_step, std::ptrdiff_t sample_step,
-                    const Addresses& own, const Addresses& shared, std::uintptr_t rtol, int rtol_step,
-                    std::uintptr_t atol, int atol_step, int threads, std::uintptr_t ys, std::uintptr_t counts,
-                    std::uintptr_t ends, std::int64_t memory_limit,
-                    bool record) -> std::pair<std::unique_ptr<Recording>, bool> {
-    const nb::gil_scoped_release release;
-    auto recording = std::make_unique<Recording>();
-    if (poisoned()) {
-      const std::size_t numbers = static_cast<std::size_t>(outputs) * batch * program->dimension;
-      fill_with_nan(pointer<void*>(ys), numbers * (wide ? sizeof(double) : sizeof(float)));
-      fill_with_nan(pointer<void*>(counts), 4 * sizeof(std::int64_t) * batch);
-      fill_with_nan(pointer<void*>(ends), 2 * sizeof(double) * batch);
-    }
-    const auto go = [&]<class T>(auto solve, std::unique_ptr<Tape<T>>& tape) {
-      tape.reset(solve(program, method, control,
-                       task<T>(batch, y0, times, time_step, t_eval, outputs, output_step, sample_step, own, shared, rtol,
-                               rtol_step, atol, atol_step, threads, ys, counts, ends, memory_limit, record)));
-    };
-    if (wide)
-      go(chosen().solve_double, recording->wide);
-    else
-      go(chosen().solve_float, recording->single);
-    const auto* status = pointer<const std::int64_t*>(counts);
-    bool succeeded = true;
-    for (std::int64_t i = 0; i < batch; ++i) succeeded &= status[i] == 0;
-    return {record ? std::move(recording) : nullptr, succeeded};
-  });
+  m.def("solve", solve<ExplicitMethod>);
+  m.def("solve", solve<RosenbrockMethod>);
 
   m.def("pull_back", [](Recording& recording, std::uintptr_t cotangent, std::uintptr_t y0, std::uintptr_t t0,
                         std::uintptr_t t1, std::uintptr_t t_eval, const Addresses& own, const Addresses& shared) {

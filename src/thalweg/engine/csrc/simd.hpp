@@ -338,4 +338,27 @@ THALWEG_INLINE Vec<T> floor(Vec<T> x) {
   return copysign(select(rounded > x, rounded - T(1), rounded), x);
 }
 
+// As many numbers as a register of doubles holds, as doubles, from or to those of T.
+template <class T>
+THALWEG_INLINE Vec<double> load_wide(const T* p) {
+  if constexpr (sizeof(T) == 8) {
+    return Vec<double>::load(p);
+  } else {
+    typedef T Few __attribute__((vector_size(register_bytes / 2)));
+    Few few;
+    std::memcpy(&few, p, sizeof few);
+    return __builtin_convertvector(few, Raw<double>::Floats);
+  }
+}
+template <class T>
+THALWEG_INLINE void store_narrow(Vec<double> x, T* p) {
+  if constexpr (sizeof(T) == 8) {
+    x.store(p);
+  } else {
+    typedef T Few __attribute__((vector_size(register_bytes / 2)));
+    const Few few = __builtin_convertvector(x.v, Few);
+    std::memcpy(p, &few, sizeof few);
+  }
+}
+
 }  // namespace thalweg::THALWEG_ISA

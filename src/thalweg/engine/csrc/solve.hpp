@@ -13,16 +13,29 @@
 
 namespace thalweg {
 
-// An explicit Runge–Kutta method, as `Tableau` of methods/tableau.py: row i of `a` has the i coefficients of stage i, the
-// extra stages of the interpolant come after the others, and row i of `interpolant` the coefficients of θ, θ², ….
+// What the loop knows of any method: row i of `interpolant` has the coefficients of θ, θ², … for stage i.
 struct Method {
-  int stages = 0, extra = 0, degree = 0;
-  bool fsal = false;
+  int stages = 0;
   double error_order = 1;
-  std::vector<double> c;                       // of all stages, extra ones too
-  std::vector<std::vector<double>> a;          // rows of all stages
-  std::vector<double> b, b_error, b_coarse;    // the errors may be missing
   std::vector<std::vector<double>> interpolant;
+};
+
+// An explicit Runge–Kutta method, as `Tableau` of methods/tableau.py: row i of `a` has the i coefficients of stage i, and the
+// extra stages of the interpolant come after the others.
+struct ExplicitMethod : Method {
+  int extra = 0;
+  bool fsal = false;
+  std::vector<double> c;                     // of all stages, extra ones too
+  std::vector<std::vector<double>> a;        // rows of all stages
+  std::vector<double> b, b_error, b_coarse;  // the errors may be missing
+};
+
+// A Rosenbrock method, as that of methods/rosenbrock.py.
+struct RosenbrockMethod : Method {
+  double gamma = 1;
+  std::vector<double> alpha, gamma_sums;  // the nodes; the weights of the derivative by time
+  std::vector<std::vector<double>> a, c;
+  std::vector<double> m, m_error;
 };
 
 // How steps are chosen, as `PID` of stepsize/controllers.py; not adaptive: steps of the first one's size.
@@ -58,8 +71,9 @@ struct Task {
   int threads = 1;
 
   T* ys = nullptr;                      // (outputs, batch, D)
-  std::int64_t *status = nullptr, *n_steps = nullptr, *n_accepted = nullptr, *nfev = nullptr;  // (batch)
-  double *t_end = nullptr, *h_end = nullptr;                                                   // (batch)
+  std::int64_t *status = nullptr, *n_steps = nullptr, *n_accepted = nullptr;  // (batch)
+  std::int64_t *nfev = nullptr, *njev = nullptr, *nlu = nullptr;              // (batch)
+  double *t_end = nullptr, *h_end = nullptr;                                  // (batch)
 
   bool record = false;                  // whether the way back will be asked for
   std::int64_t memory_limit = 0;        // bytes of stages that may be kept for it

@@ -1,0 +1,124 @@
+// Whose error counts together: tiles that step on their own, sample by sample, or side by side.
+
+#pragma once
+
+#include <atomic>
+
+#include "tile.hpp"
+
+namespace thalweg::THALWEG_ISA {
+
+// The first of the samples that thread i of n carries, side by side.
+inline std::int64_t share(std::int64_t batch, int i, int n) { return batch * i / n; }
+
+// Solves with one size of step for all samples: the tiles take it side by side, and all wait for the error of all.
+template <class Family>
+void solve_joint(const typename Family::Plan& plan, typename Family::Record* records) {
+  using T = typename Family::Scalar;
+  constexpr int L = lanes<T>;
+  const Task<T>& task = plan.task;
+  const int count = static_cast<int>((task.batch + L - 1) / L);
+  const std::unique_ptr<std::unique_ptr<Tile<Family>>[]> tiles(new std::unique_ptr<Tile<Family>>[count]);
+  const auto each_tile = [&](auto f) {
+    parallel(task.threads, [&](int i) {
+      for (std::int64_t n = share(count, i, task.threads); n < share(count, i + 1, task.threads); ++n) f(static_cast<int>(n));
+    });
+  };
+  Array<double> parts(static_cast<std::size_t>(count) * 2);
+  const double entries = static_cast<double>(task.batch) * plan.program.dimension;
+  const auto total = [&](int n) {  // in the order of the tiles, whatever the threads
+    double sum = 0;
+    for (int i = 0; i < count; ++i) sum += parts[2 * i + n];
+    return sum;
+  };
+  const auto sum_lanes = [](const double* squares, int samples) {
+    double sum = 0;
+    for (int l = 0; l < samples; ++l) sum += squares[l];
+    return sum;
+  };
+  each_tile([&](int n) {
+    tiles[n].reset(new Tile<Family>(plan, records ? records + n : nullptr));
+    const std::int64_t first = static_cast<std::int64_t>(n) * L;
+    tiles[n]->load(first, first + L < task.batch ? first + L : task.batch);
+    double state[L], slope[L];
+    if (!tiles[n]->chooses()) return;
+    tiles[n]->begin_squares(state, slope);
+    parts[2 * n] = sum_lanes(state, tiles[n]->samples());
+    parts[2 * n + 1] = sum_lanes(slope, tiles[n]->samples());
+  });
+  double size = plan.control.first_step;
+  if (tiles[0]->chooses()) {
+    const double span = task.t1[0] - task.t0[0];
+    const double d0 = std::sqrt(total(0) / entries), d1 = std::sqrt(total(1) / entries);
+    const double h0 = Tile<Family>::tentative(d0, d1, span);
+    each_tile([&](int n) {
+      double h[L], change[L];
+      for (int l = 0; l < L; ++l) h[l] = h0;
+      tiles[n]->look_ahead(h, change);
+      parts[2 * n] = sum_lanes(change, tiles[n]->samples());
+    });
+    size = tiles[0]->first_size(d0, d1, std::sqrt(total(0) / entries) / h0, h0, span);
+  }
+  double error = 0;
+  bool begun = false;
+  do {
+    each_tile([&](int n) {
+      Tile<Family>& tile = *tiles[n];
+      if (begun) {
+        double errors[L];
+        for (int l = 0; l < L; ++l) errors[l] = error;
+        tile.settle(errors);
+      } else {
+        for (int l = 0; l < tile.samples(); ++l) tile.set_first(l, size);
+        tile.begin_all();
+      }
+      parts[2 * n] = parts[2 * n + 1] = 0;
+      if (!tile.runs()) return;
+      tile.attempt();
+      tile.add_squares(&parts[2 * n]);
+    });
+    begun = true;
+    error = tiles[0]->relative(total(0), total(1), entries);
+  } while (tiles[0]->runs());
+}
+
+// Solves sample by sample: each thread takes those of its own where the steps are recorded, so that the sums of the way back
+// have one order, and whatever is next where they are not.
+template <class Family>
+void solve_per_sample(const typename Family::Plan& plan, typename Family::Record* records) {
+  using T = typename Family::Scalar;
+  const Task<T>& task = plan.task;
+  std::atomic<std::int64_t> queue{0};
+  parallel(task.threads, [&](int i) {
+    Tile<Family> tile(plan, records ? records + i : nullptr);
+    std::int64_t at = share(task.batch, i, task.threads);
+    const std::int64_t end = share(task.batch, i + 1, task.threads);
+    tile.run([&](std::int64_t& first, std::int64_t& last) {
+      if (records) {
+        first = at;
+        last = at = end - at < lanes<T> ? end : at + lanes<T>;
+        return first < end;
+      }
+      first = queue.fetch_add(lanes<T>);
+      last = first + lanes<T> < task.batch ? first + lanes<T> : task.batch;
+      return first < task.batch;
+    });
+  });
+}
+
+template <class Family>
+void carry(const typename Family::Plan& plan, typename Family::Record* records) {
+  if (plan.control.joint)
+    solve_joint<Family>(plan, records);
+  else
+    solve_per_sample<Family>(plan, records);
+}
+
+// No more threads than there are tiles.
+template <class T>
+int busy_threads(const Task<T>& task) {
+  const std::int64_t tiles = (task.batch + lanes<T> - 1) / lanes<T>;
+  return task.threads <= tiles ? task.threads : tiles > 1 ? static_cast<int>(tiles) : 1;
+}
+
+}  // namespace thalweg::THALWEG_ISA

@@ -1,0 +1,113 @@
+// Memory of a solve, and rows of a tile: copied, chosen, summed up.
+
+#pragma once
+
+#include <cstdlib>
+#include <cstring>
+#include <new>
+
+#include "gemm.hpp"
+#include "solve.hpp"
+
+namespace thalweg::THALWEG_ISA {
+
+// Memory of its own, aligned for any register; not initialised.
+template <class X>
+class Array {
+public:
+  Array() = default;
+  explicit Array(std::size_t count) { resize(count); }
+  Array(Array&& other) noexcept : data_(other.data_), count_(other.count_) { other.data_ = nullptr, other.count_ = 0; }
+  Array& operator=(Array&& other) noexcept {
+    X* data = data_;
+    data_ = other.data_, count_ = other.count_;
+    other.data_ = nullptr, other.count_ = 0;
+    std::free(data);
+    return *this;
+  }
+  ~Array() { std::free(data_); }
+
+  // What was there is lost.
+  void resize(std::size_t count) {
+    std::free(data_);
+    data_ = nullptr;
+    count_ = count;
+    const std::size_t bytes = (count * sizeof(X) + 63) / 64 * 64;
+    if (bytes && !(data_ = static_cast<X*>(std::aligned_alloc(64, bytes)))) throw std::bad_alloc();
+    if (poisoned()) fill_with_nan(data_, bytes);
+  }
+  void zero() {
+    if (data_) std::memset(static_cast<void*>(data_), 0, count_ * sizeof(X));
+  }
+
+  // Zeros for lanes without a sample, whose numbers count for nothing: any would do, but some are slow.
+  void calm() {
+    if (!poisoned()) zero();
+  }
+
+  X* data() const { return data_; }
+  std::size_t size() const { return count_; }
+  X& operator[](std::size_t i) const { return data_[i]; }
+
+private:
+  X* data_ = nullptr;
+  std::size_t count_ = 0;
+};
+
+// Rows, one after the other.
+template <class T>
+void copy_rows(const T* from, T* to, int rows) {
+  std::memcpy(to, from, sizeof(T) * static_cast<std::size_t>(rows) * lanes<T>);
+}
+
+template <class T>
+void zero_rows(T* to, int rows) {
+  std::memset(to, 0, sizeof(T) * static_cast<std::size_t>(rows) * lanes<T>);
+}
+
+// A column of a tile, from or to contiguous numbers of one sample.
+template <class T>
+void put_column(const T* from, T* rows, int lane, int count) {
+  for (int i = 0; i < count; ++i) rows[i * lanes<T> + lane] = from[i];
+}
+
+template <class T>
+void take_column(const T* rows, int lane, T* to, int count) {
+  for (int i = 0; i < count; ++i) to[i] = rows[i * lanes<T> + lane];
+}
+
+// Rows of a tile in the lanes that the mask, which is not 0 there, names.
+template <class T>
+void copy_lanes(const T* from, T* to, const T* mask, int rows) {
+  constexpr int L = lanes<T>, W = Vec<T>::lanes;
+  for (int j = 0; j < L; j += W) {
+    const Mask<T> taken = Vec<T>::load(mask + j) != Vec<T>(T(0));
+    for (int at = j; at < rows * L + j; at += L)
+      select(taken, Vec<T>::load(from + at), Vec<T>::load(to + at)).store(to + at);
+  }
+}
+
+inline constexpr int most_terms = 64;  // of a method: its stages, extra ones too
+
+// to = y + h sum_j w_j k_j
+template <class T>
+void combine(const T* y, const T* const* k, const T* weights, int count, const T* h, T* to, int rows) {
+  constexpr int L = lanes<T>, W = Vec<T>::lanes;
+  Vec<T> size[row_registers];
+  const T* term[most_terms];
+  T weight[most_terms];
+  int terms = 0;
+  for (int j = 0; j < count; ++j)
+    if (weights[j] != T(0)) term[terms] = k[j], weight[terms++] = weights[j];
+  for (int j = 0; j < row_registers; ++j) size[j] = Vec<T>::load(h + j * W);
+  for (int row = 0; row < rows; ++row)
+#pragma GCC unroll 2
+    for (int j = 0; j < row_registers; ++j) {
+      const int at = row * L + j * W;
+      Vec<T> sum(T(0));
+      for (int n = 0; n < terms; ++n) sum += Vec<T>::load(term[n] + at) * weight[n];
+      (Vec<T>::load(y + at) + sum * size[j]).store(to + at);
+    }
+}
+
+}  // namespace thalweg::THALWEG_ISA

@@ -25,20 +25,37 @@ class Program:
     def scratch(self) -> int:
         """The rows that an evaluation works with."""
 
-class Method:
+class ExplicitMethod:
     """An explicit Runge–Kutta method."""
 
     def __init__(
         self,
         stages: int,
-        fsal: bool,
         error_order: float,
+        interpolant: list[list[float]],
+        fsal: bool,
         c: list[float],
         a: list[list[float]],
         b: list[float],
         b_error: list[float],
         b_coarse: list[float],
+    ) -> None: ...
+
+class RosenbrockMethod:
+    """A Rosenbrock method."""
+
+    def __init__(
+        self,
+        stages: int,
+        error_order: float,
         interpolant: list[list[float]],
+        gamma: float,
+        alpha: list[float],
+        gamma_sums: list[float],
+        a: list[list[float]],
+        c: list[list[float]],
+        m: list[float],
+        m_error: list[float],
     ) -> None: ...
 
 class Control:
@@ -72,7 +89,7 @@ def operations() -> list[str]:
 def solve(
     wide: bool,
     program: Program,
-    method: Method,
+    method: ExplicitMethod | RosenbrockMethod,
     control: Control,
     batch: int,
     y0: int,

@@ -154,7 +154,7 @@ class Solve:
             y0.data_ptr(),
             times.data_ptr(),
             int(times.ndim == 2),
-            0 if t_eval is None else t_eval.data_ptr(),
+            0 if t_eval is None else (t_eval if outputs else times).data_ptr(),  # that of no times is null
             outputs,
             output_step,
             sample_step,

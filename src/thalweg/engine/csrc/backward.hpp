@@ -252,7 +252,7 @@ private:
 
     for (int i = evaluated; i-- > first_;) {
       const Adjoints<T> adjoints{adjoint_, kept_ + static_cast<std::ptrdiff_t>(i) * plan_.program.kept_rows * L};
-      pull_back(plan_.program, plan_.shared, frame(i), slopes_[i], adjoints, gradients());
+      pull_back(plan_.record, frame(i), slopes_[i], adjoints, gradients());
       const T* state = adjoints.rows(plan_.program.adjoint[1]);
       const T* row = plan_.a.data() + static_cast<std::ptrdiff_t>(i) * all_;
       add_rows(state, local_, D);
@@ -291,11 +291,12 @@ private:
     stages_.lie_in(plan_, again_, first_);
     copy_rows(block.rows, again_.rows, 2 * D);
     for (int i = first_; i < evaluated; ++i) {
-      for (int l = 0; l < L; ++l) stages_.time[i][l] = static_cast<T>(block.t[l] + plan_.method.c[i] * block.h[l]);
+      if (plan_.timed)
+        for (int l = 0; l < L; ++l) stages_.time[i][l] = static_cast<T>(block.t[l] + plan_.method.c[i] * block.h[l]);
       if (i > 0)
         combine(stages_.state[0], stages_.slope.data(), plan_.a.data() + static_cast<std::ptrdiff_t>(i) * all_, i, size_,
                 stages_.state[i], D);
-      evaluate(plan_.program, plan_.program.record, plan_.shared, frame(i));
+      evaluate(plan_.record, frame(i));
     }
     evaluations_ += evaluated - first_;
   }
@@ -413,10 +414,10 @@ private:
         for (int d = 0; d < D; ++d)
           seed[d * L + l] = mine[l] >= 0 ? starts_[static_cast<std::size_t>(s - first) * D + d] : T(0);
       }
-      evaluate(program, program.record, plan_.shared, frame(0));
+      evaluate(plan_.record, frame(0));
       ++evaluations_;
       const Adjoints<T> adjoints{adjoint_, kept_};
-      pull_back(program, plan_.shared, frame(0), seed, adjoints, gradients());
+      pull_back(plan_.record, frame(0), seed, adjoints, gradients());
       products(0, 1);
       for (int l = 0; l < L; ++l) {
         const std::int64_t s = mine[l];

@@ -90,11 +90,12 @@ private:
   void evaluate_stage(int i, const Step<T>& step) {
     T* const time = stages_.time[i];
     const double c = plan_.method.c[i];
-    for (int l = 0; l < L; ++l) time[l] = static_cast<T>(step.t[l] + c * step.h[l]);
+    if (plan_.timed)
+      for (int l = 0; l < L; ++l) time[l] = static_cast<T>(step.t[l] + c * step.h[l]);
     if (i > 0)
       combine(stages_.state[0], stages_.slope.data(), plan_.a.data() + static_cast<std::ptrdiff_t>(i) * plan_.all, i,
               step.size, stages_.state[i], D);
-    evaluate(plan_.program, blocks_ ? plan_.program.record : plan_.program.plain, plan_.shared,
+    evaluate(blocks_ ? plan_.record : plan_.plain,
              frame_of(scratch_, stages_.saved[i], time, stages_.state[i], stages_.slope[i], step.own));
   }
 

@@ -9,6 +9,7 @@
 #include "gemm.hpp"
 #include "math.hpp"
 #include "program.hpp"
+#include "rows.hpp"
 
 namespace thalweg::THALWEG_ISA {
 
@@ -19,21 +20,6 @@ struct Frame {
   T* rows(Home home, int row = 0) const {
     return at[static_cast<int>(home.place)] + static_cast<std::ptrdiff_t>(home.row + row) * lanes<T>;
   }
-};
-
-// What the shared tensors of a solve are: their numbers, and for a weight the panels of it and of its transpose.
-template <class T>
-struct Shared {
-  const T* const* numbers;     // of each shared tensor
-  const T* const* panels;      // of each instruction that is `linear`
-  const T* const* transposed;  // the same, for the way back
-};
-
-// Where gradients of shared tensors are summed up, for one thread; null where none is wanted.
-template <class T>
-struct SharedGradients {
-  T* const* rows;     // of each shared tensor: a row of partial sums for each number
-  T* const* weights;  // of each instruction that is `linear`: (R, padded(K))
 };
 
 // An operand as the elementwise kernels read it: the same number for all lanes, or a row.
@@ -48,11 +34,127 @@ struct Reader {
   }
 };
 
+// Where an operand is found, for any frame.
 template <class T>
-Reader<T> reader(const Operand& x, const Layout& layout, const Frame<T>& frame, const Shared<T>& shared) {
-  if (x.shared) return {shared.numbers[x.number] + x.row, x.stride, true};
-  return {frame.rows(layout.home[x.number], x.row), static_cast<std::ptrdiff_t>(x.stride) * lanes<T>, false};
-}
+struct Source {
+  const T* numbers = nullptr;  // of a shared operand
+  Place place{};
+  std::ptrdiff_t offset = 0, step = 0;
+
+  THALWEG_INLINE Reader<T> in(const Frame<T>& frame) const {
+    if (numbers) return {numbers, step, true};
+    return {frame.at[static_cast<int>(place)] + offset, step, false};
+  }
+};
+
+// Rows that a gather takes from one place, one after the other.
+template <class T>
+struct Run {
+  Source<T> from;
+  int to, count;
+};
+
+// An instruction with all that can be known before a frame is.
+template <class T>
+struct Resolved {
+  Op op;
+  int size;
+  Place place;            // of the result
+  std::ptrdiff_t offset;
+  Source<T> x[3];
+  T s[3];
+  int repeats, rows, columns;  // of `linear`; of a reduction, `columns` is its length
+  const T *panels, *transposed, *bias;
+  int first_run, runs;         // of a gather
+  const Instruction* code;
+};
+
+// A program in one of its layouts, ready to be evaluated in any frame.
+template <class T>
+class Code {
+public:
+  const Program& program;
+
+  // `panels`, `transposed`: of each instruction that is `linear`.
+  Code(const Program& program, const Layout& layout, const T* const* shared, const T* const* panels,
+       const T* const* transposed)
+      : program(program), steps_(program.code.size()) {
+    int runs = 0;
+    for (const Instruction& code : program.code)
+      if (code.op == Op::gather) runs += code.size;
+    runs_.resize(static_cast<std::size_t>(runs));
+    runs = 0;
+    const auto source = [&](const Operand& x, int row = 0) -> Source<T> {
+      Source<T> found;
+      if (x.shared) {
+        found.numbers = shared[x.number] + x.row + row;
+        found.step = x.stride;
+      } else {
+        const Home home = layout.home[x.number];
+        found.place = home.place;
+        found.offset = static_cast<std::ptrdiff_t>(home.row + x.row + row) * lanes<T>;
+        found.step = static_cast<std::ptrdiff_t>(x.stride) * lanes<T>;
+      }
+      return found;
+    };
+    for (std::size_t i = 0; i < program.code.size(); ++i) {
+      const Instruction& code = program.code[i];
+      const Home home = layout.home[program.inputs + i];
+      Resolved<T> step{};
+      step.op = code.op;
+      step.size = code.size;
+      step.place = home.place;
+      step.offset = static_cast<std::ptrdiff_t>(home.row) * lanes<T>;
+      step.code = &code;
+      step.first_run = runs;
+      if (code.op == Op::gather) {
+        for (int row = 0; row < code.size; ++row) {
+          const int operand = code.index[2 * row], from = code.index[2 * row + 1];
+          const bool follows = row > 0 && code.index[2 * row - 2] == operand && code.index[2 * row - 1] + 1 == from;
+          if (follows) {
+            ++runs_[runs - 1].count;
+            continue;
+          }
+          Run<T> run{source(code.operands[operand], from), row, 1};
+          run.from.step = run.from.numbers ? 1 : lanes<T>;
+          runs_[runs++] = run;
+        }
+      } else {
+        for (std::size_t n = 0; n < code.operands.size(); ++n) step.x[n] = source(code.operands[n]);
+      }
+      step.runs = runs - step.first_run;
+      for (std::size_t n = 0; n < code.scalars.size(); ++n) step.s[n] = static_cast<T>(code.scalars[n]);
+      if (code.op == Op::linear) {
+        step.repeats = code.index[0], step.rows = code.index[1], step.columns = code.index[2];
+        step.panels = panels[i];
+        step.transposed = transposed[i];
+        step.bias = code.operands.size() > 2 ? step.x[2].numbers : nullptr;
+      } else if (code.op == Op::sum || code.op == Op::amax) {
+        step.columns = code.index[0];
+      }
+      steps_[i] = step;
+    }
+    if (!program.direct_output) output_ = source(program.output);
+  }
+
+  int count() const { return static_cast<int>(steps_.size()); }
+  const Resolved<T>& operator[](int i) const { return steps_[i]; }
+  const Run<T>* runs(const Resolved<T>& step) const { return runs_.data() + step.first_run; }
+  // dy/dt, where no instruction writes it to its place.
+  const Source<T>& output() const { return output_; }
+
+private:
+  Array<Resolved<T>> steps_;
+  Array<Run<T>> runs_;
+  Source<T> output_;
+};
+
+// Where gradients of shared tensors are summed up, for one thread; null where none is wanted.
+template <class T>
+struct SharedGradients {
+  T* const* rows;     // of each shared tensor: a row of partial sums for each number
+  T* const* weights;  // of each instruction that is `linear`, see `Form`
+};
 
 // Where the gradient of an operand goes: rows that are added to.
 template <class T>
@@ -79,11 +181,24 @@ THALWEG_INLINE void map(T* out, int rows, Reader<T> x, F f) {
   each<T>(rows, [&](int row, int j) { f(x(row, j)).store(out + row * lanes<T> + j * static_cast<int>(Vec<T>::lanes)); });
 }
 
+// Which operand is shared is asked once, not for each row.
 template <class T, class F>
 THALWEG_INLINE void map(T* out, int rows, Reader<T> x, Reader<T> y, F f) {
-  each<T>(rows, [&](int row, int j) {
-    f(x(row, j), y(row, j)).store(out + row * lanes<T> + j * static_cast<int>(Vec<T>::lanes));
-  });
+  const auto go = [&](auto left, auto right) {
+    each<T>(rows, [&](int row, int j) {
+      f(left(row, j), right(row, j)).store(out + row * lanes<T> + j * static_cast<int>(Vec<T>::lanes));
+    });
+  };
+  const auto number = [](Reader<T> r) { return [=](int row, int) { return Vec<T>(r.p[row * r.step]); }; };
+  const auto vector = [](Reader<T> r) {
+    return [=](int row, int j) { return Vec<T>::load(r.p + row * r.step + j * static_cast<int>(Vec<T>::lanes)); };
+  };
+  if (x.shared)
+    go(number(x), vector(y));
+  else if (y.shared)
+    go(vector(x), number(y));
+  else
+    go(vector(x), vector(y));
 }
 
 template <class T>
@@ -91,64 +206,53 @@ THALWEG_INLINE Vec<T> one_where(Mask<T> m) {
   return select(m, T(1), Vec<T>(T(0)));
 }
 
-// Rows from row to row of a gather that can be copied in one go.
 template <class T>
-void gather(const Instruction& code, const Layout& layout, const Frame<T>& frame, const Shared<T>& shared, T* out) {
-  constexpr int L = lanes<T>;
-  for (int i = 0; i < code.size; ++i) {
-    const Operand& x = code.operands[code.index[2 * i]];
-    const int row = x.row + code.index[2 * i + 1];
-    T* to = out + i * L;
-    if (x.shared) {
-      const Vec<T> number(shared.numbers[x.number][row]);
-      for (int j = 0; j < L; j += static_cast<int>(Vec<T>::lanes)) number.store(to + j);
-    } else {
-      const T* from = frame.rows(layout.home[x.number], row);
-      for (int j = 0; j < L; j += static_cast<int>(Vec<T>::lanes)) Vec<T>::load(from + j).store(to + j);
-    }
+void gather(const Run<T>* runs, int count, const Frame<T>& frame, T* out) {
+  constexpr int W = Vec<T>::lanes;
+  for (int n = 0; n < count; ++n) {
+    const Reader<T> x = runs[n].from.in(frame);
+    T* const to = out + runs[n].to * lanes<T>;
+    each<T>(runs[n].count, [&](int row, int j) { x(row, j).store(to + row * lanes<T> + j * W); });
   }
 }
 
 // dy/dt of a tile, into the frame's `slope`.
 template <class T>
-void evaluate(const Program& program, const Layout& layout, const Shared<T>& shared, const Frame<T>& frame) {
-  constexpr int L = lanes<T>;
+void evaluate(const Code<T>& code, const Frame<T>& frame) {
+  constexpr int L = lanes<T>, W = Vec<T>::lanes;
   using V = Vec<T>;
-  for (std::size_t i = 0; i < program.code.size(); ++i) {
-    const Instruction& code = program.code[i];
-    T* out = frame.rows(layout.home[program.inputs + i]);
-    const auto at = [&](int n) { return reader(code.operands[n], layout, frame, shared); };
-    const auto s = [&](int n) { return static_cast<T>(code.scalars[n]); };
-    const auto unary = [&](auto f) { map(out, code.size, at(0), f); };
-    const auto binary = [&](auto f) { map(out, code.size, at(0), at(1), f); };
-    switch (code.op) {
-      case Op::linear: {
-        const T* bias = code.operands.size() > 2 ? at(2).p : nullptr;
-        const int repeats = code.index[0], rows = code.index[1], columns = code.index[2];
-        for (int n = 0; n < repeats; ++n)
-          multiply<T, false>(shared.panels[i], bias, at(0).p + static_cast<std::ptrdiff_t>(n) * columns * L, rows, columns,
-                             out + static_cast<std::ptrdiff_t>(n) * rows * L);
+  for (int i = 0; i < code.count(); ++i) {
+    const Resolved<T>& step = code[i];
+    T* const out = frame.at[static_cast<int>(step.place)] + step.offset;
+    const auto at = [&](int n) { return step.x[n].in(frame); };
+    const T* const s = step.s;
+    const auto unary = [&](auto f) { map(out, step.size, at(0), f); };
+    const auto binary = [&](auto f) { map(out, step.size, at(0), at(1), f); };
+    switch (step.op) {
+      case Op::linear:
+        for (int n = 0; n < step.repeats; ++n)
+          multiply<T, false>(step.panels, step.bias, at(0).p + static_cast<std::ptrdiff_t>(n) * step.columns * L, step.rows,
+                             step.columns, out + static_cast<std::ptrdiff_t>(n) * step.rows * L);
         break;
-      }
-      case Op::gather: gather(code, layout, frame, shared, out); break;
+      case Op::gather: gather(code.runs(step), step.runs, frame, out); break;
       case Op::sum:
       case Op::amax: {
         const Reader<T> x = at(0);
-        const int length = code.index[0];
-        each<T>(code.size, [&](int row, int j) {
+        const int length = step.columns;
+        each<T>(step.size, [&](int row, int j) {
           V total = x(row * length, j);
           for (int n = 1; n < length; ++n) {
             const V next = x(row * length + n, j);
-            total = code.op == Op::sum ? total + next : max(total, next);
+            total = step.op == Op::sum ? total + next : max(total, next);
           }
-          total.store(out + row * L + j * static_cast<int>(V::lanes));
+          total.store(out + row * L + j * W);
         });
         break;
       }
       case Op::where: {
         const Reader<T> m = at(0), x = at(1), y = at(2);
-        each<T>(code.size, [&](int row, int j) {
-          select(m(row, j) != V(T(0)), x(row, j), y(row, j)).store(out + row * L + j * static_cast<int>(V::lanes));
+        each<T>(step.size, [&](int row, int j) {
+          select(m(row, j) != V(T(0)), x(row, j), y(row, j)).store(out + row * L + j * W);
         });
         break;
       }
@@ -180,9 +284,9 @@ void evaluate(const Program& program, const Layout& layout, const Shared<T>& sha
       case Op::tanh: unary([](V x) { return tanh(x); }); break;
       case Op::sigmoid: unary([](V x) { return sigmoid(x); }); break;
       case Op::relu: unary([](V x) { return max(x, V(T(0))); }); break;
-      case Op::leaky_relu: unary([a = s(0)](V x) { return select(x > V(T(0)), x, x * a); }); break;
+      case Op::leaky_relu: unary([a = s[0]](V x) { return select(x > V(T(0)), x, x * a); }); break;
       case Op::elu:
-        unary([a = s(0), b = s(1), c = s(2)](V x) {
+        unary([a = s[0], b = s[1], c = s[2]](V x) {
           return select(x > V(T(0)), x * b, expm1(x * c) * V(a * b));
         });
         break;
@@ -190,14 +294,14 @@ void evaluate(const Program& program, const Layout& layout, const Shared<T>& sha
       case Op::gelu_tanh: unary([](V x) { return gelu_tanh(x); }); break;
       case Op::silu: unary([](V x) { return x * sigmoid(x); }); break;
       case Op::softplus:
-        unary([b = s(0), most = s(1)](V x) {
+        unary([b = s[0], most = s[1]](V x) {
           const V scaled = x * b;
           return select(scaled > V(most), x, log1p(exp(scaled)) / V(b));
         });
         break;
-      case Op::clamp: unary([a = s(0), b = s(1)](V x) { return clamp(x, a, b); }); break;
+      case Op::clamp: unary([a = s[0], b = s[1]](V x) { return clamp(x, a, b); }); break;
       case Op::power: {
-        const T e = s(0);
+        const T e = s[0];
         if (e == T(3))
           unary([](V x) { return x * x * x; });
         else
@@ -209,10 +313,9 @@ void evaluate(const Program& program, const Layout& layout, const Shared<T>& sha
       case Op::count: break;
     }
   }
-  if (!program.direct_output) {
-    const T* from = frame.rows(layout.home[program.output.number], program.output.row);
-    T* to = frame.at[static_cast<int>(Place::slope)];
-    for (int i = 0; i < program.dimension * L; i += static_cast<int>(V::lanes)) V::load(from + i).store(to + i);
+  if (!code.program.direct_output) {
+    T* const to = frame.at[static_cast<int>(Place::slope)];
+    map(to, code.program.dimension, code.output().in(frame), [](V x) { return x; });
   }
 }
 
@@ -230,11 +333,11 @@ struct Adjoints {
 // From the adjoint of dy/dt (seed: D rows) to those of the inputs, which lie in `adjoints` afterwards, and to the gradients
 // of shared tensors; those of weights are left to `outer`. The frame is that of the forward evaluation, laid out to record.
 template <class T>
-void pull_back(const Program& program, const Shared<T>& shared, const Frame<T>& frame, const T* seed,
-               const Adjoints<T>& adjoints, const SharedGradients<T>& gradients) {
+void pull_back(const Code<T>& code, const Frame<T>& frame, const T* seed, const Adjoints<T>& adjoints,
+               const SharedGradients<T>& gradients) {
   constexpr int L = lanes<T>, W = Vec<T>::lanes;
   using V = Vec<T>;
-  const Layout& layout = program.record;
+  const Program& program = code.program;
   const V zero(T(0)), one(T(1)), half(T(0.5));
   for (int i = 0; i < program.adjoint_rows * L; i += W) zero.store(adjoints.scratch + i);
   for (int i = 0; i < program.kept_rows * L; i += W) zero.store(adjoints.kept + i);
@@ -242,15 +345,15 @@ void pull_back(const Program& program, const Shared<T>& shared, const Frame<T>& 
     T* to = adjoints.rows(program.adjoint[program.output.number], program.output.row);
     for (int i = 0; i < program.dimension * L; i += W) V::load(seed + i).store(to + i);
   }
-  for (std::size_t i = program.code.size(); i-- > 0;) {
-    const Instruction& code = program.code[i];
-    const int made = program.inputs + static_cast<int>(i);
+  for (int i = code.count(); i-- > 0;) {
+    const Resolved<T>& step = code[i];
+    const int made = program.inputs + i;
     const T* g = adjoints.rows(program.adjoint[made]);
-    const Reader<T> down{g, L, false}, out{frame.rows(layout.home[made]), L, false};
-    const auto at = [&](int n) { return reader(code.operands[n], layout, frame, shared); };
-    const auto s = [&](int n) { return static_cast<T>(code.scalars[n]); };
+    const Reader<T> down{g, L, false}, out{frame.at[static_cast<int>(step.place)] + step.offset, L, false};
+    const auto at = [&](int n) { return step.x[n].in(frame); };
+    const T* const s = step.s;
     const auto to = [&](int n) -> Sink<T> {
-      const Operand& x = code.operands[n];
+      const Operand& x = step.code->operands[n];
       if (!x.shared)
         return {adjoints.rows(program.adjoint[x.number], x.row), static_cast<std::ptrdiff_t>(x.stride) * L};
       T* rows = gradients.rows[x.number];
@@ -259,29 +362,29 @@ void pull_back(const Program& program, const Shared<T>& shared, const Frame<T>& 
     // f: how much of the result's adjoint an operand's gets, from the result or from the operand
     const auto by_output = [&](auto f) {
       const Sink<T> sink = to(0);
-      if (sink) each<T>(code.size, [&](int row, int j) { sink.add(row, j, down(row, j) * f(out(row, j))); });
+      if (sink) each<T>(step.size, [&](int row, int j) { sink.add(row, j, down(row, j) * f(out(row, j))); });
     };
     const auto by_input = [&](auto f) {
       const Sink<T> sink = to(0);
       const Reader<T> x = at(0);
-      if (sink) each<T>(code.size, [&](int row, int j) { sink.add(row, j, down(row, j) * f(x(row, j))); });
+      if (sink) each<T>(step.size, [&](int row, int j) { sink.add(row, j, down(row, j) * f(x(row, j))); });
     };
     const auto plain = [&](int n, auto f) {
       const Sink<T> sink = to(n);
-      if (sink) each<T>(code.size, [&](int row, int j) { sink.add(row, j, f(down(row, j))); });
+      if (sink) each<T>(step.size, [&](int row, int j) { sink.add(row, j, f(down(row, j))); });
     };
     const auto by_both = [&](int n, auto f) {
       const Sink<T> sink = to(n);
       const Reader<T> x = at(0), y = at(1);
-      if (sink) each<T>(code.size, [&](int row, int j) { sink.add(row, j, f(down(row, j), x(row, j), y(row, j))); });
+      if (sink) each<T>(step.size, [&](int row, int j) { sink.add(row, j, f(down(row, j), x(row, j), y(row, j))); });
     };
-    switch (code.op) {
+    switch (step.op) {
       case Op::linear: {
-        const int repeats = code.index[0], rows = code.index[1], columns = code.index[2];
+        const int repeats = step.repeats, rows = step.rows, columns = step.columns;
         for (int n = 0; n < repeats; ++n)
-          multiply<T, true>(shared.transposed[i], nullptr, g + static_cast<std::ptrdiff_t>(n) * rows * L, columns, rows,
+          multiply<T, true>(step.transposed, nullptr, g + static_cast<std::ptrdiff_t>(n) * rows * L, columns, rows,
                             to(0).p + static_cast<std::ptrdiff_t>(n) * columns * L);
-        if (code.operands.size() > 2) {
+        if (step.bias) {
           const Sink<T> bias = to(2);
           if (bias)
             for (int n = 0; n < repeats; ++n)
@@ -290,20 +393,20 @@ void pull_back(const Program& program, const Shared<T>& shared, const Frame<T>& 
         break;
       }
       case Op::gather:
-        for (int row = 0; row < code.size; ++row) {
-          const Sink<T> sink = to(code.index[2 * row]);
+        for (int row = 0; row < step.size; ++row) {
+          const Sink<T> sink = to(step.code->index[2 * row]);
           if (!sink) continue;
           for (int j = 0; j < row_registers; ++j) {
-            T* p = sink.p + code.index[2 * row + 1] * L + j * W;
+            T* p = sink.p + step.code->index[2 * row + 1] * L + j * W;
             (V::load(p) + down(row, j)).store(p);
           }
         }
         break;
       case Op::sum: {
         const Sink<T> sink = to(0);
-        const int length = code.index[0];
+        const int length = step.columns;
         if (sink)
-          each<T>(code.size, [&](int row, int j) {
+          each<T>(step.size, [&](int row, int j) {
             for (int n = 0; n < length; ++n) sink.add(row * length + n, j, down(row, j));
           });
         break;
@@ -311,9 +414,9 @@ void pull_back(const Program& program, const Shared<T>& shared, const Frame<T>& 
       case Op::amax: {  // ties share
         const Sink<T> sink = to(0);
         const Reader<T> x = at(0);
-        const int length = code.index[0];
+        const int length = step.columns;
         if (sink)
-          each<T>(code.size, [&](int row, int j) {
+          each<T>(step.size, [&](int row, int j) {
             V count = zero;
             for (int n = 0; n < length; ++n) count += one_where(x(row * length + n, j) == out(row, j));
             const V share = down(row, j) / count;
@@ -325,7 +428,7 @@ void pull_back(const Program& program, const Shared<T>& shared, const Frame<T>& 
       case Op::where: {
         const Reader<T> m = at(0);
         const Sink<T> x = to(1), y = to(2);
-        each<T>(code.size, [&](int row, int j) {
+        each<T>(step.size, [&](int row, int j) {
           const auto first = m(row, j) != zero;
           if (x) x.add(row, j, select(first, down(row, j), zero));
           if (y) y.add(row, j, select(first, zero, down(row, j)));
@@ -353,7 +456,7 @@ void pull_back(const Program& program, const Shared<T>& shared, const Frame<T>& 
         const Sink<T> sink = to(1);
         const Reader<T> x = at(0), y = at(1);
         if (sink)
-          each<T>(code.size, [&](int row, int j) {
+          each<T>(step.size, [&](int row, int j) {
             const V base = x(row, j), power = out(row, j);
             sink.add(row, j, select((base == zero) & (y(row, j) >= zero), zero, down(row, j) * (power * log(base))));
           });
@@ -361,7 +464,7 @@ void pull_back(const Program& program, const Shared<T>& shared, const Frame<T>& 
       }
       case Op::minimum:
       case Op::maximum: {  // ties share
-        const T sign = code.op == Op::minimum ? T(1) : T(-1);
+        const T sign = step.op == Op::minimum ? T(1) : T(-1);
         by_both(0, [=](V d, V x, V y) { return select(x == y, d * half, select(x * sign < y * sign, d, zero)); });
         by_both(1, [=](V d, V x, V y) { return select(x == y, d * half, select(x * sign > y * sign, d, zero)); });
         break;
@@ -381,9 +484,9 @@ void pull_back(const Program& program, const Shared<T>& shared, const Frame<T>& 
       case Op::tanh: by_output([&](V y) { return one - y * y; }); break;
       case Op::sigmoid: by_output([&](V y) { return y * (one - y); }); break;
       case Op::relu: by_output([&](V y) { return one_where(y > zero); }); break;
-      case Op::leaky_relu: by_input([&, a = s(0)](V x) { return select(x > zero, one, V(a)); }); break;
+      case Op::leaky_relu: by_input([&, a = s[0]](V x) { return select(x > zero, one, V(a)); }); break;
       case Op::elu:
-        by_input([&, a = s(0), b = s(1), c = s(2)](V x) {
+        by_input([&, a = s[0], b = s[1], c = s[2]](V x) {
           return select(x > zero, V(b), exp(x * c) * V(a * b * c));
         });
         break;
@@ -408,13 +511,13 @@ void pull_back(const Program& program, const Shared<T>& shared, const Frame<T>& 
         });
         break;
       case Op::softplus:
-        by_input([&, b = s(0), most = s(1)](V x) { return select(x * b > V(most), one, sigmoid(x * b)); });
+        by_input([&, b = s[0], most = s[1]](V x) { return select(x * b > V(most), one, sigmoid(x * b)); });
         break;
       case Op::clamp:
-        by_input([&, a = s(0), b = s(1)](V x) { return one_where((x >= V(a)) & (x <= V(b))); });
+        by_input([&, a = s[0], b = s[1]](V x) { return one_where((x >= V(a)) & (x <= V(b))); });
         break;
       case Op::power: {
-        const T e = s(0);
+        const T e = s[0];
         if (e == T(3))
           by_input([](V x) { return x * x * T(3); });
         else if (e != T(0))

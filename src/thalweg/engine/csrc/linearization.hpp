@@ -8,13 +8,6 @@
 
 namespace thalweg::THALWEG_ISA {
 
-inline bool reads_time(const Program& program) {
-  for (const Instruction& code : program.code)
-    for (const Operand& x : code.operands)
-      if (!x.shared && x.number == 0) return true;
-  return program.output.number == 0;
-}
-
 template <class T>
 class Linearization {
 public:
@@ -22,7 +15,7 @@ public:
 
   // The plan is one for derivatives.
   Linearization(const Plan<T>& plan, T* scratch)
-      : plan_(plan), scratch_(scratch), D(plan.program.dimension), timed_(reads_time(plan.program)) {
+      : plan_(plan), scratch_(scratch), D(plan.program.dimension), timed_(plan.timed) {
     const Program& program = plan.program;
     const std::size_t d = D;
     numbers_.resize((d * d + 3 * d + program.record.saved + 1 + program.adjoint_rows + program.kept_rows) * L);
@@ -39,10 +32,10 @@ public:
   void make(T* time, T* state, T* own) {
     const Program& program = plan_.program;
     const Frame<T> frame = frame_of(scratch_, saved_, time, state, slope_, own);
-    evaluate(program, program.record, plan_.shared, frame);
+    evaluate(plan_.record, frame);
     for (int i = 0; i < D; ++i) {
       fill(seed_ + i * L, T(1));
-      pull_back(program, plan_.shared, frame, seed_, adjoints_, SharedGradients<T>{nowhere_.data(), nullptr});
+      pull_back(plan_.record, frame, seed_, adjoints_, SharedGradients<T>{nowhere_.data(), nullptr});
       fill(seed_ + i * L, T(0));
       copy_rows(adjoints_.rows(program.adjoint[1]), jacobian_ + static_cast<std::ptrdiff_t>(i) * D * L, D);
       if (timed_) copy_rows(adjoints_.rows(program.adjoint[0]), time_derivative_ + i * L, 1);

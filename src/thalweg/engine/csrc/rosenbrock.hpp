@@ -82,7 +82,7 @@ public:
       if (i > 0) {
         sum(i, step, state_, beside_);
         set_time(i, step);
-        evaluate(plan_.program, plan_.program.plain, plan_.shared,
+        evaluate(plan_.plain,
                  frame_of<T>(scratch_, nullptr, time_, state_, slope_, step.own));
       }
       right_side(i, step.size, stages_[i]);

@@ -93,21 +93,24 @@ inline constexpr int most_terms = 64;  // of a method: its stages, extra ones to
 template <class T>
 void combine(const T* y, const T* const* k, const T* weights, int count, const T* h, T* to, int rows) {
   constexpr int L = lanes<T>, W = Vec<T>::lanes;
-  Vec<T> size[row_registers];
   const T* term[most_terms];
   T weight[most_terms];
   int terms = 0;
-  for (int j = 0; j < count; ++j)
-    if (weights[j] != T(0)) term[terms] = k[j], weight[terms++] = weights[j];
-  for (int j = 0; j < row_registers; ++j) size[j] = Vec<T>::load(h + j * W);
-  for (int row = 0; row < rows; ++row)
-#pragma GCC unroll 2
-    for (int j = 0; j < row_registers; ++j) {
-      const int at = row * L + j * W;
-      Vec<T> sum(T(0));
-      for (int n = 0; n < terms; ++n) sum += Vec<T>::load(term[n] + at) * weight[n];
-      (Vec<T>::load(y + at) + sum * size[j]).store(to + at);
+  for (int j = 0; j < count; ++j) {
+    term[terms] = k[j], weight[terms] = weights[j];
+    terms += weights[j] != T(0);
+  }
+  const Vec<T> size[row_registers] = {Vec<T>::load(h), Vec<T>::load(h + W)};
+  for (int at = 0; at < rows * L; at += L) {
+    Vec<T> first(T(0)), second(T(0));
+    for (int n = 0; n < terms; ++n) {
+      const Vec<T> w(weight[n]);
+      first += Vec<T>::load(term[n] + at) * w;
+      second += Vec<T>::load(term[n] + at + W) * w;
     }
+    (Vec<T>::load(y + at) + first * size[0]).store(to + at);
+    (Vec<T>::load(y + at + W) + second * size[1]).store(to + at + W);
+  }
 }
 
 }  // namespace thalweg::THALWEG_ISA

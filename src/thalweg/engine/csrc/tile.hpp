@@ -77,7 +77,9 @@ public:
     time_ = take(L);
     for (int l = 0; l < L; ++l) {
       step_.sample[l] = -1;
-      step_.t[l] = h_[l] = t1_[l] = direction_[l] = 0;
+      step_.t[l] = h_[l] = t1_[l] = direction_[l] = floor_[l] = own_size_[l] = carries_[l] = lands_[l] = 0;
+      tried_[l] = accepted_[l] = evaluated_[l] = linearized_[l] = factored_[l] = 0;
+      step_.output[l] = step_.end_output[l] = 0;
       limit_[l] = before_[l] = two_before_[l] = 1;
     }
   }
@@ -88,18 +90,22 @@ public:
     waiting_ = waiting_end_ = 0;
     bool more = true;
     for (;;) {
-      bool any = false;
-      for (int l = 0; l < L; ++l) {
+      for (int l = 0; l < L && more && carried_ < L; ++l)
         while (step_.sample[l] < 0 && more) {
           if (waiting_ == waiting_end_ && !(more = fetch(next))) break;
           begin(l);
         }
-        any |= step_.sample[l] >= 0;
-      }
-      if (!any) return;
+      if (carried_ == 0) return;
       attempt();
       double error[L];
-      for (int l = 0; l < L; ++l) error[l] = relative(step_.squares[l], step_.squares[L + l], D);
+      if (plan_.tempered())
+        for (int l = 0; l < L; ++l) error[l] = relative(step_.squares[l], step_.squares[L + l], D);
+      else
+        for (int l = 0; l < L; l += static_cast<int>(Vec<double>::lanes)) {
+          double sums[Vec<double>::lanes];
+          for (std::size_t i = 0; i < Vec<double>::lanes; ++i) sums[i] = step_.squares[l + i];
+          sqrt(Vec<double>::load(sums) / Vec<double>(D)).store(error + l);
+        }
       settle(error);
     }
   }
@@ -171,11 +177,7 @@ public:
     for (int l = 0; l < waiting_end_; ++l) begin(l);
   }
 
-  bool runs() const {
-    for (int l = 0; l < L; ++l)
-      if (step_.sample[l] >= 0) return true;
-    return false;
-  }
+  bool runs() const { return carried_ > 0; }
   // The sums over the lanes that carry samples.
   void add_squares(double* sums) const {
     for (int l = 0; l < L; ++l)
@@ -195,10 +197,16 @@ public:
 
   // Tries one step of every lane, up to its error.
   void attempt() {
+    using V = Vec<double>;
+    constexpr int Wide = V::lanes;
+    for (int l = 0; l < L; l += Wide) {
+      const V remaining = V::load(t1_ + l) - V::load(step_.t + l), h = V::load(h_ + l);
+      const auto carries = V::load(carries_ + l) != V(0.0), lands = (remaining / h <= V(1 + slack)) & carries;
+      select(lands, V(1.0), 0.0).store(lands_ + l);
+      select(carries, select(lands, remaining, h), 0.0).store(step_.h + l);
+    }
     for (int l = 0; l < L; ++l) {
-      const double remaining = t1_[l] - step_.t[l];
-      step_.lands[l] = step_.sample[l] >= 0 && remaining / h_[l] <= 1 + slack;
-      step_.h[l] = step_.sample[l] < 0 ? 0 : step_.lands[l] ? remaining : h_[l];
+      step_.lands[l] = lands_[l] != 0;
       step_.size[l] = static_cast<T>(step_.h[l]);
     }
     family_.attempt(step_);
@@ -208,42 +216,63 @@ public:
   void settle(const double* error) {
     const Control& control = plan_.control;
     const Task<T>& task = plan_.task;
+    using V = Vec<double>;
+    constexpr int Wide = V::lanes;
     bool* const accept = step_.accept;
-    double h_next[L], t_next[L], factor[L];
+    double h_next[L], t_next[L], factor[L], taken[L];
     if (control.adaptive) factors(error, factor);
-    bool some_due = false;
-    step_.any = false, step_.all = true;
-    Status failure[L];
-    for (int l = 0; l < L; ++l) {
-      accept[l] = false;
-      failure[l] = Status::success;
-      step_.end_output[l] = step_.output[l];
-      if (step_.sample[l] < 0) continue;
-      const double t = step_.t[l], h = step_.h[l];
-      ++tried_[l];
-      evaluated_[l] += step_.nfev;
-      linearized_[l] += step_.njev;
-      factored_[l] += step_.nlu;
-      double proposed = own_size_[l];
-      accept[l] = true;
+    const V tried(1.0), evaluated(step_.nfev), linearized(step_.njev), factored(step_.nlu);
+    unsigned carrying = 0, accepting = 0, failing = 0, ending = 0;
+    for (int l = 0; l < L; l += Wide) {
+      const auto carries = V::load(carries_ + l) != V(0.0), lands = V::load(lands_ + l) != V(0.0);
+      const V t = V::load(step_.t + l), h = V::load(step_.h + l), t1 = V::load(t1_ + l), direction = V::load(direction_ + l);
+      const V e = V::load(error + l);
+      auto fits = carries, stuck = carries;
+      V proposed = V::load(own_size_ + l);
       if (control.adaptive) {
-        accept[l] = error[l] <= 1;
-        if (control.min_step > 0 && std::isfinite(error[l]) && std::fabs(h) <= control.min_step * (1 + slack)) accept[l] = true;
-        proposed = h * factor[l];
+        fits = (e <= V(1.0)) & carries;
+        proposed = h * V::load(factor + l);
+        stuck = (abs(proposed) <= max(abs(t) * V(spacing), V::load(floor_ + l))) & carries;
+        if (control.min_step > 0) {
+          const auto finite = abs(e) < V(std::numeric_limits<double>::infinity());
+          fits = fits | ((abs(h) <= V(control.min_step * (1 + slack))) & finite & carries);
+          stuck = stuck | ((abs(h) <= V(control.min_step)) & carries);
+        }
+        stuck = stuck & ~fits;
+      } else {
+        stuck = stuck & ~stuck;
       }
-      t_next[l] = accept[l] ? (step_.lands[l] ? t1_[l] : t + h) : t;
-      const bool stuck = control.adaptive && (std::fabs(proposed) <= std::fmax(std::fabs(t) * spacing, floor_[l]) ||
-                                              (control.min_step > 0 && std::fabs(h) <= control.min_step));
-      h_next[l] = bounded(proposed, direction_[l]);
-      if (stuck && !accept[l]) failure[l] = std::isfinite(error[l]) ? Status::step_underflow : Status::nonfinite;
-      if (accept[l] && task.t_eval) {
-        std::int64_t& end = step_.end_output[l];
+      proposed = select(abs(proposed) > V(control.max_step), direction * V(control.max_step), proposed);
+      if (control.min_step > 0)
+        proposed = select(abs(proposed) < V(control.min_step), direction * V(control.min_step), proposed);
+      const V reached = select(fits, select(lands, t1, t + h), t);
+      const auto arrived = (reached == t1) & carries;
+      const V zero(0.0);
+      const V tries = V::load(tried_ + l) + select(carries, tried, zero);
+      tries.store(tried_ + l);
+      (V::load(accepted_ + l) + select(fits, tried, zero)).store(accepted_ + l);
+      (V::load(evaluated_ + l) + select(carries, evaluated, zero)).store(evaluated_ + l);
+      if (step_.njev) (V::load(linearized_ + l) + select(carries, linearized, zero)).store(linearized_ + l);
+      if (step_.nlu) (V::load(factored_ + l) + select(carries, factored, zero)).store(factored_ + l);
+      reached.store(t_next + l);
+      select(stuck & ~arrived, zero, proposed).store(h_next + l);
+      select(fits, tried, zero).store(taken + l);
+      carrying |= lanes_of(carries) << l;
+      accepting |= lanes_of(fits) << l;
+      failing |= lanes_of(stuck & ~arrived) << l;
+      ending |= lanes_of((arrived | stuck | (tries >= V(static_cast<double>(control.max_steps)))) & carries) << l;
+    }
+    for (int l = 0; l < L; ++l) accept[l] = taken[l] != 0;
+    step_.any = accepting != 0;
+    step_.all = accepting == carrying;
+    bool some_due = false;
+    if (task.t_eval)
+      for (int l = 0; l < L; ++l) {
+        std::int64_t& end = step_.end_output[l] = step_.output[l];
+        if (!accept[l]) continue;
         while (end < task.outputs && (output_time(end, step_.sample[l]) - t_next[l]) * direction_[l] <= 0) ++end;
         some_due |= end > step_.output[l];
       }
-      step_.any |= accept[l];
-      step_.all &= accept[l];
-    }
 
     if (some_due) {
       const int extra = family_.extend(step_);
@@ -254,22 +283,21 @@ public:
     if (step_.any) copy_accepted(step_, step_.ended, step_.y, D);
     family_.settle(step_, some_due);
 
-    for (int l = 0; l < L; ++l) {
-      if (step_.sample[l] < 0) continue;
-      step_.output[l] = step_.end_output[l];
-      if (accept[l]) ++accepted_[l];
-      step_.t[l] = t_next[l];
-      const bool arrived = t_next[l] == t1_[l];
-      if (arrived) {
-        h_[l] = h_next[l];
+    for (int l = 0; l < L; l += Wide) {
+      const auto carries = V::load(carries_ + l) != V(0.0);
+      select(carries, V::load(t_next + l), V::load(step_.t + l)).store(step_.t + l);
+      select(carries, V::load(h_next + l), V::load(h_ + l)).store(h_ + l);
+    }
+    if (some_due)
+      for (int l = 0; l < L; ++l) step_.output[l] = step_.end_output[l];
+    for (int l = 0; ending; ++l, ending >>= 1) {
+      if (!(ending & 1)) continue;
+      if (step_.t[l] == t1_[l])
         end(l, Status::success);
-      } else if (failure[l] != Status::success) {
-        h_[l] = 0;
-        end(l, failure[l]);
-      } else {
-        h_[l] = h_next[l];
-        if (tried_[l] >= control.max_steps) end(l, Status::max_steps);
-      }
+      else if (failing >> l & 1)
+        end(l, std::isfinite(error[l]) ? Status::step_underflow : Status::nonfinite);
+      else
+        end(l, Status::max_steps);
     }
   }
 
@@ -283,7 +311,10 @@ private:
 
   // Of the samples in the lanes.
   double h_[L], t1_[L], direction_[L], floor_[L], before_[L], two_before_[L], limit_[L], own_size_[L];
-  std::int64_t tried_[L], accepted_[L], evaluated_[L], linearized_[L], factored_[L];
+  double carries_[L], lands_[L];  // 1 where a lane carries a sample, and where its step ends at t1; 0 elsewhere
+  double tried_[L], accepted_[L], evaluated_[L], linearized_[L], factored_[L];  // counts, exact below 2^53
+
+  int carried_ = 0;                // how many lanes carry one
 
   // Samples that have a slope and a first step, and wait for a lane.
   int waiting_ = 0, waiting_end_ = 0;
@@ -303,7 +334,7 @@ private:
 
   // Of the samples that wait, at `time_`.
   void evaluate_waiting(T* state, T* slope) {
-    evaluate(plan_.program, plan_.program.plain, plan_.shared, frame_of<T>(scratch(), nullptr, time_, state, slope, waiting_own_));
+    evaluate(plan_.plain, frame_of<T>(scratch(), nullptr, time_, state, slope, waiting_own_));
     ++waiting_evaluations_;
   }
 
@@ -373,8 +404,10 @@ private:
     direction_[l] = (t1_[l] > step_.t[l]) - (t1_[l] < step_.t[l]);
     tried_[l] = accepted_[l] = evaluated_[l] = linearized_[l] = factored_[l] = 0;
     h_[l] = 0;
-    step_.output[l] = 0;
+    step_.output[l] = step_.end_output[l] = 0;
     step_.sample[l] = s;
+    carries_[l] = 1;
+    ++carried_;
     if (!task.t_eval) {
       std::memcpy(output(0, s), task.y0 + s * D, sizeof(T) * D);
     } else {
@@ -417,8 +450,12 @@ private:
     task.t_end[s] = step_.t[l];
     task.h_end[s] = h_[l];
     step_.sample[l] = -1;
-    h_[l] = 0;  // the lane stands still
+    carries_[l] = h_[l] = 0;  // the lane stands still
+    --carried_;
   }
+
+  // Of numbers that are not far from 1, and right to some 1e-15: half the time of `pow`.
+  static Vec<double> power(Vec<double> x, double exponent) { return exp(log(x) * exponent); }
 
   // How the size of each lane changes; what is remembered of this step's error.
   void factors(const double* error, double* factor) {
@@ -430,14 +467,14 @@ private:
       V e = V::load(error + l);
       const auto accept = e <= V(1.0);
       e = select(e < V(1e-10), 1e-10, e);  // NaN stays
-      V f = c.safety * pow(e, V(-(c.p + c.i + c.d) / order));
+      V f = c.safety * power(e, -(c.p + c.i + c.d) / order);
       V most = V::load(limit_ + l), before = V::load(before_ + l), two_before = V::load(two_before_ + l);
       if (c.d != 0) {
-        f *= pow(two_before, V(-c.d / order));
+        f *= power(two_before, -c.d / order);
         select(accept, before, two_before).store(two_before_ + l);
       }
       if (c.p != 0 || c.d != 0) {
-        f *= pow(before, V((c.p + 2 * c.d) / order));
+        f *= power(before, (c.p + 2 * c.d) / order);
         select(accept, select(e > V(telling), e, telling), before).store(before_ + l);
         most = select(accept, most, c.safety);
       }

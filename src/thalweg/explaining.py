@@ -140,7 +140,7 @@ def explain(
       5 instructions, 0 multiplications by weights, 1 shared tensor, 2 rows of scratch
     >>> thalweg.explain(swing, torch.ones(8, 2), 0.1, method="radau5")
     backend: eager, as the native engine does not take this solve:
-      the engine has explicit Runge–Kutta methods, and 'radau5' is none
+      the engine has explicit Runge–Kutta and Rosenbrock methods, and 'radau5' is none
     """
     args = args if isinstance(args, tuple) else (args,)
     asked = {"method": method, "args": args, "batching": batching, **options}

@@ -359,7 +359,7 @@ def hooked(t, y):
 
 
 REFUSALS = {
-    "another kind of method": ({"method": "kvaerno3"}, "explicit Runge–Kutta methods, and 'kvaerno3' is none"),
+    "another kind of method": ({"method": "kvaerno3"}, "and 'kvaerno3' is none"),
     "another library": ({"method": "scipy:RK45"}, "those of another library"),
     "a gradient of another kind": ({"gradient": "adjoint"}, "gradient='checkpointed'"),
     "checkpoints": ({"gradient": Checkpointed(checkpoints=2)}, "no checkpoints="),

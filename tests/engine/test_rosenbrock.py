@@ -10,7 +10,7 @@ import torch
 
 import testset
 from problems import F64, rober
-from thalweg import Status, solve_ivp
+from thalweg import solve_ivp
 from thalweg.engine import native
 from thalweg.methods import get_method
 
@@ -78,7 +78,9 @@ def assert_alike(fun, t_span, y0, method, **options):
     """Equal counts and statuses, and the same states to 10 digits; returns the engine's solution."""
     eager, engine = both(fun, t_span, y0, method, **options)
     for name in COUNTS:
-        assert torch.equal(torch.as_tensor(getattr(eager.stats, name)), torch.as_tensor(getattr(engine.stats, name))), name
+        assert torch.equal(torch.as_tensor(getattr(eager.stats, name)), torch.as_tensor(getattr(engine.stats, name))), (
+            name
+        )
     assert torch.equal(torch.as_tensor(eager.status), torch.as_tensor(engine.status))
     torch.testing.assert_close(engine.ys, eager.ys, rtol=1e-10, atol=1e-10 * options.get("atol", 1e-6), equal_nan=True)
     return engine
@@ -104,7 +106,9 @@ def test_outputs_inside_steps_are_those_of_the_methods_interpolant(name, method)
 
 
 @pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("options", [{"step_size": 0.05}, {"first_step": 0.3}, {"max_step": 0.1}, {"max_steps": 4}], ids=str)
+@pytest.mark.parametrize(
+    "options", [{"step_size": 0.05}, {"first_step": 0.3}, {"max_step": 0.1}, {"max_steps": 4}], ids=str
+)
 def test_sizes_are_chosen_as_the_eager_loop_does(method, options):
     fun, t_span, y0, _ = SOLVES["driven"]
     assert_alike(fun, t_span, y0, method, **options)

@@ -23,7 +23,7 @@ public:
     const std::size_t state = static_cast<std::size_t>(D) * L;
     // the slope that is carried, what a step comes to; the stages where they are not recorded
     numbers_.resize(2 * state + (blocks ? 0 : state * (plan.all + 1) + L));
-    numbers_.zero();
+    numbers_.calm();
     T* at = numbers_.data();
     const auto take = [&](std::size_t count) { return std::exchange(at, at + count); };
     carried_ = take(state), new_y_ = take(state);

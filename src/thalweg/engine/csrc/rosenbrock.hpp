@@ -60,7 +60,7 @@ public:
         stages_(S) {
     const std::size_t state = static_cast<std::size_t>(D) * L;
     numbers_.resize(state * (S + 4) + L);
-    numbers_.zero();
+    numbers_.calm();
     T* at = numbers_.data();
     const auto take = [&](std::size_t count) { return std::exchange(at, at + count); };
     for (int i = 0; i < S; ++i) stages_[i] = take(state);

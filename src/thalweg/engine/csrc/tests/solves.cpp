@@ -95,8 +95,8 @@ private:
 
 // Methods: with and without an error, first same as last, extra stages, a second estimate of the error.
 
-Method method(std::vector<std::vector<double>> a, std::vector<double> b, int extra = 0) {
-  Method m;
+ExplicitMethod method(std::vector<std::vector<double>> a, std::vector<double> b, int extra = 0) {
+  ExplicitMethod m;
   m.stages = static_cast<int>(a.size()) - extra;
   m.extra = extra;
   for (const auto& row : a) {
@@ -109,28 +109,25 @@ Method method(std::vector<std::vector<double>> a, std::vector<double> b, int ext
   return m;
 }
 
-Method euler() {
-  Method m = method({{}}, {1});
-  m.degree = 1;
+ExplicitMethod euler() {
+  ExplicitMethod m = method({{}}, {1});
   m.interpolant = {{1}};
   return m;
 }
 
-Method rk4() {
-  Method m = method({{}, {0.5}, {0, 0.5}, {0, 0, 1}}, {1 / 6.0, 1 / 3.0, 1 / 3.0, 1 / 6.0});
-  m.degree = 1;
+ExplicitMethod rk4() {
+  ExplicitMethod m = method({{}, {0.5}, {0, 0.5}, {0, 0, 1}}, {1 / 6.0, 1 / 3.0, 1 / 3.0, 1 / 6.0});
   m.interpolant = {{1 / 6.0}, {1 / 3.0}, {1 / 3.0}, {1 / 6.0}};
   return m;
 }
 
 // Bogacki & Shampine 1989, with Hermite's cubic.
-Method bosh3() {
+ExplicitMethod bosh3() {
   const std::vector<double> b{2 / 9.0, 1 / 3.0, 4 / 9.0, 0};
-  Method m = method({{}, {0.5}, {0, 0.75}, {2 / 9.0, 1 / 3.0, 4 / 9.0}}, b);
+  ExplicitMethod m = method({{}, {0.5}, {0, 0.75}, {2 / 9.0, 1 / 3.0, 4 / 9.0}}, b);
   m.fsal = true;
   m.error_order = 3;
   m.b_error = {2 / 9.0 - 7 / 24.0, 1 / 3.0 - 1 / 4.0, 4 / 9.0 - 1 / 3.0, -1 / 8.0};
-  m.degree = 3;
   for (int i = 0; i < 4; ++i) {
     const double first = i == 0, last = i == 3;
     m.interpolant.push_back({first, 3 * b[i] - 2 * first - last, first + last - 2 * b[i]});
@@ -139,12 +136,11 @@ Method bosh3() {
 }
 
 // Heun's method with Euler's as its estimate, a coarser one too, and its slope at the end as an extra stage.
-Method heun() {
-  Method m = method({{}, {1}, {0.5, 0.5}}, {0.5, 0.5}, 1);
+ExplicitMethod heun() {
+  ExplicitMethod m = method({{}, {1}, {0.5, 0.5}}, {0.5, 0.5}, 1);
   m.error_order = 2;
   m.b_error = {0.5, -0.5};
   m.b_coarse = {0.3, -0.3};
-  m.degree = 3;
   m.interpolant = {{1, -0.5, 0}, {0, 1.5, -1}, {0, -1, 1}};
   return m;
 }
@@ -154,7 +150,7 @@ Method heun() {
 template <class T>
 struct Setting {
   std::shared_ptr<const Program> program;
-  Method method;
+  ExplicitMethod method;
   Control control;
   std::int64_t batch = 1;
   std::vector<T> y0;
@@ -179,9 +175,9 @@ struct Found {
 template <class T>
 Tape<T>* carried(const Isa& isa, const Setting<T>& s, const Task<T>& task) {
   if constexpr (std::is_same_v<T, float>)
-    return isa.solve_float(s.program, s.method, s.control, task);
+    return isa.explicit_float(s.program, s.method, s.control, task);
   else
-    return isa.solve_double(s.program, s.method, s.control, task);
+    return isa.explicit_double(s.program, s.method, s.control, task);
 }
 
 template <class X>
@@ -485,11 +481,11 @@ void check_twins(const Isa& isa, Setting<T> s, const std::string& what) {
 
 template <class T>
 void networks(const Isa& isa) {
-  const Method methods[] = {euler(), rk4(), bosh3(), heun()};
+  const ExplicitMethod methods[] = {euler(), rk4(), bosh3(), heun()};
   unsigned seed = 0;
   for (const auto& [dimension, width] : {std::pair(1, 1), {3, 5}, {17, 33}, {70, 9}})
     for (std::int64_t batch : {1, 7, 41})
-      for (const Method& m : methods)
+      for (const ExplicitMethod& m : methods)
         for (bool joint : {false, true}) {
           Setting<T> s = network<T>(dimension, width, batch, seed++);
           s.method = m;

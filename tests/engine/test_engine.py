@@ -2,11 +2,11 @@
 
 import functools
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
@@ -170,8 +170,14 @@ def test_steps_outputs_and_gradients_are_those_of_the_eager_loop(case):
 @many(max_examples=40)
 @given(cases(F32))
 def test_in_single_precision_within_what_it_and_the_tolerance_allow(case):
-    """An error near what is allowed may be judged otherwise, after which steps differ."""
-    assert_agree(case, tolerance=1e-3 if "step_size" in case.options else 2e-3 + 30 * case.options["rtol"])
+    """An error near what is allowed may be judged otherwise, after which steps differ: asked where it matters little."""
+    tolerance = 1e-3 if "step_size" in case.options else 2e-3 + 30 * case.options["rtol"]
+    _, single = case.run("eager")
+    _, double = replace(case, dtype=F64).run("eager")
+    for name, gradient in double.items():
+        size = 1 + gradient.abs().max().item()
+        assume(torch.allclose(single[name].double(), gradient, rtol=tolerance, atol=tolerance * size))
+    assert_agree(case, tolerance)
 
 
 @pytest.mark.parametrize("name", BLOCKS)

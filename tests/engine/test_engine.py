@@ -170,7 +170,7 @@ def test_steps_outputs_and_gradients_are_those_of_the_eager_loop(case):
 @many(max_examples=40)
 @given(cases(F32))
 def test_in_single_precision_within_what_it_and_the_tolerance_allow(case):
-    """An error near what is allowed may be judged otherwise, after which steps differ: asked where it matters little."""
+    """An error near what is allowed may be judged otherwise, after which steps differ: asked where that is little."""
     tolerance = 1e-3 if "step_size" in case.options else 2e-3 + 30 * case.options["rtol"]
     _, single = case.run("eager")
     _, double = replace(case, dtype=F64).run("eager")

@@ -83,7 +83,7 @@ def problem(width: int) -> tuple[Field, Tensor]:
 
 def gradient(field: Field, y0: Tensor, **options: Any) -> Tensor:
     """That of the end's mean square to all parameters."""
-    end = thalweg.solve_ivp(field, (0.0, 3.0), y0, max_steps=100_000, **options).ys[-1]
+    end = thalweg.solve_ivp(field, (0.0, 3.0), y0, max_steps=100_000, backend="eager", **options).ys[-1]
     return torch.cat([g.flatten() for g in torch.autograd.grad(end.square().mean(), list(field.parameters()))])
 
 

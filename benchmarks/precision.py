@@ -85,7 +85,7 @@ def thalweg() -> Iterator[Solver]:
     @torch.no_grad()
     def run(method: str, problem: Problem, tolerance: float) -> tuple[np.ndarray, int]:
         options = {"rtol": tolerance, "atol": tolerance * problem.scale, "max_steps": 200_000}
-        sol = solve_ivp(problem.fun, problem.t_span, problem.state(), method, **options)
+        sol = solve_ivp(problem.fun, problem.t_span, problem.state(), method, backend="eager", **options)
         return sol.ys[-1].numpy(), sol.stats.nfev
 
     implicit = ("dirk", "firk", "rosenbrock")

@@ -1,8 +1,8 @@
 """Thalweg beside its peers: `make bench`, and `make precision`.
 
 Makes an environment of its own for the peers (.venv-peers), so that they never become dependencies, and runs
-`side_by_side.py` there with whatever was given on the command line; `--help` lists it. Where the first word is
-`engine`, `precision` or `stiff`, it runs that script instead.
+`side_by_side.py` (PyTorch's operations) and `engine.py` (the native engine) there. Where the first word is the name of
+one of the scripts, it runs that with the other words; `side_by_side --help` lists its.
 """
 
 from __future__ import annotations
@@ -40,6 +40,9 @@ def environment() -> Path:
 
 if __name__ == "__main__":
     words = sys.argv[1:]
-    name = words.pop(0) if words and words[0] in SCRIPTS else "side_by_side"
-    script = Path(__file__).with_name(f"{name}.py")
-    sys.exit(subprocess.run([str(environment()), str(script), *words]).returncode)
+    names = (
+        [words.pop(0)] if words and words[0] in SCRIPTS else ["side_by_side", "engine"] if not words else SCRIPTS[:1]
+    )
+    python = environment()
+    for name in names:
+        subprocess.run([str(python), str(Path(__file__).with_name(f"{name}.py")), *words], check=True)

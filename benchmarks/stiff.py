@@ -14,6 +14,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import product
 
 import numpy as np
 import torch
@@ -21,8 +22,10 @@ from torch import Tensor
 
 from testset import rober
 from thalweg import solve_ivp
+from thalweg.engine import native
 
 RTOL, ATOL, T1 = 1e-4, 1e-8, 1e5
+BACKENDS = ("native", "eager") if native.AVAILABLE else ("eager",)
 Solver = Callable[[], np.ndarray]
 
 
@@ -39,17 +42,17 @@ def field(t: Tensor, y: Tensor, k: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def solve(k: Tensor, method: str, tighter: float = 1.0) -> np.ndarray:
+def solve(k: Tensor, method: str, backend: str, tighter: float = 1.0) -> np.ndarray:
     """The end, by thalweg."""
     y0 = torch.tensor([1.0, 0.0, 0.0], dtype=torch.float64).repeat(len(k), 1)
-    options = {"rtol": RTOL / tighter, "atol": ATOL / tighter, "batching": "per_sample"}
+    options = {"rtol": RTOL / tighter, "atol": ATOL / tighter, "batching": "per_sample", "backend": backend}
     return solve_ivp(field, (0.0, T1), y0, method, args=(k,), **options).ys[-1].numpy()
 
 
 def ours(k: Tensor) -> Iterator[tuple[str, Solver]]:
-    """By each Rosenbrock method."""
-    for method in ("rodas5p", "rosenbrock23"):
-        yield f"thalweg {method}", lambda method=method: solve(k, method)
+    """By each Rosenbrock method and each backend."""
+    for method, backend in product(("rodas5p", "rosenbrock23"), BACKENDS):
+        yield f"thalweg {method}, {backend}", partial(solve, k, method, backend)
 
 
 def theirs(k: Tensor) -> Iterator[tuple[str, Solver]]:
@@ -93,7 +96,7 @@ def main() -> None:
         solvers.update(theirs(k))
     except ImportError:
         print("diffrax is not installed; thalweg alone:")
-    exact = solve(k, "rodas5p", 1e6)
+    exact = solve(k, "rodas5p", "eager", 1e6)
     errors = {name: (abs(run() - exact) / (ATOL + RTOL * abs(exact))).max() for name, run in solvers.items()}
     times: dict[str, list[float]] = {name: [] for name in solvers}
     for _ in range(given.repeats):

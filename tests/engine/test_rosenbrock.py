@@ -57,11 +57,11 @@ RATES = torch.tensor([0.04, 3e7, 1e4], dtype=F64) * torch.exp(0.3 * spread(BATCH
 START = torch.tensor([1.0, 0.0, 0.0], dtype=F64).repeat(BATCH, 1)
 SOLVES = {  # field, span, y0 and options
     "rober": (rober, (0.0, 1e5), START, {"args": (RATES,), "rtol": 1e-4, "atol": 1e-8}),
-    "hires": (testset.problem("hires").fun, (0.0, 321.8122), rows_of("hires"), {"rtol": 1e-5, "atol": 1e-8}),
+    "hires": (testset.problem("hires").fun, (0.0, 321.8122), rows_of("hires"), {"rtol": 1e-3, "atol": 1e-8}),
     "van_der_pol": (testset.problem("van_der_pol").fun, (0.0, 900.0), rows_of("van_der_pol"), {"rtol": 1e-4}),
     "layers": (Layers(), (0.0, 3.0), spread(BATCH, 4), {"rtol": 1e-5}),
-    "driven": (driven, (0.5, 4.0), spread(BATCH, 3), {"rtol": 1e-6}),
-    "back": (lambda t, y: -driven(-t, y), (-0.5, -4.0), spread(BATCH, 3), {"rtol": 1e-6}),
+    "driven": (driven, (0.5, 4.0), spread(BATCH, 3), {"rtol": 1e-5}),
+    "back": (lambda t, y: -driven(-t, y), (-0.5, -4.0), spread(BATCH, 3), {"rtol": 1e-5}),
 }
 
 
@@ -160,7 +160,7 @@ def test_rows_that_fail_leave_their_neighbours_right(method):
 
 
 def turning(t, y, k):
-    """Turns as fast as k[0] says and grows by k[1]: its matrix of a step is as singular, or as far from it, as k says."""
+    """Turns as fast as k[0] says and grows by k[1]; the matrix of a step is singular where k says so."""
     turn, grow = k[:, :1], k[:, 1:]
     return torch.cat([grow * y[:, :1] + turn * y[:, 1:], turn * y[:, :1]], 1)
 
@@ -195,7 +195,7 @@ def test_each_matrix_has_pivots_of_its_own(method):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_sums_of_stages_are_exact_to_single_precision(method):
-    """Stages of a stiff step are thousands of times what they add up to: at single precision their sums would show it."""
+    """Stages of a stiff step are thousands of times what they add up to: sums at single precision would show it."""
     fun, t_span, y0, _ = SOLVES["driven"]
     options = {"step_size": 0.25, "t_eval": torch.linspace(*t_span, 5)}
     _, single = both(fun, t_span, y0.float(), method, **options)

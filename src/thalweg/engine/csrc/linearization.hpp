@@ -19,12 +19,13 @@ public:
     const Program& program = plan.program;
     const std::size_t d = D;
     numbers_.resize((d * d + 3 * d + program.record.saved + 1 + program.adjoint_rows + program.kept_rows) * L);
-    numbers_.zero();
+    numbers_.calm();
     T* at = numbers_.data();
     const auto take = [&](std::size_t rows) { return std::exchange(at, at + rows * L); };
     slope_ = take(d), jacobian_ = take(d * d), time_derivative_ = take(d), seed_ = take(d);
     saved_ = take(static_cast<std::size_t>(program.record.saved) + 1);
     adjoints_ = {take(program.adjoint_rows), take(program.kept_rows)};
+    zero_rows(seed_, D);
     nowhere_.resize(program.shared.size() + 1);
     nowhere_.zero();
   }

@@ -82,8 +82,7 @@ public:
       if (i > 0) {
         sum(i, step, state_, beside_);
         set_time(i, step);
-        evaluate(plan_.plain,
-                 frame_of<T>(scratch_, nullptr, time_, state_, slope_, step.own));
+        evaluate(plan_.plain, frame_of<T>(scratch_, nullptr, time_, state_, slope_, step.own));
       }
       right_side(i, step.size, stages_[i]);
       factors_.solve(stages_[i]);

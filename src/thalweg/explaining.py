@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from inspect import getclosurevars, isfunction
 from itertools import groupby
 from typing import Any
 
@@ -71,7 +72,8 @@ class Explanation:
         output = _rows(program.output, program.inputs[1], program, values, self.names)
         each = f"each of {self.samples} rows is a sample" if self.samples > 1 else "the whole state is one sample"
         own = "".join(f", {name} ({n})" for name, n in zip(values[2:], program.inputs[2:], strict=False))
-        shared = ", ".join(f"{name} ({n})" for name, n in zip(self.names, program.shared, strict=True))
+        sizes = zip(self.names, program.shared, strict=True)
+        shared = ", ".join(f"{name} ({n})" for name, n in sizes if not name.lstrip("-")[0].isdigit())
         counts = (
             _counted(len(lines), "instruction"),
             f"{_counted(program.multiplications, 'multiplication')} by weights",
@@ -130,7 +132,6 @@ def explain(
     >>> thalweg.explain(swing, torch.ones(8, 2), 0.1)
     backend: native; each of 8 rows is a sample
       of each sample: t (1), y (2)
-      of all samples: 0.1 (1)
         v1 = sin(y[0])
         v2 = -v1
         v3 = y[1] * 0.1
@@ -168,11 +169,24 @@ def _counted(n: int, thing: str) -> str:
     return f"{n:,} {thing}{'' if n == 1 else 's'}"
 
 
+def _held(fun: Any) -> Iterator[tuple[str, Tensor]]:
+    """The tensors of a module, or of what a function captured, by their names."""
+    fun = getattr(fun, "__self__", fun)
+    found = {"": fun}
+    if isfunction(fun):
+        captured = getclosurevars(fun)
+        found = {**captured.globals, **captured.nonlocals}
+    for name, x in found.items():
+        if isinstance(x, nn.Module):
+            for part, tensor in (*x.named_parameters(name), *x.named_buffers(name)):
+                yield part, tensor
+        elif isinstance(x, Tensor):
+            yield name, x
+
+
 def _names(fun: Any, shared: Sequence[Tensor]) -> tuple[str, ...]:
-    """A parameter's or buffer's own name; a single number itself; others are numbered."""
-    known = {}
-    if isinstance(fun, nn.Module):
-        known = {(x.data_ptr(), x.shape): name for name, x in (*fun.named_parameters(), *fun.named_buffers())}
+    """A tensor's own name where it is given to the engine as it is; a single number itself; others are numbered."""
+    known = {(x.data_ptr(), x.shape): name for name, x in _held(fun)}
 
     def name(n: int, x: Tensor) -> str:
         if (x.data_ptr(), x.shape) in known:

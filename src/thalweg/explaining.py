@@ -178,8 +178,7 @@ def _held(fun: Any) -> Iterator[tuple[str, Tensor]]:
         found = {**captured.globals, **captured.nonlocals}
     for name, x in found.items():
         if isinstance(x, nn.Module):
-            for part, tensor in (*x.named_parameters(name), *x.named_buffers(name)):
-                yield part, tensor
+            yield from (*x.named_parameters(name), *x.named_buffers(name))
         elif isinstance(x, Tensor):
             yield name, x
 

@@ -200,7 +200,7 @@ Found<T> solved(const Isa& isa, const Setting<T>& s, bool record = true) {
   Found<T> found;
   const std::int64_t outputs = s.outputs(), entries = outputs * s.batch * s.program->dimension;
   found.ys.resize(entries);
-  found.counts.resize(4 * s.batch);
+  found.counts.resize(6 * s.batch);
   found.ends.resize(2 * s.batch);
   Task<T> task;
   task.batch = s.batch;
@@ -223,6 +223,8 @@ Found<T> solved(const Isa& isa, const Setting<T>& s, bool record = true) {
   task.n_steps = task.status + s.batch;
   task.n_accepted = task.n_steps + s.batch;
   task.nfev = task.n_accepted + s.batch;
+  task.njev = task.nfev + s.batch;
+  task.nlu = task.njev + s.batch;
   task.t_end = found.ends.data();
   task.h_end = task.t_end + s.batch;
   task.record = record;

@@ -96,7 +96,7 @@ def main() -> None:
         solvers.update(theirs(k))
     except ImportError:
         print("diffrax is not installed; thalweg alone:")
-    exact = solve(k, "rodas5p", "eager", 1e6)
+    exact = solve(k, "rodas5p", BACKENDS[0], 1e6)
     errors = {name: (abs(run() - exact) / (ATOL + RTOL * abs(exact))).max() for name, run in solvers.items()}
     times: dict[str, list[float]] = {name: [] for name in solvers}
     for _ in range(given.repeats):

@@ -197,11 +197,10 @@ def test_each_matrix_has_pivots_of_its_own(method):
 def test_sums_of_stages_are_exact_to_single_precision(method):
     """Stages of a stiff step are thousands of times what they add up to: sums at single precision would show it."""
     fun, t_span, y0, _ = SOLVES["driven"]
-    options = {"step_size": 0.25, "t_eval": torch.linspace(*t_span, 5)}
-    _, single = both(fun, t_span, y0.float(), method, **options)
-    double, _ = both(fun, t_span, y0.float().double(), method, **options)
+    _, single = both(fun, t_span, y0.float(), method, step_size=0.25)
+    double, _ = both(fun, t_span, y0.float().double(), method, step_size=0.25)
     assert single.ys.dtype == torch.float32
-    torch.testing.assert_close(single.ys.double(), double.ys, rtol=2e-6, atol=2e-6)
+    torch.testing.assert_close(single.ys.double(), double.ys, rtol=2.5e-7, atol=2.5e-7)  # 4.3e-7 with such sums
 
 
 def test_what_the_engine_does_not_do_with_these_methods_is_done_by_pytorch():

@@ -144,7 +144,7 @@ def first_call() -> None:
     ]
     whole, imports, first, again = (statistics.median(column) for column in zip(*found, strict=True))
     print(
-        f"\nA fresh process, imports and the first solve: {whole:.2f} s, of which imports {imports:.2f} s and the solve "
+        f"\nA fresh process, imports and the first solve: {whole:.2f} s, of which imports {imports:.2f} s, the solve "
         f"with its trace {1e3 * first:.0f} ms; a fresh field in a process that has traced: {1e3 * again:.0f} ms."
     )
 

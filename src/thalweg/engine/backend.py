@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from ..core.arithmetic import most
-from ..core.field import Field
+from ..core.field import Field, FieldLike
 from ..core.solution import Stats
 from ..core.state import Layout
 from ..gradients import Checkpointed, GradientMethod
@@ -64,7 +64,7 @@ class Native:
     solve : native.Solve
         How it is carried.
     problem : Problem
-        The same for the eager loop, which makes derivatives of gradients; of its state the shape alone counts.
+        The same for the eager loop, which makes derivatives of gradients; its field and its state are given anew.
     integrate : callable
         That loop.
     differentiable : bool
@@ -103,17 +103,16 @@ class Native:
         return call.forward(y0, (*own, *shared), record=False), call
 
 
-_PLANS: WeakKeyDictionary[Trace, dict[Any, Native]] = WeakKeyDictionary()
 _KEPT = 32
 """The most ways to solve that are kept for one trace."""
 
 
 def keep(key: Any, found: Native) -> None:
     """Keep what was chosen for a solve, to be had again by its key."""
-    plans = _PLANS.setdefault(found.trace, {})
+    plans = found.trace.plans
     if len(plans) >= _KEPT:
         plans.clear()
-    plans[key] = found
+    plans[key] = (found.solve, found.problem, found.integrate, found.differentiable)
 
 
 def kept(key: Any, fun: Any, y0: Tensor, args: tuple[Any, ...], *, by_row: bool) -> Native | None:
@@ -124,8 +123,8 @@ def kept(key: Any, fun: Any, y0: Tensor, args: tuple[Any, ...], *, by_row: bool)
     if transformed():
         return None
     trace = valid_trace(fun, y0, args if isinstance(args, tuple) else (args,), by_row=by_row)
-    plans = None if trace is None else _PLANS.get(trace)
-    found = None if plans is None else plans.get(key)
+    parts = None if trace is None else trace.plans.get(key)
+    found = None if trace is None or parts is None else Native(trace, *parts)
     if found is None or found.differentiable or not torch.is_grad_enabled():
         return found
     return None if _wanted(found.trace, y0, args) else found
@@ -162,7 +161,10 @@ def chosen(method: Method, gradient: GradientMethod, request: Request, integrate
         raise Unsuitable("the engine stores each accepted step, and knows no checkpoints=")
     limit = gradient.memory_limit if isinstance(gradient, Checkpointed) else 0
     differentiable = isinstance(gradient, Checkpointed) and isinstance(method.data, Tableau)
-    return Native(trace, _solve(problem, method, trace, samples, limit), problem, integrate, differentiable)
+    solve = _solve(problem, method, trace, samples, limit)
+    # what is kept holds neither the field nor its state
+    problem = replace(problem, field=cast(FieldLike, None), y0=y0.new_empty(0))
+    return Native(trace, solve, problem, integrate, differentiable)
 
 
 def _unsuitable(problem: Problem, method: Method) -> str | None:

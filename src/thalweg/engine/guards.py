@@ -143,7 +143,8 @@ def _watched(guards: Guards, value: Any) -> Iterable[Any]:
     for kind, watch in _WATCHES:
         if isinstance(value, kind):
             return watch(guards, value)
-    if hasattr(value, "__dict__") and type(value).__module__.split(".")[0] not in OPAQUE - {"torch"}:
+    # nothing here may run a person's code, as a look at an attribute may
+    if type(value).__dictoffset__ and type(value).__module__.split(".")[0] not in OPAQUE - {"torch"}:
         return [*_mapping(guards, vars(value)), *_classes(value)]
     guards.reason = f"the field holds a {type(value).__name__}, of which it cannot be told whether it changes"
     return ()

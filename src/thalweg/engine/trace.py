@@ -6,7 +6,7 @@ y: (B, *D) where the field works row by row, any shape where it does not; t: (B,
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import combinations
 from typing import Any
 
@@ -50,6 +50,8 @@ class Trace:
     _shared: tuple[Tensor | int, ...]
     _baked: tuple[tuple[Tensor, int], ...]
     _dtype: torch.dtype
+    plans: dict[Any, Any] = field(default_factory=dict, compare=False, repr=False)
+    """Ways to solve that others keep for it; none may hold the trace, so that both end with the field."""
 
     def shared(self, args: Any) -> list[Tensor]:
         """The shared tensors, in the order of the program, each contiguous and of y's dtype; with a graph."""

@@ -81,7 +81,15 @@ class TestProgress:
     )
     def test_it_ends_with_the_solve(self, method, options, capsys):
         solved = [
-            solve_ivp(lambda t, y: -y, (0.0, 2.0), torch.ones(2, 1, dtype=F64), method, progress=progress, **options)
+            solve_ivp(
+                lambda t, y: -y,
+                (0.0, 2.0),
+                torch.ones(2, 1, dtype=F64),
+                method,
+                progress=progress,
+                backend="eager",
+                **options,
+            )
             for progress in (True, False)
         ]
         shown = capsys.readouterr()

@@ -516,6 +516,7 @@ def _key(y0: Any, t_span: Any, method: Any, rtol: Any, atol: Any, *options: Any)
     """What tells solves apart whose ways are the same, where it is made of plain values; None where it is not."""
     plain = (
         type(y0) in (Tensor, torch.nn.Parameter)
+        and y0.ndim > 0
         and type(t_span) is tuple
         and len(t_span) == 2
         and type(rtol) is type(atol) is float
@@ -550,6 +551,8 @@ def _engine(
     try:
         if isinstance(method, External):
             raise Unsuitable(f"the steps of method {method.name!r} are those of another library")
+        if isinstance(gradient, Reversible):
+            raise Unsuitable("the steps of gradient='reversible' are of another kind")
         if not insist and method.name in LEFT_TO_PYTORCH:
             raise Unsuitable(LEFT_TO_PYTORCH[method.name])
         found = chosen_engine(method, gradient, request, run)

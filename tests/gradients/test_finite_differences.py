@@ -127,6 +127,7 @@ def test_discrete_gradients_are_exact_at_any_step_size(method, batching):
             gradient=gradient,
             rtol=1e-12,
             atol=1e-12,
+            backend="eager",
         )
         return sol.ys.square().sum()
 

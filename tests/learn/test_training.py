@@ -83,7 +83,7 @@ class TestLearning:
 
     @pytest.mark.parametrize("gradient", get_args(Gradient))
     def test_every_gradient_method_trains(self, gradient):
-        net = model(solver=SolverConfig(rtol=1e-6, atol=1e-6, gradient=gradient))
+        net = model(solver=SolverConfig(rtol=1e-6, atol=1e-6, gradient=gradient, backend="eager"))
         history = train(net, "classification", toy(), max_epochs=5, learning_rate=0.05)
         assert history.records[-1].loss < history.records[0].loss
         assert all(record.nfev > 0 for record in history.records)

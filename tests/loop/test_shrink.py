@@ -29,7 +29,7 @@ def start():
 
 def solved(field, *, y0=None, mu=MU, shrink=True, t_eval=None, t1=10.0, method="tsit5", **options):
     y0 = start() if y0 is None else y0
-    options = {"rtol": 1e-5, "atol": 1e-5, "batching": "per_sample", **options}
+    options = {"rtol": 1e-5, "atol": 1e-5, "batching": "per_sample", "backend": "eager", **options}
     return solve_ivp(field, (0.0, t1), y0, method, t_eval, args=(mu,), shrink=shrink, **options)
 
 

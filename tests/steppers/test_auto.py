@@ -25,7 +25,7 @@ BATCHINGS = ["joint", "per_sample"]
 @pytest.mark.parametrize("problem", [*PROBLEMS, FORCED], ids=lambda p: p.name)
 def test_where_nothing_is_stiff_it_is_tsit5(problem, tolerance):
     """Its states between steps and its costs, of which none is a Jacobian."""
-    options = {"rtol": tolerance, "atol": tolerance, "controller": "i"}
+    options = {"rtol": tolerance, "atol": tolerance, "controller": "i", "backend": "eager"}
     t_eval = torch.linspace(*problem.t_span, 17, dtype=F64)
     one, other = (
         solve_ivp(problem.fun, problem.t_span, problem.state(), method, t_eval, **options)

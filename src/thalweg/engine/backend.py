@@ -130,6 +130,9 @@ def kept(key: Any, fun: Any, y0: Tensor, args: tuple[Any, ...], *, by_row: bool)
     return None if _wanted(found.trace, y0, args) else found
 
 
+_OTHER_GRADIENT = "the engine's gradient is that of gradient='checkpointed'"
+
+
 def chosen(method: Method, gradient: GradientMethod, request: Request, integrate: Integrate) -> Native:
     """The native engine for a solve; `integrate` is the eager loop.
 
@@ -144,11 +147,17 @@ def chosen(method: Method, gradient: GradientMethod, request: Request, integrate
         raise Unsuitable(reason)
     field, y0 = request.field, request.y0
     by_row = problem.batching.by_row
+    exact = isinstance(gradient, Checkpointed)
+    given = [y0, *(x for x in pytree.tree_leaves(field.args) if isinstance(x, Tensor))]
+    if torch.is_grad_enabled() and not exact and (request.times is not None or any(x.requires_grad for x in given)):
+        raise Unsuitable(_OTHER_GRADIENT)
     time = torch.zeros((y0.shape[0], *(1,) * (y0.ndim - 1)) if by_row else (), dtype=y0.dtype)
     try:
         trace = cached_trace(field.fun, time, field.layout.unpack(request.y0.detach()), field.args, by_row=by_row)
     except Untraceable as error:
         raise Unsuitable(str(error)) from None
+    except Exception as error:  # the eager loop asks the field in earnest, and what is wrong with it is told there
+        raise Unsuitable(f"the field could not be watched: {type(error).__name__}: {error}") from None
     samples = y0.shape[0] if trace.rows else 1
     if isinstance(method.data, Rosenbrock) and y0.numel() > samples * _LARGEST_JACOBIAN:
         raise Unsuitable(f"the engine makes Jacobians of up to {_LARGEST_JACOBIAN} rows, got {y0.numel() // samples}")
@@ -156,7 +165,7 @@ def chosen(method: Method, gradient: GradientMethod, request: Request, integrate
         if isinstance(method.data, Rosenbrock):
             raise Unsuitable("the engine's gradient is that of explicit methods")
         if not isinstance(gradient, Checkpointed):
-            raise Unsuitable("the engine's gradient is that of gradient='checkpointed'")
+            raise Unsuitable(_OTHER_GRADIENT)
     if isinstance(gradient, Checkpointed) and gradient.checkpoints is not None:
         raise Unsuitable("the engine stores each accepted step, and knows no checkpoints=")
     limit = gradient.memory_limit if isinstance(gradient, Checkpointed) else 0

@@ -216,8 +216,6 @@ def _refuse_compiled(value: Any) -> None:
 
 def _function(guards: Guards, function: types.FunctionType) -> Iterable[Any]:
     _refuse_compiled(function)
-    if not _own(function):
-        return ()
     found: list[Any] = [function.__defaults__, function.__kwdefaults__]
     for cell in function.__closure__ or ():
         try:
@@ -226,6 +224,8 @@ def _function(guards: Guards, function: types.FunctionType) -> Iterable[Any]:
             continue
         guards._cells.append(cell)
         guards._held.append(found[-1])
+    if not _own(function):  # a library's does not change, but what it was made with is a person's: `torch.vmap(f)`
+        return found
     if function.__dict__:
         found += _mapping(guards, function.__dict__)
     names = set(global_names(function.__code__))

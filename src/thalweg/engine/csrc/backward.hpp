@@ -103,7 +103,7 @@ public:
     return sum;
   }
 
-  // Of the field, each of a whole tile.
+  // Of the field, each of one sample.
   std::int64_t evaluations() const { return evaluations_; }
 
 private:
@@ -298,7 +298,7 @@ private:
                 stages_.state[i], D);
       evaluate(plan_.record, frame(i));
     }
-    evaluations_ += evaluated - first_;
+    for (int l = 0; l < L; ++l) evaluations_ += block.sample[l] >= 0 ? evaluated - first_ : 0;
   }
 
   static void add_rows(const T* from, T* to, int rows) {
@@ -415,7 +415,7 @@ private:
           seed[d * L + l] = mine[l] >= 0 ? starts_[static_cast<std::size_t>(s - first) * D + d] : T(0);
       }
       evaluate(plan_.record, frame(0));
-      ++evaluations_;
+      for (int l = 0; l < L; ++l) evaluations_ += mine[l] >= 0;
       const Adjoints<T> adjoints{adjoint_, kept_};
       pull_back(plan_.record, frame(0), seed, adjoints, gradients());
       products(0, 1);
@@ -480,7 +480,7 @@ public:
       ways[i]->deliver();
       evaluations += ways[i]->evaluations();
     }
-    if (task_.batch) back.nfev = (evaluations * lanes<T> + task_.batch - 1) / task_.batch;
+    if (task_.batch) back.nfev = (evaluations + task_.batch - 1) / task_.batch;
   }
 
   std::int64_t bytes() const override {

@@ -89,7 +89,7 @@ struct Back {
   double* t_eval = nullptr;             // (outputs, batch)
   std::vector<T*> own;                  // (batch, rows)
   std::vector<T*> shared;               // shaped as the tensors
-  std::int64_t nfev = 0;                // evaluations of the way back, each of a whole tile, made from those of tiles
+  std::int64_t nfev = 0;                // evaluations of the way back, a sample
 };
 
 // What a recorded solve keeps for its way back.

@@ -512,6 +512,10 @@ def _raise_where_asked(sol: Solution, reached: float | None, on_failure: str) ->
         raise SolveError(f"the solve failed{where}: {sol.message} (on_failure='return' keeps what was computed)", sol)
 
 
+_PLAIN = {float, int, str, bool, type(None), PID, Checkpointed}
+"""Values that are told apart by what they are, and do not change."""
+
+
 def _key(y0: Any, t_span: Any, method: Any, rtol: Any, atol: Any, *options: Any) -> Any:
     """What tells solves apart whose ways are the same, where it is made of plain values; None where it is not."""
     plain = (
@@ -520,7 +524,7 @@ def _key(y0: Any, t_span: Any, method: Any, rtol: Any, atol: Any, *options: Any)
         and type(t_span) is tuple
         and len(t_span) == 2
         and type(rtol) is type(atol) is float
-        and all(type(x) in (float, int, str, bool, type(None), PID, Checkpointed) for x in (method, *t_span, *options))
+        and _PLAIN.issuperset(map(type, (method, *t_span, *options)))
     )
     return (y0.shape, y0.dtype, y0.device, t_span, method, rtol, atol, *options) if plain else None
 

@@ -57,7 +57,8 @@ class Trace:
         """The shared tensors, in the order of the program, each contiguous and of y's dtype; with a graph."""
         tensors = self._prologue.run(pytree.tree_leaves(args))
         found = [x if isinstance(x, Tensor) else tensors[x] for x in self._shared]
-        return [x.to(self._dtype).contiguous() for x in found]
+        dtype = self._dtype
+        return [x if x.dtype is dtype and x.is_contiguous() else x.to(dtype).contiguous() for x in found]
 
     def holds(self) -> bool:
         """Whether nothing was written into the tensors whose numbers are part of the program."""

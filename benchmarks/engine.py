@@ -168,7 +168,8 @@ def diffrax(workload: Workload, *, wanted: bool) -> Iterator[Way]:
             "backsolve": dfx.BacksolveAdjoint(),
         }
     for label, adjoint in adjoints.items():
-        for vmap in (False, True):
+        # solved back sample by sample, gradients of shared weights are carried by every sample: 50 times slower
+        for vmap in (False, True) if label != "backsolve" else (False,):
 
             def one(y: Any, weights: Any, adjoint: Any = adjoint) -> Any:
                 return dfx.diffeqsolve(

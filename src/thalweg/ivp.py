@@ -221,10 +221,10 @@ def solve_ivp(
     if usual and backend != "eager":
         key = _key(
             y0, t_span, method, rtol, atol, step_size, first_step, max_step, min_step, max_steps, controller, batching,
-            gradient,
+            gradient, backend, on_failure,
         )  # fmt: skip
         if key is not None and (again := kept(key, fun, y0, args, by_row=batching == "per_sample")) is not None:
-            return _solved_again(again, t_span, y0, args, on_failure)
+            return _solved_again(again, y0, args, on_failure)
     by_row = one_of("batching", batching, ("joint", "per_sample")) == "per_sample"
     one_of("on_failure", on_failure, ("raise", "return"))
     one_of("backend", backend, ("auto", "eager", "native"))
@@ -512,24 +512,20 @@ def _raise_where_asked(sol: Solution, reached: float | None, on_failure: str) ->
         raise SolveError(f"the solve failed{where}: {sol.message} (on_failure='return' keeps what was computed)", sol)
 
 
-_PLAIN = {float, int, str, bool, type(None), PID, Checkpointed}
+_PLAIN = {float, int, str, type(None), PID, Checkpointed}
 """Values that are told apart by what they are, and do not change."""
 
 
 def _key(y0: Any, t_span: Any, method: Any, rtol: Any, atol: Any, *options: Any) -> Any:
     """What tells solves apart whose ways are the same, where it is made of plain values; None where it is not."""
-    plain = (
-        type(y0) in (Tensor, torch.nn.Parameter)
-        and y0.ndim > 0
-        and type(t_span) is tuple
-        and len(t_span) == 2
-        and type(rtol) is type(atol) is float
-        and _PLAIN.issuperset(map(type, (method, *t_span, *options)))
-    )
-    return (y0.shape, y0.dtype, y0.device, t_span, method, rtol, atol, *options) if plain else None
+    if type(y0) not in (Tensor, torch.nn.Parameter) or y0.ndim == 0 or type(t_span) is not tuple or len(t_span) != 2:
+        return None
+    values = (*t_span, method, rtol, atol, *options)
+    kinds = tuple(map(type, values))  # 1 equals 1.0, which is not as good everywhere
+    return (y0.shape, y0.dtype, y0.device, values, kinds) if _PLAIN.issuperset(kinds) else None
 
 
-def _solved_again(engine: Native, t_span: Any, y0: Tensor, args: Any, on_failure: str) -> Solution:
+def _solved_again(engine: Native, y0: Tensor, args: Any, on_failure: str) -> Solution:
     """A solve whose way is known."""
     args = args if isinstance(args, tuple) else (args,)
     stats = Stats(backend="native")

@@ -416,3 +416,19 @@ def test_auto_takes_the_engine_where_it_can():
     assert solve_ivp(lambda t, y: -y, (0.0, 1.0), Y0).stats.backend == "native"
     assert solve_ivp(lambda t, y: -y, (0.0, 1.0), Y0, controller=Fixed(), first_step=0.1).stats.backend == "native"
     assert solve_ivp(hooked, (0.0, 1.0), Y0).stats.backend == "eager"
+
+
+def test_what_is_kept_of_one_solve_serves_none_that_asks_otherwise():
+    """A way that was found by insisting is not taken without; what is wrong is said each time."""
+
+    def decay(t, y):
+        return -y
+
+    y0, options = torch.ones(2, 3), {"step_size": 0.5, "batching": "per_sample"}
+    for backend, expected in [("native", "native"), ("auto", "eager")] * 2:
+        assert solve_ivp(decay, (0.0, 1.0), y0, "euler", backend=backend, **options).stats.backend == expected
+    options = {"step_size": 1.0, "rtol": 1e-3, "atol": 1e-6}
+    assert solve_ivp(decay, (0.0, 1.0), y0, "rk4", **options).stats.backend == "native"
+    for wrong in ({"on_failure": "ignore"}, {"backend": "fast"}, {"step_size": True}):
+        with pytest.raises(ValueError, match=next(iter(wrong))):
+            solve_ivp(decay, (0.0, 1.0), y0, "rk4", **{**options, **wrong})

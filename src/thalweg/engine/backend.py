@@ -164,12 +164,12 @@ def chosen(method: Method, gradient: GradientMethod, request: Request, integrate
     if torch.is_grad_enabled() and (request.times is not None or _wanted(trace, request.y0, field.args)):
         if isinstance(method.data, Rosenbrock):
             raise Unsuitable("the engine's gradient is that of explicit methods")
-        if not isinstance(gradient, Checkpointed):
+        if not exact:
             raise Unsuitable(_OTHER_GRADIENT)
     if isinstance(gradient, Checkpointed) and gradient.checkpoints is not None:
         raise Unsuitable("the engine stores each accepted step, and knows no checkpoints=")
     limit = gradient.memory_limit if isinstance(gradient, Checkpointed) else 0
-    differentiable = isinstance(gradient, Checkpointed) and isinstance(method.data, Tableau)
+    differentiable = exact and isinstance(method.data, Tableau)
     solve = _solve(problem, method, trace, samples, limit)
     # what is kept holds neither the field nor its state
     problem = replace(problem, field=cast(FieldLike, None), y0=y0.new_empty(0))

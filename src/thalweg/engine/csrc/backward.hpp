@@ -165,17 +165,9 @@ private:
 
   SharedGradients<T> gradients() const { return {rows_.data(), weights_.data()}; }
 
-  Frame<T> frame(T* time, T* state, T* slope, T* saved) const {
-    Frame<T> f;
-    f.at[static_cast<int>(Place::scratch)] = scratch_;
-    f.at[static_cast<int>(Place::saved)] = saved;
-    f.at[static_cast<int>(Place::state)] = state;
-    f.at[static_cast<int>(Place::time)] = time;
-    f.at[static_cast<int>(Place::slope)] = slope;
-    f.at[static_cast<int>(Place::own)] = own_;
-    return f;
+  Frame<T> frame(int i) const {
+    return frame_of(scratch_, stages_.saved[i], stages_.time[i], stages_.state[i], stages_.slope[i], own_);
   }
-  Frame<T> frame(int i) const { return frame(stages_.time[i], stages_.state[i], stages_.slope[i], stages_.saved[i]); }
 
   void load_own(int lane, std::int64_t sample) {
     if (own_of_[lane] == sample) return;

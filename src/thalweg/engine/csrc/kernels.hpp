@@ -292,7 +292,7 @@ void evaluate(const Code<T>& code, const Frame<T>& frame) {
         break;
       case Op::gelu: unary([](V x) { return gelu(x); }); break;
       case Op::gelu_tanh: unary([](V x) { return gelu_tanh(x); }); break;
-      case Op::silu: unary([](V x) { return x * sigmoid(x); }); break;
+      case Op::silu: unary([](V x) { return silu(x); }); break;
       case Op::softplus:
         unary([b = s[0], most = s[1]](V x) {
           const V scaled = x * b;

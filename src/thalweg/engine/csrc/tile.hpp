@@ -238,10 +238,8 @@ public:
           fits = fits | ((abs(h) <= V(control.min_step * (1 + slack))) & finite & carries);
           stuck = stuck | ((abs(h) <= V(control.min_step)) & carries);
         }
-        stuck = stuck & ~fits;
-      } else {
-        stuck = stuck & ~stuck;
       }
+      stuck = stuck & ~fits;  // none is where all steps fit, as those of one size do
       proposed = select(abs(proposed) > V(control.max_step), direction * V(control.max_step), proposed);
       if (control.min_step > 0)
         proposed = select(abs(proposed) < V(control.min_step), direction * V(control.min_step), proposed);

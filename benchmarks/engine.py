@@ -18,7 +18,6 @@ from __future__ import annotations
 import argparse
 import datetime
 import random
-import re
 import statistics
 import sys
 import time
@@ -33,7 +32,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from side_by_side import REPORTS, hardware
+from side_by_side import chosen_names, hardware, report_path, write_report
 from solvers import METHOD, gradient, reference
 from workloads import WORKLOADS, VanDerPol, Workload
 
@@ -315,9 +314,7 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--seconds", type=float, default=20.0, help="of each table, %(default)s")
     parser.add_argument("--report", type=Path, help="where to write the report, instead of benchmarks/reports")
     given = parser.parse_args(arguments)
-    names = given.workloads or list(WORKLOADS)
-    if unknown := set(names) - set(WORKLOADS):
-        parser.error(f"unknown workload {', '.join(sorted(unknown))}; choose from {', '.join(WORKLOADS)}")
+    names = chosen_names(parser, given.workloads or list(WORKLOADS))
     versions = ", ".join(f"{n} {version(n)}" for n in ("torch", "thalweg", "torchdiffeq", "torchode", "diffrax", "jax"))
     report = f"# The native engine: {hardware()}, {datetime.date.today()}\n\n{versions}; float32, {METHOD}.\n\n"
     described = (__doc__ or "").split("\n\n")[2].replace("\n", " ")
@@ -334,11 +331,7 @@ def main(arguments: Sequence[str]) -> None:
             part += "\n" + share(workload, ways, wanted=wanted) + "\n"
         print(part, flush=True)
         report += part
-    hardware_name = re.sub(r"[^a-z0-9]+", "-", hardware().lower()).strip("-")
-    path = given.report or REPORTS / f"engine-{hardware_name}-{datetime.date.today()}.md"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(report)
-    print(f"Written to {path}")
+    write_report(report, given.report or report_path("engine-"))
 
 
 if __name__ == "__main__":

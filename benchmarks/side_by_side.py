@@ -206,6 +206,25 @@ def heading() -> str:
     )
 
 
+def chosen_names(parser: argparse.ArgumentParser, names: Sequence[str]) -> Sequence[str]:
+    """The names of workloads that were given; an unknown one ends the program."""
+    if unknown := set(names) - set(WORKLOADS):
+        parser.error(f"unknown workload {', '.join(sorted(unknown))}; choose from {', '.join(WORKLOADS)}")
+    return names
+
+
+def report_path(prefix: str = "") -> Path:
+    """Where a report of today on this hardware goes."""
+    return REPORTS / f"{prefix}{re.sub(r'[^a-z0-9]+', '-', hardware().lower()).strip('-')}-{datetime.date.today()}.md"
+
+
+def write_report(report: str, path: Path) -> None:
+    """Write it, and say where it is."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(report)
+    print(f"Written to {path}")
+
+
 def main(arguments: Sequence[str]) -> None:
     """Read the command line, measure, print and write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -215,9 +234,7 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--quick", action="store_true", help="few repeats, and no report unless --report is given")
     parser.add_argument("--report", type=Path, help="where to write the report, instead of benchmarks/reports")
     given = parser.parse_args(arguments)
-    names = given.workloads or DEFAULT
-    if unknown := set(names) - set(WORKLOADS):
-        parser.error(f"unknown workload {', '.join(sorted(unknown))}; choose from {', '.join(WORKLOADS)}")
+    names = chosen_names(parser, given.workloads or DEFAULT)
 
     repeats, seconds = (7, 5.0) if given.quick else (101, 60.0)
     report = heading()
@@ -228,12 +245,9 @@ def main(arguments: Sequence[str]) -> None:
         report += "\n" + part
     path = given.report
     if path is None and not given.quick:
-        name = re.sub(r"[^a-z0-9]+", "-", hardware().lower()).strip("-")
-        path = REPORTS / f"{name}-{datetime.date.today()}.md"
+        path = report_path()
     if path is not None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(report)
-        print(f"Written to {path}")
+        write_report(report, path)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,8 @@ BIN := .venv/bin
 # Two workers with one thread each: torch's own threads would only get in each other's way.
 TEST_FLAGS ?= -n 2
 SHELL := /bin/bash
+# Packages are compiled as they are first imported, not all of them at set-up.
+unexport PYTHONDONTWRITEBYTECODE
 ENGINE := CMakeLists.txt $(shell find src/thalweg/engine/csrc -name '*.[ch]pp')
 
 .PHONY: setup demo test check format bench precision sanitize clean
@@ -15,10 +17,10 @@ setup: .venv/.ready
 .venv/.ready: pyproject.toml constraints.txt $(ENGINE)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "Thalweg needs Python 3.11 or later; say which one by PYTHON=python3.11" >&2; exit 1; }
-	@echo "Setting up .venv (two or three minutes) ..."
+	@echo "Setting up .venv (about two minutes) ..."
 	@$(PYTHON) -m venv .venv
 	@PIP_CONSTRAINT=constraints.txt PIP_BUILD_CONSTRAINT=constraints.txt \
-	  $(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	  $(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check --editable '.[dev]'
 	@touch $@
 
 demo: setup  ## train on digits, compare, draw, and print where everything is

@@ -17,7 +17,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from sklearn.exceptions import ConvergenceWarning
@@ -28,6 +28,9 @@ from .config import Config
 from .model import FlowModel, build_model
 from .runs import Prepared, prepare
 from .training import evaluate, fit, hold_out
+
+if TYPE_CHECKING:
+    from multiprocessing.context import ForkServerContext, SpawnContext
 
 Kind = Literal["ode", "resnet", "none", "mlp", "linear"]
 
@@ -167,7 +170,7 @@ def _in_a_process(
     on_trial: Callable[[Contender, int, Trial], None] | None,
 ) -> Standing:
     """Run a contender's trials, and listen to what it says of them."""
-    context = multiprocessing.get_context("spawn")
+    context = _context()
     here, there = context.Pipe(duplex=False)
     process = context.Process(target=_contend, args=(contender.kind, config, list(seeds), there), daemon=True)
     process.start()
@@ -188,6 +191,15 @@ def _in_a_process(
     finally:
         process.terminate()  # where all was said, it has ended already
         process.join()
+
+
+def _context() -> ForkServerContext | SpawnContext:
+    """Where a contender's process starts from: one that has imported all and run nothing, on a system that has such."""
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__, "torch._dynamo"])  # which the first optimizer of PyTorch imports
+    return context
 
 
 def _contend(kind: Kind, config: Config, seeds: list[int], connection: Connection) -> None:

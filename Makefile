@@ -1,10 +1,12 @@
-# Every target makes .venv itself, with the standard library's venv and pip, from constraints.txt; pip brings CMake and
-# Ninja where the machine has none.
+# Every target makes .venv itself, with the standard library's venv and pip. constraints.txt names all that goes in, so
+# packages are unpacked while the engine compiles; pip brings CMake and Ninja where the machine has none.
 
 PYTHON ?= python3
 BIN := .venv/bin
 # Two workers with one thread each: torch's own threads would only get in each other's way.
 TEST_FLAGS ?= -n 2
+PIP_INSTALL = PIP_CONSTRAINT=constraints.txt PIP_BUILD_CONSTRAINT=constraints.txt \
+  $(BIN)/python -m pip install --quiet --no-deps --no-compile --disable-pip-version-check
 SHELL := /bin/bash
 # Packages are compiled as they are first imported, not all of them at set-up.
 unexport PYTHONDONTWRITEBYTECODE
@@ -19,8 +21,9 @@ setup: .venv/.ready
 	  { echo "Thalweg needs Python 3.11 or later; say which one by PYTHON=python3.11" >&2; exit 1; }
 	@echo "Setting up .venv (about two minutes) ..."
 	@$(PYTHON) -m venv .venv
-	@PIP_CONSTRAINT=constraints.txt PIP_BUILD_CONSTRAINT=constraints.txt \
-	  $(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check --editable '.[dev]'
+	@$(PIP_INSTALL) --requirement constraints.txt & \
+	  $(PIP_INSTALL) --editable . && wait $$!
+	@unmet=$$($(BIN)/python -m pip --disable-pip-version-check check) || { echo "$$unmet" >&2; exit 1; }
 	@touch $@
 
 demo: setup  ## train on digits, compare, draw, and print where everything is

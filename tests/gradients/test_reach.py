@@ -1,6 +1,7 @@
 """Gradients reach every tensor that a field uses; one that cannot be reached is an error, never a silent zero."""
 
 import functools
+import threading
 import weakref
 
 import pytest
@@ -220,3 +221,21 @@ def test_two_solves_of_one_module_in_one_graph(gradient):
     end = solve_ivp(lambda t, y: -k * y, (0.4, 1.0), middle, rtol=1e-9, atol=1e-9, gradient=gradient).ys[-1]
     (found,) = torch.autograd.grad(end.sum(), [k])
     assert found.item() == pytest.approx(EXPECTED, rel=1e-6)
+
+
+def test_a_long_graph_is_freed_step_after_step():
+    """Not within one another: a thread of little stack has enough for a thousand steps."""
+    y0, k, found = torch.ones(1, dtype=F64, requires_grad=True), rate(), []
+
+    def work():
+        sol = solve_ivp(lambda t, y: -k * y, (0.0, 1.0), y0, "midpoint", step_size=1e-3, backend="eager")
+        found.extend(torch.autograd.grad(sol.ys[-1].sum(), [k]))
+
+    usual = threading.stack_size(2**19)
+    try:
+        thread = threading.Thread(target=work)
+        thread.start()
+    finally:
+        threading.stack_size(usual)
+    thread.join()
+    assert found[0].item() == pytest.approx(EXPECTED, rel=1e-6)

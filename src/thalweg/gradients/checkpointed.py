@@ -18,7 +18,6 @@ from ..core.step import Stepper
 from ..loop.integrate import GraphTimes, Result
 from ..output.saving import RowSaver
 from .base import Integrate, Request, SolveNode, Sources
-from .capture import check_reach
 from .direct import Direct
 from .higher import Recipe, gradients_of, in_graph
 from .pullback import PullBack, leaf, unshrunk
@@ -96,16 +95,18 @@ class _Node(SolveNode):
         problem, times = self.request.problem, self.request.times
         self.field, self.targets = self.sources.detached_field()
         self.tape = self._tape()
-        stepper = RecordingStepper(unshrunk(problem), self.tape, self.targets, self.options.memory_limit)
         y0 = leaf(problem.y0)
         if times is not None:
             times = GraphTimes(leaf(times.t0), leaf(times.t1), None if times.t_eval is None else leaf(times.t_eval))
+        three = (None, None, None) if times is None else (times.t0, times.t1, times.t_eval)
+        sources = [y0, *three, *self.targets]
+        known = [x for x in sources if x is not None]
+        stepper = RecordingStepper(unshrunk(problem), self.tape, known, self.options.memory_limit)
         # it has the other methods of the stepper that it holds
         problem = replace(problem, field=self.field, stepper=cast(Stepper, stepper)).with_graph(y0, times)
         with torch.set_grad_enabled(stepper.complete):
             result = self.integrate(problem, stepper)
-        three = (None, None, None) if times is None else (times.t0, times.t1, times.t_eval)
-        self._graph = (result.ys, [y0, *three, *self.targets]) if stepper.complete else None
+        self._graph = (result.ys, sources) if stepper.complete else None
         if isinstance(self.tape, ReplayTape) and isinstance(result.saver, RowSaver):
             result.saver.levels = self.tape.numbers_of(result.saver.levels)
         return replace(result, ys=result.ys.detach())
@@ -169,7 +170,6 @@ class _Node(SolveNode):
     ) -> Sequence[Tensor | None] | None:
         """The gradients by PyTorch; None where a row's rejected step spoils them, since 0 times infinity is NaN."""
         wanted = [x for x in sources if x is not None]
-        check_reach([ys], wanted)
         retain = self.sources.retain()
         found = torch.autograd.grad(ys, wanted, cotangent, retain_graph=retain, allow_unused=True)
         if self.request.problem.batching.by_row and not _all_finite(found):

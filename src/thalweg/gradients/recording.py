@@ -13,6 +13,7 @@ from ..core.arithmetic import Number
 from ..core.field import FieldLike
 from ..core.step import Carry, Step, Stepper, TakenStep
 from ..loop.integrate import Recorder
+from .capture import check_reach
 
 
 class RecordingStepper:
@@ -24,19 +25,22 @@ class RecordingStepper:
         The stepper, whose other methods it has.
     tape : Recorder
         What else is to be shown the accepted steps.
-    targets : sequence of Tensor
-        The tensors that a gradient goes to, which are there anyway.
+    known : sequence of Tensor
+        The tensors that a gradient goes to, which are there anyway. The first step shows whether the field uses
+        others: a walk through the graph of all steps would cost a tenth of a small solve, and a long graph through
+        which Python has walked is freed node within node, until the stack is full.
     room : int
         The bytes that the graph may hold on to.
     """
 
-    def __init__(self, stepper: Stepper, tape: Recorder, targets: Sequence[Tensor], room: int) -> None:
+    def __init__(self, stepper: Stepper, tape: Recorder, known: Sequence[Tensor], room: int) -> None:
         self.stages, self.error_order, self.needs_slope = stepper.stages, stepper.error_order, stepper.needs_slope
         self.implicit = stepper.implicit
         self.init, self.interpolate = stepper.init, stepper.interpolate
         self.interpolate_rows = stepper.interpolate_rows
         self._stepper, self._tape = stepper, tape
-        self._held = {x.untyped_storage().data_ptr() for x in targets if x.layout is torch.strided}
+        self._known = known
+        self._held = {x.untyped_storage().data_ptr() for x in known if x.layout is torch.strided}
         self._room, self._held_by_graph, self._each = room, 0, 0
 
     def __getattr__(self, name: str) -> Any:
@@ -58,6 +62,7 @@ class RecordingStepper:
         meter = _Meter(self._held)
         with meter:
             step = self._stepper.step(field, t, h, y, carry)
+        check_reach([step.y, *step.stages], self._known)
         self._each = meter.bytes + (1 + len(step.stages)) * y.nbytes  # as much as the first, each will hold
         return step
 

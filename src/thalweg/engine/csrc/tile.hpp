@@ -30,7 +30,7 @@ namespace thalweg::THALWEG_ISA {
 
 inline constexpr double slack = 1e-6;  // a step that ends this near t1, relative to its size, ends there
 inline constexpr double spacing = 10 * 0x1p-52;
-inline constexpr double telling = 0.1;  // the least error of an earlier step that says how errors go on
+inline constexpr double log_telling = -2.302585092994046;  // of 0.1, the least error of an earlier step that says how errors go on
 
 // The step that is being tried, of each lane.
 template <class T>
@@ -80,7 +80,8 @@ public:
       step_.t[l] = h_[l] = t1_[l] = direction_[l] = floor_[l] = own_size_[l] = carries_[l] = lands_[l] = 0;
       tried_[l] = accepted_[l] = evaluated_[l] = linearized_[l] = factored_[l] = 0;
       step_.output[l] = step_.end_output[l] = 0;
-      limit_[l] = before_[l] = two_before_[l] = 1;
+      limit_[l] = 1;
+      log_before_[l] = log_two_before_[l] = 0;
     }
   }
 
@@ -308,7 +309,7 @@ private:
   T *waiting_y_, *waiting_slope_, *waiting_own_, *ahead_, *ahead_slope_, *time_;
 
   // Of the samples in the lanes.
-  double h_[L], t1_[L], direction_[L], floor_[L], before_[L], two_before_[L], limit_[L], own_size_[L];
+  double h_[L], t1_[L], direction_[L], floor_[L], log_before_[L], log_two_before_[L], limit_[L], own_size_[L];
   double carries_[L], lands_[L];  // 1 where a lane carries a sample, and where its step ends at t1; 0 elsewhere
   double tried_[L], accepted_[L], evaluated_[L], linearized_[L], factored_[L];  // counts, exact below 2^53
 
@@ -418,7 +419,7 @@ private:
     h_[l] = waiting_h_[from];
     own_size_[l] = h_[l];
     floor_[l] = spacing * std::fabs(h_[l]);
-    before_[l] = two_before_[l] = 1;
+    log_before_[l] = log_two_before_[l] = 0;
     limit_[l] = plan_.control.most;
   }
 
@@ -452,10 +453,8 @@ private:
     --carried_;
   }
 
-  // Of numbers that are not far from 1, and right to some 1e-15: half the time of `pow`.
-  static Vec<double> power(Vec<double> x, double exponent) { return exp(log(x) * exponent); }
-
-  // How the size of each lane changes; what is remembered of this step's error.
+  // How the size of each lane changes; what is remembered of this step's error. A product of powers of the errors is the
+  // exponential of a sum of their logarithms, right to some 1e-15 as they are not far from 1.
   void factors(const double* error, double* factor) {
     using V = Vec<double>;
     constexpr int Wide = V::lanes;
@@ -465,17 +464,20 @@ private:
       V e = V::load(error + l);
       const auto accept = e <= V(1.0);
       e = select(e < V(1e-10), 1e-10, e);  // NaN stays
-      V f = c.safety * power(e, -(c.p + c.i + c.d) / order);
-      V most = V::load(limit_ + l), before = V::load(before_ + l), two_before = V::load(two_before_ + l);
+      const V log_e = log(e);
+      V log_f = log_e * (-(c.p + c.i + c.d) / order);
+      V most = V::load(limit_ + l);
+      const V before = V::load(log_before_ + l), two_before = V::load(log_two_before_ + l);
       if (c.d != 0) {
-        f *= power(two_before, -c.d / order);
-        select(accept, before, two_before).store(two_before_ + l);
+        log_f += two_before * (-c.d / order);
+        select(accept, before, two_before).store(log_two_before_ + l);
       }
       if (c.p != 0 || c.d != 0) {
-        f *= power(before, (c.p + 2 * c.d) / order);
-        select(accept, select(e > V(telling), e, telling), before).store(before_ + l);
+        log_f += before * ((c.p + 2 * c.d) / order);
+        select(accept, max(log_e, V(log_telling)), before).store(log_before_ + l);
         most = select(accept, most, c.safety);
       }
+      V f = c.safety * exp(log_f);
       f = select(f > most, most, f);
       f = select(f > V(c.least), f, c.least);  // NaN too
       f.store(factor + l);

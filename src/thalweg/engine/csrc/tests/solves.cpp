@@ -145,12 +145,29 @@ ExplicitMethod heun() {
   return m;
 }
 
+// ROS2 of Verwer et al. 1999, with Euler's linearly implicit method as its estimate.
+RosenbrockMethod ros2() {
+  RosenbrockMethod m;
+  const double g = m.gamma = 1 + std::sqrt(0.5);
+  m.stages = 2;
+  m.error_order = 2;
+  m.alpha = {0, 1};
+  m.gamma_sums = {g, -g};
+  m.a = {{}, {1 / g}};
+  m.c = {{}, {-2 / g}};
+  m.m = {1.5 / g, 0.5 / g};
+  m.m_error = {0.5 / g, 0.5 / g};
+  m.interpolant = {{1.5 / g}, {0.5 / g}};
+  return m;
+}
+
 // One solve and its gradient.
 
 template <class T>
 struct Setting {
   std::shared_ptr<const Program> program;
   ExplicitMethod method;
+  std::shared_ptr<const RosenbrockMethod> stiff;  // in its place; without a way back
   Control control;
   std::int64_t batch = 1;
   std::vector<T> y0;
@@ -174,6 +191,13 @@ struct Found {
 
 template <class T>
 Tape<T>* carried(const Isa& isa, const Setting<T>& s, const Task<T>& task) {
+  if (s.stiff) {
+    if constexpr (std::is_same_v<T, float>)
+      isa.rosenbrock_float(*s.program, *s.stiff, s.control, task);
+    else
+      isa.rosenbrock_double(*s.program, *s.stiff, s.control, task);
+    return nullptr;
+  }
   if constexpr (std::is_same_v<T, float>)
     return isa.explicit_float(s.program, s.method, s.control, task);
   else
@@ -229,7 +253,7 @@ Found<T> solved(const Isa& isa, const Setting<T>& s, bool record = true) {
   task.h_end = task.t_end + s.batch;
   task.record = record;
   task.memory_limit = s.memory_limit;
-  const std::unique_ptr<Tape<T>> tape(carried(isa, s, task));
+  const std::unique_ptr<Tape<T>> tape(carried(isa, s, task));  // none of a stiff one
   ++solves;
   if (!record) return found;
 
@@ -524,6 +548,58 @@ void networks(const Isa& isa) {
         }
 }
 
+// dy/dt = -k (y - cos t) - sin t, from gentle to stiff: the cosine itself.
+template <class T>
+void stiff(const Isa& isa) {
+  Writer w({1, 1, 1}, {});
+  const Value away = w.add(Op::sub, 1, {rows_of(w.state()), rows_of(w.add(Op::cos, 1, {rows_of(w.time())}))});
+  const Value pull = w.add(Op::mul, 1, {rows_of(away), rows_of(w.input(2))});
+  const Value sine = w.add(Op::sin, 1, {rows_of(w.time())});
+  Setting<T> s;
+  s.program = w.program(w.add(Op::neg, 1, {rows_of(w.add(Op::add, 1, {rows_of(pull), rows_of(sine)}))}));
+  s.stiff = std::make_shared<RosenbrockMethod>(ros2());
+  s.batch = 37;
+  s.y0.assign(s.batch, 1);
+  s.own.resize(1);
+  for (int i = 0; i < s.batch; ++i) s.own[0].push_back(static_cast<T>(std::pow(10.0, i % 6)));
+  s.tolerance = T(1e-5);
+  for (int threads : {1, 3}) {
+    s.threads = threads;
+    const Found<T> found = solved(isa, s, false);
+    for (int i = 0; i < s.batch; ++i) {
+      check(found.counts[i] == 0, "a stiff solve does not end well");
+      check_near(found.ys[s.batch + i], std::cos(1.0), 1e-3, "a stiff solve");
+      check(found.counts[s.batch + i] < 2000, "a stiff solve takes many steps");
+    }
+  }
+}
+
+// Rosenbrock's steps of networks, some rows of which fail, by other numbers of threads.
+template <class T>
+void stiff_networks(const Isa& isa) {
+  unsigned seed = 0;
+  for (const auto& [dimension, width] : {std::pair(1, 1), {3, 5}, {17, 9}})
+    for (std::int64_t batch : {1, 7, 41})
+      for (bool joint : {false, true}) {
+        Setting<T> s = network<T>(dimension, width, batch, seed++);
+        s.stiff = std::make_shared<RosenbrockMethod>(ros2());
+        s.control.joint = joint;
+        s.control.max_steps = 300;
+        if (seed % 2) s.t_eval = {0, 0.1, 0.11, 0.5, 1};
+        if (!joint && batch > 1) {
+          s.own[0][2] = 1;
+          s.own[0][5] = -5;
+          s.y0[3 * dimension] = NAN;
+        }
+        const Found<T> found = solved(isa, s, false);
+        for (int threads : {2, 3}) {
+          s.threads = threads;
+          const Found<T> twin = solved(isa, s, false);
+          check(same(twin.ys, found.ys) && same(twin.counts, found.counts), "stiff outputs differ by threads");
+        }
+      }
+}
+
 // Solves of several threads at once.
 void crowd(const Isa& isa) {
   Setting<float> s = network<float>(5, 9, 50, 1);
@@ -554,6 +630,8 @@ int main() {
     time_alone<float>(*isa), time_alone<double>(*isa);
     operations_by_differences(*isa);
     networks<float>(*isa), networks<double>(*isa);
+    stiff<float>(*isa), stiff<double>(*isa);
+    stiff_networks<float>(*isa), stiff_networks<double>(*isa);
     crowd(*isa);
     std::printf("solves, %s: %d solves, %d claims\n", isa->name, solves.load(), checks.load());
     std::fflush(stdout);

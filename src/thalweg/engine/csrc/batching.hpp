@@ -12,6 +12,12 @@ namespace thalweg::THALWEG_ISA {
 // The first of the samples that thread i of n carries, side by side.
 inline std::int64_t share(std::int64_t batch, int i, int n) { return batch * i / n; }
 
+template <class T>
+void allot(Array<T>& workspace, std::size_t rows) {
+  workspace.resize(rows * lanes<T>);
+  workspace.calm();
+}
+
 // Solves with one size of step for all samples: the tiles take it side by side, and all wait for the error of all.
 template <class Family>
 void solve_joint(const typename Family::Plan& plan, typename Family::Record* records) {
@@ -20,9 +26,12 @@ void solve_joint(const typename Family::Plan& plan, typename Family::Record* rec
   const Task<T>& task = plan.task;
   const int count = static_cast<int>((task.batch + L - 1) / L);
   const std::unique_ptr<std::unique_ptr<Tile<Family>>[]> tiles(new std::unique_ptr<Tile<Family>>[count]);
+  // the tiles of a thread take turns in one workspace, which stays in its cache
+  const bool shared = !task.t_eval;
+  const std::unique_ptr<Array<T>[]> workspaces(new Array<T>[shared ? task.threads : count]);
   const auto each_tile = [&](auto f) {
     parallel(task.threads, [&](int i) {
-      for (std::int64_t n = share(count, i, task.threads); n < share(count, i + 1, task.threads); ++n) f(static_cast<int>(n));
+      for (std::int64_t n = share(count, i, task.threads); n < share(count, i + 1, task.threads); ++n) f(static_cast<int>(n), i);
     });
   };
   Array<double> parts(static_cast<std::size_t>(count) * 2);
@@ -37,8 +46,10 @@ void solve_joint(const typename Family::Plan& plan, typename Family::Record* rec
     for (int l = 0; l < samples; ++l) sum += squares[l];
     return sum;
   };
-  each_tile([&](int n) {
-    tiles[n].reset(new Tile<Family>(plan, records ? records + n : nullptr));
+  each_tile([&](int n, int thread) {
+    Array<T>& workspace = workspaces[shared ? thread : n];
+    if (!workspace.data()) allot(workspace, Tile<Family>::workspace_rows(plan));
+    tiles[n].reset(new Tile<Family>(plan, records ? records + n : nullptr, workspace.data()));
     const std::int64_t first = static_cast<std::int64_t>(n) * L;
     tiles[n]->load(first, first + L < task.batch ? first + L : task.batch);
     double state[L], slope[L];
@@ -52,7 +63,7 @@ void solve_joint(const typename Family::Plan& plan, typename Family::Record* rec
     const double span = task.t1[0] - task.t0[0];
     const double d0 = std::sqrt(total(0) / entries), d1 = std::sqrt(total(1) / entries);
     const double h0 = Tile<Family>::tentative(d0, d1, span);
-    each_tile([&](int n) {
+    each_tile([&](int n, int) {
       double h[L], change[L];
       for (int l = 0; l < L; ++l) h[l] = h0;
       tiles[n]->look_ahead(h, change);
@@ -63,7 +74,7 @@ void solve_joint(const typename Family::Plan& plan, typename Family::Record* rec
   double error = 0;
   bool begun = false;
   do {
-    each_tile([&](int n) {
+    each_tile([&](int n, int) {
       Tile<Family>& tile = *tiles[n];
       if (begun) {
         double errors[L];
@@ -91,7 +102,9 @@ void solve_per_sample(const typename Family::Plan& plan, typename Family::Record
   const Task<T>& task = plan.task;
   std::atomic<std::int64_t> queue{0};
   parallel(task.threads, [&](int i) {
-    Tile<Family> tile(plan, records ? records + i : nullptr);
+    Array<T> workspace;
+    allot(workspace, Tile<Family>::workspace_rows(plan));
+    Tile<Family> tile(plan, records ? records + i : nullptr, workspace.data());
     std::int64_t at = share(task.batch, i, task.threads);
     const std::int64_t end = share(task.batch, i + 1, task.threads);
     tile.run([&](std::int64_t& first, std::int64_t& last) {

@@ -16,25 +16,29 @@ public:
   using Plan = ExplicitPlan<T>;
   using Record = Blocks<T>;
 
+  // Times, states and slopes of stages, where blocks do not hold them.
+  static std::size_t workspace_rows(const Plan& plan) {
+    return plan.task.record ? 0 : 1 + static_cast<std::size_t>(plan.program.dimension) * (plan.all + 2);
+  }
+
   // `blocks` where steps are recorded.
-  Explicit(const Plan& plan, Blocks<T>* blocks, T* scratch)
+  Explicit(const Plan& plan, Blocks<T>* blocks, T* scratch, T* workspace)
       : plan_(plan), blocks_(blocks), D(plan.program.dimension), S(plan.method.stages), first_(plan.method.fsal ? 1 : 0),
         scratch_(scratch), stages_(plan.all) {
     const std::size_t state = static_cast<std::size_t>(D) * L;
-    // the slope that is carried, what a step comes to; the stages where they are not recorded
-    numbers_.resize(2 * state + (blocks ? 0 : state * (plan.all + 1) + L));
+    // where a step begins and ends: the slopes, and the state
+    numbers_.resize(3 * state);
     numbers_.calm();
-    T* at = numbers_.data();
-    const auto take = [&](std::size_t count) { return std::exchange(at, at + count); };
-    carried_ = take(state), new_y_ = take(state);
+    carried_ = numbers_.data(), new_slope_ = carried_ + state, new_y_ = new_slope_ + state;
     if (blocks) return;
-    T* time = take(L);
-    T* between = take(state);
-    T* beyond = take(state);  // what the step ends at is needed after the extra stages
+    const auto take = [&](std::size_t count) { return std::exchange(workspace, workspace + count); };
+    T* const time = take(L);
+    T* const between = take(state);
     for (int i = 0; i < plan.all; ++i) {
+      const bool ends = first_ && i == S - 1;
       stages_.time[i] = time;
-      stages_.state[i] = i < S ? between : beyond;
-      stages_.slope[i] = i == 0 ? carried_ : take(state);
+      stages_.state[i] = ends ? new_y_ : between;
+      stages_.slope[i] = i == 0 ? carried_ : ends ? new_slope_ : take(state);
       stages_.saved[i] = nullptr;
     }
   }
@@ -84,7 +88,7 @@ private:
   T* scratch_;
   Stages<T> stages_;
   Array<T> numbers_;
-  T *carried_, *new_y_;
+  T *carried_, *new_slope_, *new_y_;
   Block<T>* block_ = nullptr;  // of the step that is being tried
 
   void evaluate_stage(int i, const Step<T>& step) {

@@ -55,7 +55,9 @@ public:
   using Plan = RosenbrockPlan<T>;
   struct Record {};  // nothing is kept of a step
 
-  Rosenbrock(const Plan& plan, Record*, T* scratch)
+  static std::size_t workspace_rows(const Plan&) { return 0; }
+
+  Rosenbrock(const Plan& plan, Record*, T* scratch, T*)
       : plan_(plan), D(plan.program.dimension), S(plan.method.stages), scratch_(scratch), start_(plan, scratch), factors_(D),
         stages_(S) {
     const std::size_t state = static_cast<std::size_t>(D) * L;

@@ -10,7 +10,8 @@
 //   Scalar                         the numbers of the state: float or double
 //   Plan                           what all its tiles share, with `method`, `tempered` and `carries_slope`
 //   Record                         what it keeps of its steps; one is handed to the constructor, or none
-//   Family(plan, record, scratch)  scratch: the rows of that name for every evaluation of the tile
+//   workspace_rows(plan)           how many rows it needs while a step is tried and settled, beside those of evaluations
+//   Family(plan, record, scratch, workspace)  scratch: the rows of that name for every evaluation of the tile
 //   begin(lane, slope, from)       a sample takes a lane; its slope is that of lane `from`
 //   attempt(step)                  goes from step.y to step.ended, and measures the error
 //   extend(step)                   evaluates what the interpolant needs besides; how often, of each lane
@@ -65,11 +66,17 @@ public:
   static constexpr int L = lanes<T>, W = Vec<T>::lanes;
   using Plan = typename Family::Plan;
 
-  Tile(const Plan& plan, typename Family::Record* record)
-      : plan_(plan), D(plan.program.dimension), numbers_(room(plan)), family_(plan, record, scratch()) {
+  // Rows that hold nothing from one call of `load`, `look_ahead`, `attempt` or `run` to the next, but where outputs lie
+  // inside of a step: `settle` then needs what `attempt` left. Tiles that take turns may share them.
+  static std::size_t workspace_rows(const Plan& plan) { return scratch_rows(plan) + Family::workspace_rows(plan); }
+
+  // `workspace`: of that many rows.
+  Tile(const Plan& plan, typename Family::Record* record, T* workspace)
+      : plan_(plan), D(plan.program.dimension), scratch_(workspace), numbers_(room(plan)),
+        family_(plan, record, scratch_, workspace + scratch_rows(plan) * L) {
     const std::size_t state = static_cast<std::size_t>(D) * L, own = static_cast<std::size_t>(plan.program.own) * L;
     numbers_.calm();
-    T* at = scratch() + scratch_rows(plan) * L;
+    T* at = numbers_.data();
     const auto take = [&](std::size_t count) { return std::exchange(at, at + count); };
     step_.y = take(state), step_.own = take(own);
     waiting_y_ = take(state), waiting_slope_ = take(state), waiting_own_ = take(own);
@@ -303,7 +310,8 @@ public:
 private:
   const Plan& plan_;
   const int D;
-  Array<T> numbers_;  // all rows of the tile
+  T* const scratch_;
+  Array<T> numbers_;  // the rows that last
   Family family_;
   Step<T> step_;
   T *waiting_y_, *waiting_slope_, *waiting_own_, *ahead_, *ahead_slope_, *time_;
@@ -327,13 +335,12 @@ private:
   }
   static std::size_t room(const Plan& plan) {
     const std::size_t state = plan.program.dimension, own = plan.program.own;
-    return (scratch_rows(plan) + 5 * state + 2 * own + 1) * L;
+    return (5 * state + 2 * own + 1) * L;
   }
-  T* scratch() const { return numbers_.data(); }
 
   // Of the samples that wait, at `time_`.
   void evaluate_waiting(T* state, T* slope) {
-    evaluate(plan_.plain, frame_of<T>(scratch(), nullptr, time_, state, slope, waiting_own_));
+    evaluate(plan_.plain, frame_of<T>(scratch_, nullptr, time_, state, slope, waiting_own_));
     ++waiting_evaluations_;
   }
 

@@ -12,18 +12,20 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from . import reference
 from .program import STATE, Instruction, Operand, Program
 from .prologue import Prologue, Slot
 
-Codes: TypeAlias = NDArray[np.int64]
+if TYPE_CHECKING:
+    from numpy.typing import NDArray  # a tenth of a second
+
+Codes: TypeAlias = "NDArray[np.int64]"
 
 _MIXED = -(1 << 62)
 """The code of an entry that several samples have made; an error where it reaches dy/dt. Sums over the batch that are

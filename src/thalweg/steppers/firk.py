@@ -13,10 +13,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from ..core.arithmetic import Count, Number, across, wide_dtype
@@ -26,6 +26,9 @@ from ..core.step import Carry, Step
 from ..methods.tableau import FullTableau
 from .interpolation import StageInterpolation
 from .newton import Factors, SimplifiedNewton, Solved, divided, factorised, solved_with
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray  # a tenth of a second
 
 _DISTINCT = 1e-6  # eigenvalues nearer to 0 or to each other cost half of the digits
 _FARTHEST = 10.0  # steps ahead, to which the last step's polynomial says something of the next one's

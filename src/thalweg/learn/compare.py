@@ -194,8 +194,8 @@ def _in_a_process(
 
 
 def _context() -> ForkServerContext | SpawnContext:
-    """Where a contender's process starts from: one that has imported all and run nothing, on a system that has such."""
-    if "forkserver" not in multiprocessing.get_all_start_methods():
+    """Where contenders' processes start from: on Linux one that has imported all and run nothing, as Python does."""
+    if sys.platform != "linux":
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__, "torch._dynamo"])  # which the first optimizer of PyTorch imports

@@ -29,6 +29,19 @@ def rate():
     return torch.tensor(1.0, dtype=F64, requires_grad=True)
 
 
+def vault_with(k):
+    """An object whose k no search finds."""
+    hidden = {"k": k}
+
+    class Vault:
+        __slots__ = ()
+
+        def __getattr__(self, name):
+            return hidden[name]
+
+    return Vault()
+
+
 @pytest.mark.parametrize("gradient", GRADIENTS)
 class TestReached:
     def check(self, fun, gradient, k, args=()):
@@ -135,16 +148,7 @@ class TestRefused:
     @pytest.mark.parametrize("known", [True, False], ids=["with y0", "alone"])
     def test_a_tensor_out_of_sight(self, gradient, known):
         """One that no search through the function finds is noticed at the latest in the backward pass."""
-        hidden = {}
-
-        class Vault:
-            __slots__ = ()
-
-            def __getattr__(self, name):
-                return hidden[name]
-
-        hidden["k"] = rate()
-        vault = Vault()
+        vault = vault_with(rate())
         y0 = torch.ones(1, dtype=F64, requires_grad=known)
         with pytest.raises(RuntimeError, match="args"):
             solve(lambda t, y: -vault.k * y, gradient, y0).ys[-1].sum().backward()
@@ -165,6 +169,14 @@ class TestRefused:
             k.mul_(2.0)
         with pytest.raises(RuntimeError, match="modified by an inplace operation"):
             end.backward()
+
+
+def test_a_tensor_out_of_sight_that_comes_late():
+    """The first step does not use it."""
+    vault = vault_with(rate())
+    y0 = torch.ones(1, dtype=F64, requires_grad=True)
+    with pytest.raises(RuntimeError, match="args"):
+        solve_ivp(lambda t, y: -y if t < 0.3 else -vault.k * y, (0.0, 1.0), y0, "rk4", step_size=0.05, backend="eager")
 
 
 @pytest.mark.parametrize("gradient", ["adjoint", "forward"])

@@ -23,10 +23,14 @@ _KEPT = 8
 
 @dataclass
 class _Entry:
-    """A trace or why there is none, what it holds under, and the numbers of rows that it was compared with."""
+    """A trace or why there is none, what it holds under, and the numbers of rows that it was compared with.
+
+    `told` are the objects by whose identity its key tells it from others: while they live, no other has their identity.
+    """
 
     found: Trace | str
     guards: Guards
+    told: list[Any]
     compared: dict[int, str | None] = field(default_factory=dict)
 
     def valid(self) -> bool:
@@ -88,13 +92,14 @@ def _whole_key(key: tuple[Any, ...], y0: Any, args: Any, by_row: bool) -> tuple[
 
 def _made(fun: Callable[..., Any], t: Tensor, y0: Any, args: tuple[Any, ...], by_row: bool) -> _Entry:
     guards = guards_of(fun, args)
+    told = [*_told(fun), *(x for x in pytree.tree_leaves(args) if not isinstance(x, Tensor))]
     if guards.reason is not None:
-        return _Entry(guards.reason, guards)
+        return _Entry(guards.reason, guards, told)
     try:
         found = trace_under(guards, fun, t, y0, args, by_row=by_row)
     except Untraceable as error:
-        return _Entry(str(error), guards)
-    return _Entry(found, guards, {_rows(y0, by_row): None})
+        return _Entry(str(error), guards, told)
+    return _Entry(found, guards, told, {_rows(y0, by_row): None})
 
 
 def _difference(found: Trace, fun: Callable[..., Any], t: Tensor, y0: Any, args: Any, by_row: bool) -> str | None:
@@ -121,10 +126,16 @@ def _owner(fun: Any) -> tuple[Any, tuple[Any, ...]]:
     if isinstance(fun, types.MethodType):
         return fun.__self__, (fun.__func__,)
     if isinstance(fun, types.FunctionType):
-        held = [cell.cell_contents for cell in fun.__closure__ or ()]
-        told = (*held, fun.__defaults__, fun.__kwdefaults__, fun.__globals__)  # equal code may be another module's
-        return fun.__code__, tuple(map(_identity, told))
+        return fun.__code__, tuple(map(_identity, _told(fun)))
     return fun, ()
+
+
+def _told(fun: Any) -> list[Any]:
+    """What tells a function from others of the same code, which may be another module's."""
+    if not isinstance(fun, types.FunctionType):
+        return []
+    held = [cell.cell_contents for cell in fun.__closure__ or ()]
+    return [*held, fun.__defaults__, fun.__kwdefaults__, fun.__globals__]
 
 
 def _told_apart(owner: Any) -> bool:
@@ -155,5 +166,5 @@ def _leaf(x: Any, rows: int) -> Any:
 
 
 def _identity(x: Any) -> Any:
-    """What tells a value from others: itself where it is simple; an object is kept alive by the guards."""
+    """What tells a value from others: itself where it is simple; an object is kept alive by the entry."""
     return (type(x), x) if isinstance(x, SIMPLE) and not isinstance(x, slice) else id(x)

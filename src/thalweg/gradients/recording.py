@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -26,7 +27,7 @@ class RecordingStepper:
     tape : Recorder
         What else is to be shown the accepted steps.
     known : sequence of Tensor
-        The tensors that a gradient goes to, which are there anyway. The first step shows whether the field uses
+        The tensors that a gradient goes to, which are there anyway. Steps 1, 2, 4, 8, … show whether the field uses
         others: a walk through the graph of all steps would cost a tenth of a small solve, and a long graph through
         which Python has walked is freed node within node, until the stack is full.
     room : int
@@ -39,7 +40,7 @@ class RecordingStepper:
         self.init, self.interpolate = stepper.init, stepper.interpolate
         self.interpolate_rows = stepper.interpolate_rows
         self._stepper, self._tape = stepper, tape
-        self._known = known
+        self._known, self._tried = known, 0
         self._held = {x.untyped_storage().data_ptr() for x in known if x.layout is torch.strided}
         self._room, self._held_by_graph, self._each = room, 0, 0
 
@@ -57,13 +58,15 @@ class RecordingStepper:
             self._stepper.forget()  # so that it comes out as with a graph, now and when it is taken again
             with torch.no_grad():
                 return self._stepper.step(field, t, _of_unit(h), y.detach(), _detached(carry))
-        if self._each:
+        self._tried += 1
+        if self._tried & (self._tried - 1):
             return self._stepper.step(field, t, h, y, carry)
-        meter = _Meter(self._held)
-        with meter:
+        with (meter := _Meter(self._held)) if self._tried == 1 else nullcontext():
             step = self._stepper.step(field, t, h, y, carry)
-        check_reach([step.y, *step.stages], self._known)
-        self._each = meter.bytes + (1 + len(step.stages)) * y.nbytes  # as much as the first, each will hold
+        before = [x for x in (t, h, y, *(carry or ())) if isinstance(x, Tensor)]
+        check_reach([step.y, *step.stages], [*self._known, *before])
+        if self._tried == 1:
+            self._each = meter.bytes + (1 + len(step.stages)) * y.nbytes  # as much as the first, each will hold
         return step
 
     def take(self, rows: Tensor) -> None:

@@ -17,12 +17,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
 
-from side_by_side import hardware
+from side_by_side import hardware, peak_memory
 from thalweg import solve_ivp
 from workloads import MLP, WORKLOADS
 
@@ -104,9 +103,7 @@ def steps(count: int) -> None:
     with torch.no_grad():
         y0 = torch.randn(256, 16)
         solve_ivp(net, (0.0, 1.0), y0, "rk4", step_size=1 / count, max_steps=2 * count, backend="native")
-    # of this program alone: ru_maxrss would count what its parent held when it was started
-    (peak,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM:"))
-    print(int(peak.split()[1]) / 1024)
+    print(peak_memory() / 2**20)
 
 
 FIRST = """

@@ -16,8 +16,6 @@ from __future__ import annotations
 import argparse
 import datetime
 import json
-import re
-import resource
 import subprocess
 import sys
 import time
@@ -30,10 +28,9 @@ import torch
 from torch import Tensor, nn
 
 import thalweg
-from side_by_side import hardware
+from side_by_side import hardware, peak_memory, report_path, write_report
 from thalweg.figures.style import styled
 
-ROOT = Path(__file__).resolve().parent.parent
 STEPS = (10, 30, 100, 300, 1_000, 3_000, 10_000)
 WIDTHS = (32, 128, 512, 2_048)
 BATCH, FEATURES, WIDTH = 64, 16, 32
@@ -93,11 +90,11 @@ def measure(name: str, steps: int, width: int) -> Cost:
     field, y0 = problem(width)
     how = GRADIENTS[name]()
     gradient(field, y0, method="rk4", step_size=1.0, gradient=how)  # what is loaded once is no cost of a solve
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = peak_memory()
     start = time.perf_counter()
     found = gradient(field, y0, method="rk4", step_size=3.0 / steps, gradient=how)
     seconds = time.perf_counter() - start
-    held = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
+    held = peak_memory() - before
     exact = gradient(field, y0, method="dopri8", rtol=1e-12, atol=1e-12, gradient="checkpointed")
     error = float((found - exact).norm() / exact.norm())
     return Cost(name, steps, width, sum(p.numel() for p in field.parameters()), held, seconds, error)
@@ -179,11 +176,9 @@ def main() -> None:
         by_steps += [measured(name, steps, WIDTH) for steps in STEPS if steps <= given.most]
         by_width += [measured(name, 300, width) for width in WIDTHS]
         print(f"{name} done", flush=True)
-    label = re.sub(r"[^a-z0-9]+", "-", hardware().lower()).strip("-")
-    path = ROOT / "benchmarks" / "reports" / f"gradients-{label}-{datetime.date.today()}.md"
+    path = report_path("gradients-")
     picture(by_steps, by_width, path.with_suffix(".png"))
-    path.write_text(report(by_steps, by_width, path.with_suffix(".png").name))
-    print(f"Written to {path}")
+    write_report(report(by_steps, by_width, path.with_suffix(".png").name), path)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,6 @@ import datetime
 import json
 import math
 import platform
-import re
 import sys
 import textwrap
 import time
@@ -36,10 +35,9 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, NullFormatter
 from scipy.integrate import solve_ivp as scipy_solve_ivp
 
-from side_by_side import hardware
+from side_by_side import hardware, report_path
 from testset import DETEST, STIFF, Problem, problem
 
-REPORTS = Path(__file__).with_name("reports")
 TOLERANCES = tuple(10.0**-k for k in range(3, 11))
 ERRORS = tuple(10.0**-k for k in np.arange(3, 10.1, 0.5))
 """Where costs are compared."""
@@ -397,8 +395,7 @@ def main(arguments: Sequence[str]) -> None:
     chosen = [problem(name) for name in given.problems] or [*DETEST, *STIFF]
     libraries = dict.fromkeys(["thalweg", "SciPy", *given.libraries.split(",")])
     solvers = [solver for library in libraries for solver in LIBRARIES[library]()]
-    name = re.sub(r"[^a-z0-9]+", "-", hardware().lower()).strip("-")
-    path = given.report or REPORTS / f"precision-{name}-{datetime.date.today()}.md"
+    path = given.report or report_path("precision-")
     path.parent.mkdir(parents=True, exist_ok=True)
     report = heading()
     for title, stiff, shown in (

@@ -206,6 +206,15 @@ def heading() -> str:
     )
 
 
+def peak_memory() -> int:
+    """The most memory that this program held, in bytes; Linux alone.
+
+    ru_maxrss would count what the process held before it began its program, which is its parent's.
+    """
+    (line,) = (x for x in Path("/proc/self/status").read_text().splitlines() if x.startswith("VmHWM:"))
+    return int(line.split()[1]) * 1024
+
+
 def chosen_names(parser: argparse.ArgumentParser, names: Sequence[str]) -> Sequence[str]:
     """The names of workloads that were given; an unknown one ends the program."""
     if unknown := set(names) - set(WORKLOADS):

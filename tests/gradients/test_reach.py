@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from gradient_checks import give_room
-from thalweg import solve_ivp
+from thalweg import Checkpointed, solve_ivp
 
 F64 = torch.float64
 GRADIENTS = ["direct", "checkpointed", "adjoint", "interpolating", "forward", "reversible"]
@@ -156,7 +156,7 @@ class TestRefused:
     def test_a_parameter_changed_in_between(self, gradient):
         """The backward pass would compute with other values than the forward pass did."""
         k = rate()
-        end = solve(lambda t, y, k: -k * y, gradient, args=(k,), backend="eager").ys[-1].sum()
+        end = solve(lambda t, y, k: k * -y, gradient, args=(k,), backend="eager").ys[-1].sum()
         with torch.no_grad():
             k.mul_(2.0)
         with pytest.raises(RuntimeError, match="modified by an inplace operation"):
@@ -164,19 +164,50 @@ class TestRefused:
 
     def test_a_captured_parameter_changed_in_between(self, gradient):
         k = rate()
-        end = solve(lambda t, y: -k * y, gradient, backend="eager").ys[-1].sum()
+        end = solve(lambda t, y: k * -y, gradient, backend="eager").ys[-1].sum()
         with torch.no_grad():
             k.mul_(2.0)
         with pytest.raises(RuntimeError, match="modified by an inplace operation"):
             end.backward()
 
 
-def test_a_tensor_out_of_sight_that_comes_late():
-    """The first step does not use it."""
-    vault = vault_with(rate())
-    y0 = torch.ones(1, dtype=F64, requires_grad=True)
-    with pytest.raises(RuntimeError, match="args"):
-        solve_ivp(lambda t, y: -y if t < 0.3 else -vault.k * y, (0.0, 1.0), y0, "rk4", step_size=0.05, backend="eager")
+@pytest.mark.parametrize("gradient", ["direct", "checkpointed"])
+@pytest.mark.parametrize("batching", ["joint", "per_sample"])
+def test_a_parameter_changed_after_a_solve_of_one_step(gradient, batching):
+    k, y0 = rate(), torch.ones(1, dtype=F64, requires_grad=True)
+    options = {"step_size": 1.0, "batching": batching, "gradient": gradient, "backend": "eager"}
+    sol = solve_ivp(lambda t, y: k * -y, (0.0, 1.0), y0, "euler", **options)
+    with torch.no_grad():
+        k.mul_(2.0)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        sol.ys[-1].sum().backward()
+
+
+class TestOutOfSightAndLate:
+    """The first steps do not use the tensor that no search finds."""
+
+    def solve(self, vault, gradient, **options):
+        y0 = torch.ones(1, dtype=F64, requires_grad=True)
+        return solve_ivp(
+            lambda t, y: torch.where(t < 0.3, -y, -vault.k * y) if (t >= 0.3).any() else -y,
+            (0.0, 1.0), y0, "rk4", step_size=0.05, gradient=gradient, backend="eager", **options,
+        )  # fmt: skip
+
+    def test_it_has_its_gradient_where_the_graph_is_whole(self):
+        found = []
+        for gradient in ("direct", "checkpointed"):
+            k = rate()
+            found += torch.autograd.grad(self.solve(vault_with(k), gradient).ys[-1].sum(), [k])
+        assert found[0] == found[1] != 0
+
+    @pytest.mark.parametrize("gradient", [Checkpointed(memory_limit=0), Checkpointed(memory_limit=500)])
+    def test_it_is_refused_where_steps_are_computed_again(self, gradient):
+        with pytest.raises(RuntimeError, match="args"):
+            self.solve(vault_with(rate()), gradient).ys[-1].sum().backward()
+
+    def test_it_is_refused_per_sample(self):
+        with pytest.raises(RuntimeError, match="args"):
+            self.solve(vault_with(rate()), "checkpointed", batching="per_sample")
 
 
 @pytest.mark.parametrize("gradient", ["adjoint", "forward"])

@@ -95,11 +95,12 @@ def test_a_limit_is_a_number_of_bytes(limit):
 
 
 @pytest.mark.parametrize("batching", ["joint", "per_sample"])
-def test_a_second_backward_pass_computes_the_steps_again(batching):
+def test_a_second_backward_pass_has_the_same_gradients(batching):
+    """Of the graph that the caller has, or by the steps again."""
     sol, _, sources = solve(batching=batching)
     first = gradients(sol, sources, retain_graph=True)
     assert sol.stats.nfev_backward == 0
     second = gradients(sol, sources)
-    assert sol.stats.nfev_backward > 0
+    assert (sol.stats.nfev_backward > 0) == (batching == "per_sample")
     for one, other in zip(first, second, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-12)

@@ -152,10 +152,13 @@ class SolveNode(ABC):
         sources = Sources(request, cls.apart) if torch.is_grad_enabled() else None
         if sources is None or not sources.needed:
             return solve_without_graph(integrate, request)
-        node = cls(integrate, request, sources, *options)
-        ys = _Function.apply(node, *sources.tensors())
-        assert node.result is not None
-        return ys, node.result
+        return cls(integrate, request, sources, *options).outputs()
+
+    def outputs(self) -> tuple[Tensor, Result]:
+        """The outputs with the backward pass behind them, and what the loop reported."""
+        ys = _Function.apply(self, *self.sources.tensors())
+        assert self.result is not None
+        return ys, self.result
 
     @abstractmethod
     def forward(self) -> Result:

@@ -1,7 +1,9 @@
 """The exact discrete gradient, from one graph while there is room for it, and step by step where there is not.
 
 The forward pass keeps where each accepted step began, and records the solve for as long as the graph is small. If it
-was recorded to its end, the backward pass is PyTorch's own. If not, it takes each step again from where it began.
+was recorded to its end, the backward pass is PyTorch's own: in joint that graph is what the caller gets. Per sample it
+stays within the node, since a row's rejected step is part of it and may spoil the gradients. If it was not recorded to
+its end, the backward pass takes each step again from where it began.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import torch
 from torch import Tensor
 
 from ..core.arithmetic import most
+from ..core.field import Field
 from ..core.step import Stepper
 from ..loop.integrate import GraphTimes, Result
 from ..output.saving import RowSaver
@@ -90,26 +93,47 @@ class _Node(SolveNode):
     def __init__(self, integrate: Integrate, request: Request, sources: Sources, options: Checkpointed) -> None:
         super().__init__(integrate, request, sources)
         self.options = options
-
-    def forward(self) -> Result:
-        problem, times = self.request.problem, self.request.times
         self.field, self.targets = self.sources.detached_field()
         self.tape = self._tape()
-        y0 = leaf(problem.y0)
-        if times is not None:
-            times = GraphTimes(leaf(times.t0), leaf(times.t1), None if times.t_eval is None else leaf(times.t_eval))
-        three = (None, None, None) if times is None else (times.t0, times.t1, times.t_eval)
-        sources = [y0, *three, *self.targets]
+        self._solved: Result | None = None
+        self._graph: tuple[Tensor, Sequence[Tensor | None]] | None = None
+
+    def outputs(self) -> tuple[Tensor, Result]:
+        request = self.request
+        if not request.problem.batching.by_row:
+            result, whole = self._recorded(request.field, request.y0, request.times, self.sources.tensors())
+            if whole:
+                return result.ys, result
+            self._solved = result
+        return super().outputs()
+
+    def forward(self) -> Result:
+        if self._solved is None:
+            y0, times = leaf(self.request.problem.y0), self.request.times
+            if times is not None:
+                times = GraphTimes(leaf(times.t0), leaf(times.t1), None if times.t_eval is None else leaf(times.t_eval))
+            three = (None, None, None) if times is None else (times.t0, times.t1, times.t_eval)
+            sources = (y0, *three, *self.targets)
+            self._solved, whole = self._recorded(self.field, y0, times, sources)
+            self._graph = (self._solved.ys, sources) if whole else None
+        result, self._solved = self._solved, None
+        return replace(result, ys=result.ys.detach())
+
+    def _recorded(
+        self, field: Field, y0: Tensor, times: GraphTimes | None, sources: Sequence[Tensor | None]
+    ) -> tuple[Result, bool]:
+        """The solve from those sources, and whether its outputs are part of a graph of the whole of it."""
         known = [x for x in sources if x is not None]
-        stepper = RecordingStepper(unshrunk(problem), self.tape, known, self.options.memory_limit)
+        problem = self.request.problem
+        alone = problem.batching.by_row
+        stepper = RecordingStepper(unshrunk(problem), self.tape, known, self.options.memory_limit, alone=alone)
         # it has the other methods of the stepper that it holds
-        problem = replace(problem, field=self.field, stepper=cast(Stepper, stepper)).with_graph(y0, times)
+        problem = replace(problem, field=field, stepper=cast(Stepper, stepper)).with_graph(y0, times)
         with torch.set_grad_enabled(stepper.complete):
             result = self.integrate(problem, stepper)
-        self._graph = (result.ys, sources) if stepper.complete else None
         if isinstance(self.tape, ReplayTape) and isinstance(result.saver, RowSaver):
             result.saver.levels = self.tape.numbers_of(result.saver.levels)
-        return replace(result, ys=result.ys.detach())
+        return result, stepper.complete
 
     def _tape(self) -> JointTape | RowTape | ReplayTape:
         """What keeps where steps began."""

@@ -27,20 +27,24 @@ class RecordingStepper:
     tape : Recorder
         What else is to be shown the accepted steps.
     known : sequence of Tensor
-        The tensors that a gradient goes to, which are there anyway. Steps 1, 2, 4, 8, … show whether the field uses
-        others: a walk through the graph of all steps would cost a tenth of a small solve, and a long graph through
-        which Python has walked is freed node within node, until the stack is full.
+        The tensors that a gradient goes to, which are there anyway. The first step shows whether the field uses
+        others.
     room : int
         The bytes that the graph may hold on to.
+    alone : bool
+        Whether gradients are asked of the graph for the known tensors alone, so that one that is used later only would
+        be lost. Steps 2, 4, 8, … are looked at too then: a walk through the graph of all steps would cost a tenth of a
+        small solve, and a long graph through which Python has walked is freed node within node, until the stack is
+        full.
     """
 
-    def __init__(self, stepper: Stepper, tape: Recorder, known: Sequence[Tensor], room: int) -> None:
+    def __init__(self, stepper: Stepper, tape: Recorder, known: Sequence[Tensor], room: int, *, alone: bool) -> None:
         self.stages, self.error_order, self.needs_slope = stepper.stages, stepper.error_order, stepper.needs_slope
         self.implicit = stepper.implicit
         self.init, self.interpolate = stepper.init, stepper.interpolate
         self.interpolate_rows = stepper.interpolate_rows
         self._stepper, self._tape = stepper, tape
-        self._known, self._tried = known, 0
+        self._known, self._alone, self._tried = known, alone, 0
         self._held = {x.untyped_storage().data_ptr() for x in known if x.layout is torch.strided}
         self._room, self._held_by_graph, self._each = room, 0, 0
 
@@ -59,7 +63,7 @@ class RecordingStepper:
             with torch.no_grad():
                 return self._stepper.step(field, t, _of_unit(h), y.detach(), _detached(carry))
         self._tried += 1
-        if self._tried & (self._tried - 1):
+        if self._tried > 1 and not (self._alone and self._tried.bit_count() == 1):
             return self._stepper.step(field, t, h, y, carry)
         with (meter := _Meter(self._held)) if self._tried == 1 else nullcontext():
             step = self._stepper.step(field, t, h, y, carry)
@@ -100,12 +104,22 @@ class _Meter(torch.autograd.graph.saved_tensors_hooks):
 
     def __init__(self, held: set[int]) -> None:
         self._held, self.bytes = set(held), 0
-        super().__init__(self._pack, lambda x: x)
+        super().__init__(self._pack, self._unpack)
 
-    def _pack(self, x: Tensor) -> Tensor:
+    def _pack(self, x: Tensor) -> tuple[Tensor, int]:
         if x.layout is torch.strided:
             storage = x.untyped_storage()
             if storage.data_ptr() not in self._held:
                 self._held.add(storage.data_ptr())
                 self.bytes += storage.nbytes()
-        return x.detach()  # not x, which may be the output of the very node that saves it
+        return x.detach(), x._version  # not x, which may be the output of the very node that saves it
+
+    @staticmethod
+    def _unpack(kept: tuple[Tensor, int]) -> Tensor:
+        x, version = kept
+        if x._version != version:  # PyTorch sees to that where there are no hooks
+            raise RuntimeError(
+                f"a tensor of shape {tuple(x.shape)} that the field used has been modified by an inplace operation since "
+                "the solve, whose gradient needs the values that it had"
+            )
+        return x

@@ -40,8 +40,8 @@ def _parts(value: Any) -> Iterable[Any]:
         return value
     if isinstance(value, dict):
         return value.values()
-    if isinstance(value, nn.Module):
-        return vars(value).values()
+    if isinstance(value, nn.Module):  # most of what it has is empty: hooks that there are none of
+        return [part for part in vars(value).values() if not (isinstance(part, dict) and dict.__len__(part) == 0)]
     if isinstance(value, functools.partial):
         return (value.func, value.args, value.keywords)
     if isinstance(value, types.MethodType):

@@ -112,8 +112,11 @@ def solve(
     memory_limit: int,
     record: bool,
     /,
-) -> tuple[Recording | None, bool]:
-    """Solve; pointers are addresses. What the way back needs, and whether all samples succeed."""
+) -> tuple[Recording | None, int, list[int], list[float]]:
+    """Solve; pointers are addresses, and `counts` and `ends` may be 0 where nobody asks for those of all samples.
+
+    What the way back needs, the worst status, and of the first sample the counts after the status and the two ends.
+    """
 
 def pull_back(
     recording: Recording,

@@ -53,7 +53,7 @@ class Unsuitable(ValueError):
         self.reason = reason
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False, slots=True)
 class Native:
     """The native engine, ready to take solves of one field from states of one shape.
 
@@ -81,7 +81,7 @@ class Native:
         """The outputs (T, *y0.shape), as part of the graph where that is wanted, and what the loop would report."""
         stats, y0 = request.stats, request.problem.y0
         ys, call = self.call(request.y0, request.field.args, request.times, stats)
-        t, h = (x if self.problem.batching.by_row else x[0].item() for x in call.ends)
+        t, h = call.ends
         end = ys.detach()[-1] if len(ys) else y0
         return ys, Result(
             ys.detach(), call.status, stats.n_steps, stats.n_accepted, stats.nfev, EndSaver(y0), None, t, h, end,
@@ -292,13 +292,14 @@ class Call:
     status : int or Tensor (B,)
     succeeded : bool
         Whether every sample came to its end.
-    ends : Tensor (2, samples)
-        The times reached and the sizes of the next steps.
+    ends : two of float or Tensor (B,)
+        The time reached and the size of the next step.
     """
 
+    __slots__ = ("backend", "ends", "held", "own", "recording", "samples", "stats", "status", "succeeded")
     status: Any
     succeeded: bool
-    ends: Tensor
+    ends: Sequence[Any]
 
     def __init__(self, backend: Native, samples: int, own: int, stats: Stats) -> None:
         self.backend, self.samples, self.own, self.stats = backend, samples, own, stats
@@ -307,22 +308,19 @@ class Call:
 
     def forward(self, y0: Tensor, tensors: Sequence[Tensor], *, record: bool) -> Tensor:
         """Solve."""
-        flat = y0.detach().reshape(self.samples, -1).contiguous()
-        ys, counts, self.ends, self.recording, self.succeeded = self.backend.solve.run(
-            flat, tensors[: self.own], tensors[self.own :], record=record
+        whole, by_row = y0.ndim == 2 and self.backend.trace.rows, self.backend.problem.batching.by_row
+        flat = (y0 if whole else y0.reshape(self.samples, -1)).contiguous()
+        ys, self.recording, self.succeeded, counts, self.ends = self.backend.solve.run(
+            flat, tensors[: self.own], tensors[self.own :], each=by_row, record=record
         )
         if record:
-            self.held = (flat, *(x.detach() for x in tensors))
-        if y0.ndim != 2 or not self.backend.trace.rows:
+            self.held = (flat.detach(), *(x.detach() for x in tensors))
+        if not whole:
             ys = ys.view(ys.shape[0], *y0.shape)
         stats = self.stats
-        if self.backend.problem.batching.by_row:
-            self.status, stats.n_steps, stats.n_accepted, stats.nfev, stats.njev, stats.nlu = counts.unbind()
-            return ys
-        self.status = int(counts[0].amax())  # one sample that fails fails all
-        _, stats.n_steps, stats.n_accepted, stats.nfev, stats.njev, stats.nlu = counts[:, 0].tolist()
-        if not self.succeeded and self.backend.solve.t_eval is None:
-            ys[-1].fill_(torch.nan)
+        self.status, stats.n_steps, stats.n_accepted, stats.nfev, stats.njev, stats.nlu = counts
+        if not self.succeeded and not by_row and self.backend.solve.t_eval is None:
+            ys[-1].fill_(torch.nan)  # one sample that fails fails all
         return ys
 
     def backward(self, cotangent: Tensor, needed: Sequence[bool], sources: Sequence[Tensor | None]) -> list[Any]:

@@ -9,7 +9,7 @@ import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -102,6 +102,29 @@ def control(
     )
 
 
+class Solved(NamedTuple):
+    """One call of the engine: what comes out.
+
+    Attributes
+    ----------
+    ys : Tensor (T, B, D)
+    recording : Any
+        What the way back needs, None where it was not asked for.
+    succeeded : bool
+        Whether all samples reached t1.
+    counts : sequence of int, or of Tensor (B,)
+        The status, steps tried, steps kept, evaluations, Jacobians and factorisations: of each sample, or of all.
+    ends : sequence of float, or of Tensor (B,)
+        The time reached and the next size.
+    """
+
+    ys: Tensor
+    recording: Any
+    succeeded: bool
+    counts: Sequence[Any]
+    ends: Sequence[Any]
+
+
 @dataclass(frozen=True)
 class Solve:
     """One call of the engine: what goes in.
@@ -128,50 +151,53 @@ class Solve:
     atol: Tensor
     memory_limit: int
 
-    def run(
-        self, y0: Tensor, own: Sequence[Tensor], shared: Sequence[Tensor], *, record: bool
-    ) -> tuple[Tensor, Tensor, Tensor, Any, bool]:
-        """The outputs (T, B, D), counts (6, B), ends (2, B), what the way back needs, and whether all samples succeed.
+    @functools.cached_property
+    def _addresses(self) -> tuple[int, ...]:
+        """Of what is the same in every call: times, rtol and atol, and whether they have numbers of their own."""
+        tensors = ((self.times, 2), (self.rtol, 1), (self.atol, 1))
+        return tuple(x for tensor, own in tensors for x in (tensor.data_ptr(), int(tensor.ndim == own)))
 
-        Counts are the status, steps tried, steps kept, evaluations, Jacobians and factorisations; ends are the time
-        reached and the next size.
-        """
+    def run(self, y0: Tensor, own: Sequence[Tensor], shared: Sequence[Tensor], *, each: bool, record: bool) -> Solved:
+        """Solve; `each`: what became of each sample is wanted, not that of all together."""
         batch, dimension = y0.shape
-        t_eval, times = self.t_eval, self.times
+        t_eval = self.t_eval
+        times, times_own, rtol, rtol_own, atol, atol_own = self._addresses
         outputs, output_step, sample_step = 2, 0, 0
         if t_eval is not None:
             outputs = t_eval.shape[0]
             output_step, sample_step = (batch, 1) if t_eval.ndim == 2 else (1, 0)
         ys = torch.empty((outputs, batch, dimension), dtype=y0.dtype)
-        counts = torch.empty((6, batch), dtype=torch.int64)
-        ends = torch.empty((2, batch), dtype=torch.float64)
-        recording, succeeded = _native.solve(
-            y0.dtype == torch.float64,
+        counts = torch.empty((6, batch), dtype=torch.int64) if each else None
+        ends = torch.empty((2, batch), dtype=torch.float64) if each else None
+        recording, worst, first, first_ends = _native.solve(
+            y0.dtype is torch.float64,
             self.program,
             self.method,
             self.control,
             batch,
             y0.data_ptr(),
-            times.data_ptr(),
-            int(times.ndim == 2),
-            0 if t_eval is None else (t_eval if outputs else times).data_ptr(),  # that of no times is null
+            times,
+            times_own,
+            0 if t_eval is None else t_eval.data_ptr() if outputs else times,  # that of no times is null
             outputs,
             output_step,
             sample_step,
             [x.data_ptr() for x in own],
             [x.data_ptr() for x in shared],
-            self.rtol.data_ptr(),
-            int(self.rtol.ndim == 1),
-            self.atol.data_ptr(),
-            int(self.atol.ndim == 1),
+            rtol,
+            rtol_own,
+            atol,
+            atol_own,
             torch.get_num_threads(),
             ys.data_ptr(),
-            counts.data_ptr(),
-            ends.data_ptr(),
+            0 if counts is None else counts.data_ptr(),
+            0 if ends is None else ends.data_ptr(),
             self.memory_limit,
             record,
         )
-        return ys, counts, ends, recording, succeeded
+        if counts is None or ends is None:
+            return Solved(ys, recording, worst == 0, (worst, *first), first_ends)
+        return Solved(ys, recording, worst == 0, counts.unbind(), ends.unbind())
 
 
 def pull_back(

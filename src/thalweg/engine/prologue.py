@@ -110,6 +110,8 @@ class Prologue:
 
     def run(self, arguments: Sequence[Any]) -> dict[int, Tensor]:
         """The tensor of each slot, with a graph where one is recorded; `arguments` are all leaves of them."""
+        if not self.calls and not self.arguments:
+            return self.captured
         tensors = {**self.captured, **{slot: arguments[leaf] for slot, leaf in self.arguments.items()}}
 
         def value(x: Any) -> Any:

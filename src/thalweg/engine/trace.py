@@ -55,7 +55,7 @@ class Trace:
 
     def shared(self, args: Any) -> list[Tensor]:
         """The shared tensors, in the order of the program, each contiguous and of y's dtype; with a graph."""
-        tensors = self._prologue.run(pytree.tree_leaves(args))
+        tensors = self._prologue.run(pytree.tree_leaves(args) if args else ())
         found = [x if isinstance(x, Tensor) else tensors[x] for x in self._shared]
         dtype = self._dtype
         return [x if x.dtype is dtype and x.is_contiguous() else x.to(dtype).contiguous() for x in found]

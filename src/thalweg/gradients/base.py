@@ -110,6 +110,8 @@ class Sources:
 
     def field_with(self, arguments: Sequence[Tensor]) -> Field:
         """The field with others in place of the arguments that need a gradient."""
+        if not self.arguments:
+            return self.request.field
         others = iter(arguments)
 
         def replaced(leaf: Any) -> Any:

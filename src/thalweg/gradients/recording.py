@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -15,6 +14,7 @@ from ..core.field import FieldLike
 from ..core.step import Carry, Step, Stepper, TakenStep
 from ..loop.integrate import Recorder
 from .capture import check_reach
+from .tape import bare
 
 
 class RecordingStepper:
@@ -61,7 +61,7 @@ class RecordingStepper:
         if not self.complete:
             self._stepper.forget()  # so that it comes out as with a graph, now and when it is taken again
             with torch.no_grad():
-                return self._stepper.step(field, t, _of_unit(h), y.detach(), _detached(carry))
+                return self._stepper.step(field, t, _of_unit(h), *bare(y, carry))
         self._tried += 1
         if self._tried > 1 and not (self._alone and self._tried.bit_count() == 1):
             return self._stepper.step(field, t, h, y, carry)
@@ -85,13 +85,9 @@ class RecordingStepper:
             return self._stepper.extend(field, t, _of_unit(h), y.detach(), step)
 
     def record(self, taken: TakenStep) -> None:
-        """Count what the graph holds, and show the step to the tape without it."""
+        """Count what the graph holds, and show the step to the tape."""
         self._held_by_graph += self._each
-        self._tape.record(replace(taken, y=taken.y.detach(), carry=_detached(taken.carry)))
-
-
-def _detached(carry: Carry | None) -> Carry | None:
-    return None if carry is None else tuple(x.detach() for x in carry)
+        self._tape.record(taken)
 
 
 def _of_unit(h: Number) -> Number:
@@ -119,7 +115,7 @@ class _Meter(torch.autograd.graph.saved_tensors_hooks):
         x, version = kept
         if x._version != version:  # PyTorch sees to that where there are no hooks
             raise RuntimeError(
-                f"a tensor of shape {tuple(x.shape)} that the field used has been modified by an inplace operation since "
-                "the solve, whose gradient needs the values that it had"
+                f"a tensor of shape {tuple(x.shape)} that the field used has been modified by an inplace operation "
+                "since the solve, whose gradient needs the values that it had"
             )
         return x

@@ -23,7 +23,7 @@ from ..core.solution import Stats
 from ..core.step import Carry, TakenStep
 from ..loop.integrate import Problem, next_carry
 from .schedule import Places
-from .tape import Level
+from .tape import Level, bare
 
 _State: TypeAlias = tuple[Tensor, Carry | None]
 """What a step begins with: y and carry."""
@@ -68,7 +68,7 @@ class ReplayTape:
         self._calls.append(_Call(taken.t, taken.h, taken.accept, taken.last))
         given_up = self._places.add(n) if n else None
         if given_up != n:
-            self._states[n] = taken.y, taken.carry
+            self._states[n] = bare(taken.y, taken.carry)
         if given_up is not None:
             self._states.pop(given_up, None)
 

@@ -34,6 +34,11 @@ class Level:
     rows: Tensor | None = None
 
 
+def bare(y: Tensor, carry: Carry | None) -> tuple[Tensor, Carry | None]:
+    """A state and a carry without their graph."""
+    return y.detach(), None if carry is None else tuple(x.detach() for x in carry)
+
+
 class JointTape:
     """The steps of the whole batch."""
 
@@ -41,8 +46,9 @@ class JointTape:
         self._levels: list[Level] = []
 
     def record(self, taken: TakenStep) -> None:
-        """Keep where the step began."""
-        self._levels.append(Level(taken.t, taken.h, taken.y, taken.carry, taken.last, True))
+        """Keep where the step began, without its graph."""
+        y, carry = bare(taken.y, taken.carry)
+        self._levels.append(Level(taken.t, taken.h, y, carry, taken.last, True))
 
     def close(self) -> int:
         """The number of levels."""
@@ -62,8 +68,9 @@ class RowTape:
         self._total: int | None = None
 
     def record(self, taken: TakenStep) -> None:
-        """Keep where the step of each accepting row began."""
-        self._calls.append(Level(taken.t, taken.h, taken.y, taken.carry, taken.last, taken.accept, taken.rows))
+        """Keep where the step of each accepting row began, without its graph."""
+        y, carry = bare(taken.y, taken.carry)
+        self._calls.append(Level(taken.t, taken.h, y, carry, taken.last, taken.accept, taken.rows))
 
     def close(self) -> int:
         """The number of levels; rows that have fewer are given a step that is known to be finite in their place."""

@@ -1,16 +1,20 @@
 // The extension module thalweg.engine._native: it chooses the set of instructions and hands pointers on.
 
 #include <nanobind/nanobind.h>
-#include <nanobind/stl/pair.h>
+#include <nanobind/stl/array.h>
 #include <nanobind/stl/shared_ptr.h>
 #include <nanobind/stl/string.h>
+#include <nanobind/stl/tuple.h>
 #include <nanobind/stl/unique_ptr.h>
 #include <nanobind/stl/vector.h>
 
+#include <algorithm>
+#include <array>
 #include <cstdint>
 #include <cstdlib>
 #include <stdexcept>
 #include <string>
+#include <tuple>
 #include <vector>
 
 #include "isa.hpp"
@@ -153,9 +157,10 @@ Tape<T>* carry(const std::shared_ptr<Program>& program, const RosenbrockMethod& 
   return nullptr;
 }
 
-// What the way back needs, and whether all samples succeed.
+// What the way back needs, the worst status of any sample, and of the first sample, which speaks for all in a joint solve, the
+// counts after the status and where it ended. Where there is no room for the counts and ends of all, nobody asks for them.
 template <class M>
-std::pair<std::unique_ptr<Recording>, bool> solve(
+std::tuple<std::unique_ptr<Recording>, std::int64_t, std::array<std::int64_t, 5>, std::array<double, 2>> solve(
     bool wide, std::shared_ptr<Program> program, const M& method, const Control& control, std::int64_t batch,
     std::uintptr_t y0, std::uintptr_t times, std::ptrdiff_t time_step, std::uintptr_t t_eval, std::int64_t outputs,
     std::ptrdiff_t output_step, std::ptrdiff_t sample_step, const Addresses& own, const Addresses& shared,
@@ -163,6 +168,16 @@ std::pair<std::unique_ptr<Recording>, bool> solve(
     std::uintptr_t counts, std::uintptr_t ends, std::int64_t memory_limit, bool record) {
   const nb::gil_scoped_release release;
   auto recording = std::make_unique<Recording>();
+  std::vector<std::int64_t> counts_of_all;
+  std::vector<double> ends_of_all;
+  if (!counts) {
+    counts_of_all.resize(6 * batch);
+    counts = reinterpret_cast<std::uintptr_t>(counts_of_all.data());
+  }
+  if (!ends) {
+    ends_of_all.resize(2 * batch);
+    ends = reinterpret_cast<std::uintptr_t>(ends_of_all.data());
+  }
   if (poisoned()) {
     const std::size_t numbers = static_cast<std::size_t>(outputs) * batch * program->dimension;
     fill_with_nan(pointer<void*>(ys), numbers * (wide ? sizeof(double) : sizeof(float)));
@@ -178,10 +193,11 @@ std::pair<std::unique_ptr<Recording>, bool> solve(
     go(recording->wide);
   else
     go(recording->single);
-  const auto* status = pointer<const std::int64_t*>(counts);
-  bool succeeded = true;
-  for (std::int64_t i = 0; i < batch; ++i) succeeded &= status[i] == 0;
-  return {record ? std::move(recording) : nullptr, succeeded};
+  const auto* n = pointer<const std::int64_t*>(counts);
+  const auto* end = pointer<const double*>(ends);
+  const std::array<std::int64_t, 5> counts_of_first{n[batch], n[2 * batch], n[3 * batch], n[4 * batch], n[5 * batch]};
+  const std::array<double, 2> ends_of_first{end[0], end[batch]};
+  return {record ? std::move(recording) : nullptr, *std::max_element(n, n + batch), counts_of_first, ends_of_first};
 }
 
 template <class T>

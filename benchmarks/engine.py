@@ -7,8 +7,8 @@ torchdiffeq's backpropagation or its adjoint, diffrax's batch as one state or sa
 its adjoints; ours with one step for all or a step for each sample. Compilation is shown and not counted. Errors are
 relative, in the Euclidean norm, to a solution in float64 at a tolerance of 1e-10: where ours is the larger by more than
 half, the ratio is marked. The share is that of the field's multiplications and additions in all evaluations, a second,
-to those of a large torch.mm in the same run; a backward pass counts twice its forward one, as it has two products for
-each.
+to those of a large torch.mm, which takes its turn with the solvers, both by their medians; a backward pass counts twice
+its forward one, as it has two products for each.
 
 y: (batch, features), float32.
 """
@@ -202,10 +202,19 @@ def diffrax(workload: Workload, *, wanted: bool) -> Iterator[Way]:
 
 SOLVERS = (torchdiffeq, torchode, diffrax, thalweg)
 
+_LARGE = 1024
+"""The rows and columns of the matrices of a large product."""
+
+
+def large_mm() -> Way:
+    """A product of large matrices, whose rate is taken as the machine's limit."""
+    a, b = torch.randn(2, _LARGE, _LARGE)
+    return Way("torch", "mm", lambda: (a @ b, None))
+
 
 def measure(workload: Workload, *, wanted: bool, seconds: float) -> list[Way]:
-    """All ways in turn, until the time is up; each five times at least."""
-    ways = [way for solver in SOLVERS for way in solver(workload, wanted=wanted)]
+    """All ways in turn, and a large product of matrices the last; until the time is up, each five times at least."""
+    ways = [*(way for solver in SOLVERS for way in solver(workload, wanted=wanted)), large_mm()]
     for way in ways:
         way.run()
         way.run()
@@ -226,17 +235,6 @@ def relative(found: Any, exact: Tensor) -> float:
 def best_of(ways: Sequence[Way], solver: str) -> Way:
     """The way of a solver with the least median."""
     return min((way for way in ways if way.solver == solver), key=lambda way: way.median)
-
-
-def mm_rate() -> float:
-    """Multiplications and additions of a large torch.mm a second, in 1e9: the most of ten."""
-    a = torch.randn(1536, 1536)
-    times = []
-    for _ in range(10):
-        start = time.perf_counter()
-        a @ a
-        times.append(time.perf_counter() - start)
-    return 2 * 1536**3 / min(times) / 1e9
 
 
 def work(workload: Workload) -> tuple[float, float]:
@@ -295,10 +293,10 @@ def table(workload: Workload, ways: Sequence[Way], exact: tuple[Tensor, Tensor],
     return "\n".join(lines) + "\n"
 
 
-def share(workload: Workload, ways: Sequence[Way], *, wanted: bool) -> str:
+def share(workload: Workload, ways: Sequence[Way], mm: Way, *, wanted: bool) -> str:
     """How near the engine comes to the rate of a large product of matrices."""
     amounts = dict(zip(("joint", "per_sample"), work(workload), strict=True))
-    limit = mm_rate()
+    limit = 2e-9 * _LARGE**3 / (mm.median * 1e-3)
     told = []
     for way in ways:
         if way.solver == "thalweg" and amounts[way.label]:
@@ -326,9 +324,9 @@ def main(arguments: Sequence[str]) -> None:
         part = f"\n## {name}\n\n{workload.title}, t from 0 to {workload.t1:g}, rtol = atol = {workload.tolerance:g}.\n"
         net, _ = workload.make(torch.float32)
         for wanted in (False, True) if list(net.parameters()) else (False,):
-            ways = measure(workload, wanted=wanted, seconds=given.seconds)
+            *ways, mm = measure(workload, wanted=wanted, seconds=given.seconds)
             part += "\n" + table(workload, ways, exact, wanted=wanted)
-            part += "\n" + share(workload, ways, wanted=wanted) + "\n"
+            part += "\n" + share(workload, ways, mm, wanted=wanted) + "\n"
         print(part, flush=True)
         report += part
     write_report(report, given.report or report_path("engine-"))

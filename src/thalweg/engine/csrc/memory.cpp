@@ -1,10 +1,12 @@
-// Memory for what is recorded: it is kept for the next solve, as the system takes its time to hand out pages.
+// Memory for what is recorded: it is kept for the next solve, as the system takes its time to hand out pages. What was not
+// used for longest goes first, for solves of another size need chunks of another one.
 
 #include <pthread.h>
 
 #include <atomic>
 #include <cstdlib>
 #include <cstring>
+#include <deque>
 #include <mutex>
 #include <new>
 #include <vector>
@@ -23,15 +25,15 @@ constexpr std::size_t KEPT = std::size_t(1) << 28;  // bytes at most, of those t
 constexpr std::size_t HUGE_PAGE = std::size_t(1) << 21;
 
 std::mutex mutex;
-std::vector<Chunk>* unused = nullptr;  // never destroyed: a recording may outlive this file's other objects
+std::deque<Chunk>* unused = nullptr;  // the last is the one used last; never destroyed: a recording may outlive this file's other objects
 std::size_t unused_bytes = 0;
 std::atomic<bool> poisonous{false};
 
 // The chunks that nobody uses, while this one has the lock. A fork waits for it, as the child would wait for ever for a
 // thread that holds it and is not there.
-std::vector<Chunk>& chunks(const std::lock_guard<std::mutex>&) {
+std::deque<Chunk>& chunks(const std::lock_guard<std::mutex>&) {
   if (!unused) {
-    unused = new std::vector<Chunk>;
+    unused = new std::deque<Chunk>;
     pthread_atfork([] { mutex.lock(); }, [] { mutex.unlock(); }, [] { mutex.unlock(); });
   }
   return *unused;
@@ -40,12 +42,11 @@ std::vector<Chunk>& chunks(const std::lock_guard<std::mutex>&) {
 Chunk found_or_made(std::size_t bytes) {
   {
     const std::lock_guard lock(mutex);
-    std::vector<Chunk>& found = chunks(lock);
+    std::deque<Chunk>& found = chunks(lock);
     for (std::size_t i = found.size(); i-- > 0;) {  // the last is the likeliest in a cache
       const Chunk chunk = found[i];
       if (chunk.bytes < bytes || chunk.bytes > 4 * bytes) continue;
-      found[i] = found.back();
-      found.pop_back();
+      found.erase(found.begin() + static_cast<std::ptrdiff_t>(i));
       unused_bytes -= chunk.bytes;
       return chunk;
     }
@@ -69,15 +70,18 @@ Chunk take_chunk(std::size_t bytes) {
 }
 
 void give_chunk(Chunk chunk) {
+  std::vector<void*> surplus;  // given back without the lock
   {
     const std::lock_guard lock(mutex);
-    if (unused_bytes + chunk.bytes <= KEPT) {
-      chunks(lock).push_back(chunk);
-      unused_bytes += chunk.bytes;
-      return;
+    std::deque<Chunk>& kept = chunks(lock);
+    kept.push_back(chunk);
+    unused_bytes += chunk.bytes;
+    for (; unused_bytes > KEPT; kept.pop_front()) {
+      unused_bytes -= kept.front().bytes;
+      surplus.push_back(kept.front().memory);
     }
   }
-  std::free(chunk.memory);
+  for (void* memory : surplus) std::free(memory);
 }
 
 void poison(bool on) { poisonous.store(on, std::memory_order_relaxed); }

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import Any, Protocol, TypeAlias
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 from torch import Tensor
 
@@ -81,8 +81,7 @@ class TriedStep:
     accepted: Flag
 
 
-@dataclass(frozen=True, slots=True)
-class TakenStep:
+class TakenStep(NamedTuple):
     """A step that some unit accepted, as one that keeps steps sees it.
 
     Attributes

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils import _pytree as pytree
 
-from ..core.arithmetic import Number
-from ..core.field import FieldLike
+from ..core.arithmetic import Number, most
+from ..core.field import Field, FieldLike
 from ..core.step import Carry, Step, Stepper, TakenStep
 from ..loop.integrate import Recorder
 from .capture import check_reach
@@ -27,8 +27,8 @@ class RecordingStepper:
     tape : Recorder
         What else is to be shown the accepted steps.
     known : sequence of Tensor
-        The tensors that a gradient goes to, which are there anyway. The first step shows whether the field uses
-        others.
+        The tensors that a gradient goes to, which are there anyway. The first step, or the first evaluation in it,
+        shows whether the field uses others.
     room : int
         The bytes that the graph may hold on to.
     alone : bool
@@ -63,15 +63,31 @@ class RecordingStepper:
             with torch.no_grad():
                 return self._stepper.step(field, t, _of_unit(h), *bare(y, carry))
         self._tried += 1
-        if self._tried > 1 and not (self._alone and self._tried.bit_count() == 1):
-            return self._stepper.step(field, t, h, y, carry)
-        with (meter := _Meter(self._held)) if self._tried == 1 else nullcontext():
+        if self._tried == 1:
+            return self._first_step(field, t, h, y, carry)
+        step = self._stepper.step(field, t, h, y, carry)
+        if self._alone and self._tried.bit_count() == 1:
+            self._check(step, t, h, y, carry)
+        return step
+
+    def _first_step(self, field: FieldLike, t: Number, h: Number, y: Tensor, carry: Carry | None) -> Step:
+        """Take a step, see whether it uses what is not known, and measure what its graph holds on to."""
+        meter = _Meter(self._held)
+        if self._alone or self.implicit or type(field) is not Field:
+            with meter:
+                step = self._stepper.step(field, t, h, y, carry)
+            self._check(step, t, h, y, carry)
+            self._each = meter.bytes + (1 + len(step.stages)) * y.nbytes
+        else:  # one evaluation tells of all: to look at a tensor that a graph keeps costs as much as to make it
+            field = field.changed(fun=_watched_once(field.fun, meter, self._known))
             step = self._stepper.step(field, t, h, y, carry)
+            self._each = meter.bytes * most(step.nfev) + (1 + 2 * len(step.stages)) * y.nbytes
+        return step
+
+    def _check(self, step: Step, t: Number, h: Number, y: Tensor, carry: Carry | None) -> None:
+        """Refuse a step that used a tensor which is not known."""
         before = [x for x in (t, h, y, *(carry or ())) if isinstance(x, Tensor)]
         check_reach([step.y, *step.stages], [*self._known, *before])
-        if self._tried == 1:
-            self._each = meter.bytes + (1 + len(step.stages)) * y.nbytes  # as much as the first, each will hold
-        return step
 
     def take(self, rows: Tensor) -> None:
         """Go on with some of the rows alone."""
@@ -93,6 +109,20 @@ class RecordingStepper:
 def _of_unit(h: Number) -> Number:
     """A step size as it is outside a graph: a float in joint."""
     return h.item() if isinstance(h, Tensor) and h.ndim == 0 else h
+
+
+def _watched_once(fun: Callable[..., Any], meter: _Meter, known: Sequence[Tensor]) -> Callable[..., Any]:
+    """The function, whose first call is measured, and refused where it uses a tensor that is not known."""
+
+    def watched(t: Tensor, y: Any, *args: Any) -> Any:
+        with meter:
+            slope = fun(t, y, *args)
+        given, found = ([x for x in pytree.tree_leaves(part) if isinstance(x, Tensor)] for part in ((t, y), slope))
+        check_reach(found, [*known, *given])
+        return slope
+
+    calls = iter([watched])
+    return lambda *args: next(calls, fun)(*args)
 
 
 class _Meter(torch.autograd.graph.saved_tensors_hooks):

@@ -155,7 +155,7 @@ class _JointTrack:
         n = self.tape.close()
         if n and (taken.carry is None or bool(taken.carry[1])):
             self.joined[n - 1] = [(None, self.y, self.apart)]
-        self.tape.record(replace(taken, y=self._no_state, carry=None))
+        self.tape.record(taken._replace(y=self._no_state, carry=None))
         self.y, self.apart = taken.step.y, taken.step.carry[0]
 
 
@@ -175,7 +175,7 @@ class _RowTrack:
         assert isinstance(taken.accept, Tensor)
         assert taken.step.carry is not None
         self._keep_joined(taken, taken.accept, rows)
-        self.tape.record(replace(taken, y=rows, carry=None))  # in the place of a row's state, which row it is
+        self.tape.record(taken._replace(y=rows, carry=None))  # in the place of a row's state, which row it is
         self._counts = self._counts.index_add(0, rows, taken.accept.to(rows.dtype))
         self.y, self.apart = self._put(taken, taken.step.y, self.y), self._put(taken, taken.step.carry[0], self.apart)
 
@@ -228,7 +228,7 @@ class _Undone:
         if n == 0:
             self._compare(problem.y0, valid)
         if not isinstance(valid, Tensor):
-            return replace(level, y=self._y, carry=stepper.carry(self._apart, self._joined_before(n)))
+            return level._replace(y=self._y, carry=stepper.carry(self._apart, self._joined_before(n)))
         first = tape.at(0)
         return Level(
             where(valid, level.t, first.t),

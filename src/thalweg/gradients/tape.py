@@ -7,8 +7,7 @@ that has so many, whenever it took it, so that a backward pass has as many level
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,8 +17,7 @@ from ..core.step import Carry, Step, Stepper, TakenStep
 from ..output.saving import EndSaver, JointSaver, RowSaver, Saver
 
 
-@dataclass(frozen=True, slots=True)
-class Level:
+class Level(NamedTuple):
     """One accepted step of each unit; `valid` where there is one, `last` where it ends at t1.
 
     `rows` are those in the batch, None for all.

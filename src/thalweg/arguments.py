@@ -101,7 +101,7 @@ def as_time(name: str, t: Time, rows: int | None, like: Tensor) -> Tensor:
         time = torch.as_tensor(t, dtype=wide_dtype(like.device), device=like.device)
     except (TypeError, ValueError, RuntimeError):
         raise ValueError(f"{name} must be a real number or tensor, got {t!r}") from None
-    if rows is None and time.numel() == 1:
+    if rows is None and time.ndim and time.numel() == 1:
         time = time.reshape(())
     elif rows is not None and time.ndim == 0:
         time = time.expand(rows)

@@ -101,7 +101,11 @@ class _Node(SolveNode):
     def outputs(self) -> tuple[Tensor, Result]:
         request = self.request
         if not request.problem.batching.by_row:
-            result, whole = self._recorded(request.field, request.y0, request.times, self.sources.tensors())
+            y0, *rest = self.sources.tensors()
+            assert y0 is not None
+            if request.problem.stepper.implicit and not y0.requires_grad:
+                y0 = leaf(y0)  # Jacobians are derivatives by y, which would otherwise begin anew in the graph
+            result, whole = self._recorded(request.field, y0, request.times, [y0, *rest])
             if whole:
                 return result.ys, result
             self._solved = result

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import cached_property
 from typing import Any, TypeAlias
 
 Coefficient: TypeAlias = float | Fraction
@@ -81,7 +82,7 @@ class RungeKutta:
         """The number of stages."""
         return len(self.b)
 
-    @property
+    @cached_property
     def c(self) -> tuple[float, ...]:
         """The nodes: each the sum of its row."""
         return nodes(self.a)
@@ -91,7 +92,7 @@ class RungeKutta:
         """Whether the method estimates its error."""
         return self.b_error is not None
 
-    @property
+    @cached_property
     def error_order(self) -> int:
         """The power of h by which the error estimate of a step shrinks."""
         return min(self.order, self.embedded_order or self.order) + 1
@@ -141,17 +142,17 @@ class Tableau(RungeKutta):
     def _interpolant_rows(self) -> int:
         return len(self.b) + len(self.dense_a)
 
-    @property
+    @cached_property
     def dense_c(self) -> tuple[float, ...]:
         """The nodes of the extra stages."""
         return nodes(self.dense_a)
 
-    @property
+    @cached_property
     def fsal(self) -> bool:
         """Whether the last stage is the first one of the next step."""
         return self.stages > 1 and self.b[-1] == 0 and self.a[-1] == self.b[:-1]
 
-    @property
+    @cached_property
     def error_order(self) -> int:
         """The power of h by which the error estimate of a step shrinks."""
         if self.embedded_order is not None and self.coarse_order is not None:
@@ -197,7 +198,7 @@ class DiagonalTableau(RungeKutta):
         """Whether the step ends at the state of the last stage."""
         return self.a[-1] == self.b
 
-    @property
+    @cached_property
     def fsal(self) -> bool:
         """Whether the last stage is the first one of the next step."""
         return self.explicit_first and self.stiffly_accurate

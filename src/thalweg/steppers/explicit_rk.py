@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -43,12 +44,24 @@ class ExplicitRK(StageInterpolation):
     def __init__(self, tableau: Tableau, like: Tensor, *, by_row: bool) -> None:
         super().__init__(tableau.interpolant, like, by_row=by_row)
         self.tableau = tableau
-        wide = wide_dtype(like.device)
-        self._c = torch.tensor(tableau.c, dtype=wide, device=like.device)
+        self._dtype = like.dtype
+        self._c = self._numbers(tableau.c)
         self._c_carried = self._c[1:]  # of the stages that a step evaluates which carries its first
-        self._dense_c = torch.tensor(tableau.dense_c, dtype=wide, device=like.device)
-        self._rows = _Rows(tableau, like)
+        self._last = tableau.stages - 1 if tableau.fsal else None  # the stage that is evaluated at the step's end
         self._buffer: _Buffer | None = None
+
+    # what not every solve needs is made when it is asked for
+
+    @cached_property
+    def _rows(self) -> _Rows:
+        return _Rows(self.tableau, self._dtype, self.device)
+
+    @cached_property
+    def _dense_c(self) -> Tensor:
+        return self._numbers(self.tableau.dense_c)
+
+    def _numbers(self, values: Sequence[float]) -> Tensor:
+        return torch.tensor(values, dtype=wide_dtype(self.device), device=self.device)
 
     @property
     def stages(self) -> int:
@@ -105,7 +118,7 @@ class ExplicitRK(StageInterpolation):
         stages: list[Tensor] = [] if carry is None else list(carry)
         state = y
         for i, t in enumerate(times, start=len(stages)):
-            if i == self._rows.last:
+            if i == self._last:
                 state = self._end(y, h, tableau.a[i], stages)
             elif i:
                 state = self._combine(y, h, tableau.a[i], stages)
@@ -150,7 +163,7 @@ class ExplicitRK(StageInterpolation):
             buffer.stages[0].copy_(carry[0])
         state, flat, rows = y, y.flatten(), self._rows
         for i, t in enumerate(times, start=0 if carry is None else 1):
-            if i == rows.last:
+            if i == self._last:
                 state = buffer.end(i, y, scale)
             elif i:
                 state = buffer.combine(i, flat, y, scale)
@@ -182,16 +195,14 @@ class _Rows:
     values : Tensor (rows, S), S with the extra stages
     lengths : list of int
         How many stages each row combines.
-    last, end, error, coarse, dense : int or None
-        The row of the last stage where that is evaluated at the step's end, the rows of the end, of its errors, and the
-        first one of the extra stages; those before are the stages'.
+    end, error, coarse, dense : int or None
+        The rows of the end, of its errors, and the first one of the extra stages; those before are the stages'.
     """
 
-    def __init__(self, tableau: Tableau, like: Tensor) -> None:
+    def __init__(self, tableau: Tableau, dtype: torch.dtype, device: torch.device) -> None:
         self.stages = tableau.stages
         total = self.stages + len(tableau.dense_a)
         rows = [*tableau.a, tableau.b]
-        self.last = self.stages - 1 if tableau.fsal else None
         self.end = self.stages
         self.error = self.coarse = None
         if tableau.b_error is not None:
@@ -205,7 +216,7 @@ class _Rows:
         self.lengths = [len(row) for row in rows]
         padded = [list(row) + [0.0] * (total - len(row)) for row in rows]
         exact = torch.tensor(padded, dtype=torch.float64, device="cpu")
-        self.values = exact.to(device=like.device, dtype=like.dtype)
+        self.values = exact.to(device=device, dtype=dtype)
 
 
 class _Buffer:

@@ -7,6 +7,7 @@ a place inside the step: (m,) in joint, (B,) per sample.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -34,9 +35,15 @@ class StageInterpolation:
     def __init__(self, rows: Sequence[Sequence[float]], like: Tensor, *, by_row: bool) -> None:
         self.by_row = by_row
         self.device = like.device
-        # in float64, and cast last: some rows are large numbers that cancel
-        self._interpolant = torch.tensor(rows, dtype=wide_dtype(like.device), device=like.device)  # (S, degree)
-        self._used = [i for i, row in enumerate(rows) if any(row)]
+        self._coefficients = rows
+
+    @cached_property
+    def _interpolant(self) -> Tensor:  # (S, degree), in float64, and cast last: some rows are large numbers that cancel
+        return torch.tensor(self._coefficients, dtype=wide_dtype(self.device), device=self.device)
+
+    @cached_property
+    def _used(self) -> list[int]:
+        return [i for i, row in enumerate(self._coefficients) if any(row)]
 
     def forget(self) -> None:
         """Nothing is kept."""

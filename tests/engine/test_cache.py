@@ -2,10 +2,11 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
-from thalweg import solve_ivp
+from thalweg import explain, solve_ivp
 
 RATES = [0.25 * (i % 7) for i in range(40)]
 
@@ -46,3 +47,46 @@ def of_an_argument(rate):
 @pytest.mark.parametrize("solved", [of_a_default, of_a_keyword, of_a_closure, of_an_argument])
 def test_what_is_gone_is_not_taken_for_what_came_in_its_place(solved):
     assert [solved(rate) for rate in RATES] == pytest.approx([math.exp(-rate) for rate in RATES], rel=1e-6)
+
+
+READS = {
+    "item": lambda k: k[0].item(),
+    "bool": lambda k: 1.0 if k[0] > 1.5 else 2.0,
+    "tolist": lambda k: k.tolist()[0],
+    "numpy": lambda k: k.numpy()[0].item(),
+    "numpy's own way": lambda k: float(np.asarray(k)[0]),
+    "shared memory": lambda k: torch.from_numpy(k.numpy()),
+    "bytes": lambda k: k.untyped_storage()[7] / 64.0,
+    "equal": lambda k: 1.0 if torch.equal(k, torch.tensor([1.0, 2.0]).double()) else 2.0,
+    "allclose": lambda k: 1.0 if torch.allclose(k, torch.tensor([1.0, 2.0]).double()) else 2.0,
+    "a size by nonzero": lambda k: float(len(torch.nonzero(k - 1))),
+    "a size by a mask": lambda k: float(len(k[k > 1.5])),
+    "a size by unique": lambda k: float(len(torch.unique(k.clamp(min=2.0)))),
+    "text": lambda k: float(str(k.tolist()[1])),
+}
+"""How a field may take numbers out of a tensor that it holds."""
+
+
+class Reader(torch.nn.Module):
+    def __init__(self, read):
+        super().__init__()
+        self.read = read
+        self.register_buffer("k", torch.tensor([1.0, 2.0], dtype=torch.float64))
+
+    def forward(self, t, y):
+        return -self.read(self.k) * y
+
+
+@pytest.mark.parametrize("way", ["in place", "by data", "in inference mode"])
+@pytest.mark.parametrize("read", READS)
+def test_numbers_that_a_field_reads_are_looked_at_again(read, way):
+    field, y0 = Reader(READS[read]), torch.ones(3, 2, dtype=torch.float64)
+    if way == "in inference mode":
+        with torch.inference_mode():
+            field.k = field.k.clone()
+    assert explain(field, y0).backend == "native"
+    for k in ([1.0, 2.0], [3.0, 4.0], [3.0, 4.0], [1.0, 2.0]):
+        with torch.inference_mode(way == "in inference mode"):
+            (field.k.data if way == "by data" else field.k).copy_(torch.tensor(k))
+        found, expected = (solve_ivp(field, (0.0, 0.5), y0, backend=name).ys for name in ("auto", "eager"))
+        torch.testing.assert_close(found, expected, rtol=1e-9, atol=0)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ..core.holdings import OPAQUE, PLAIN, global_names
-from .builder import Untraceable, version
+from .builder import Untraceable
 
 SIMPLE = (
     *(*PLAIN, np.generic, enum.Enum, type(Ellipsis), slice, range),
@@ -56,7 +56,7 @@ class Guards:
         self._shapes: list[torch.Size] = []
         self._dtypes: list[torch.dtype] = []
         self._whole: list[Tensor] = []
-        self._versions: list[int] = []
+        self._numbers: list[Tensor] = []
         self._snapshots: list[tuple[Any, dict[Any, Any]]] = []
 
     def hold(self) -> bool:
@@ -67,7 +67,7 @@ class Guards:
                 and self._same_entries()
                 and [tensor.dtype for tensor in self._tensors] == self._dtypes
                 and [tensor.shape for tensor in self._tensors] == self._shapes
-                and [version(tensor) for tensor in self._whole] == self._versions
+                and all(map(torch.equal, self._whole, self._numbers))
                 and (not self._lists or all(_same(list(found), list(then)) for found, then in self._lists))
                 and (not self._cells or _same([cell.cell_contents for cell in self._cells], self._held))
             )
@@ -156,7 +156,7 @@ def _tensor(guards: Guards, tensor: Tensor) -> Iterable[Any]:
     guards._dtypes.append(tensor.dtype)
     if not (tensor.is_floating_point() or tensor.is_complex()):  # Python may have read them, as sizes or places
         guards._whole.append(tensor)
-        guards._versions.append(version(tensor))
+        guards._numbers.append(tensor.detach().clone())
     return ()
 
 

@@ -17,7 +17,7 @@ from torch.utils import _pytree as pytree
 
 from ..core.holdings import all_tensors
 from ..core.state import Layout, layout_of
-from .builder import Builder, Untraceable, version
+from .builder import Builder, Untraceable
 from .guards import Guards, guards_of
 from .program import STATE, TIME, Program
 from .prologue import Prologue
@@ -48,7 +48,7 @@ class Trace:
     batched: tuple[int, ...]
     _prologue: Prologue
     _shared: tuple[Tensor | int, ...]
-    _baked: tuple[tuple[Tensor, int], ...]
+    _baked: tuple[tuple[Tensor, Tensor], ...]
     _dtype: torch.dtype
     plans: dict[Any, Any] = field(default_factory=dict, compare=False, repr=False)
     """Ways to solve that others keep for it; none may hold the trace, so that both end with the field."""
@@ -61,8 +61,11 @@ class Trace:
         return [x if x.dtype is dtype and x.is_contiguous() else x.to(dtype).contiguous() for x in found]
 
     def holds(self) -> bool:
-        """Whether nothing was written into the tensors whose numbers are part of the program."""
-        return all(version(tensor) == then for tensor, then in self._baked)
+        """Whether the tensors whose numbers are part of the program have the same ones still.
+
+        Their versions would not tell: what is written by way of `data` counts none, nor do tensors of inference mode.
+        """
+        return all(torch.equal(tensor, then) for tensor, then in self._baked)
 
     def inputs(self, t: Tensor, y: Tensor, args: Any) -> list[Tensor]:
         """The program's inputs (samples, rows) at a time and a packed state."""
@@ -212,13 +215,13 @@ def _traced(
     time = given(TIME, _time_shape(layout) if layout.by_row else (), uniform=rows and not layout.by_row)
     state = given(STATE, shape)
     layout = layout.taken(samples) if rows and layout.by_row else layout
-    with tracer:
+    with tracer.watching():
         out = _called(fun, time, state, layout, pytree.tree_unflatten(leaves, spec))
     if not isinstance(out, Tensor) or out.dtype != y.dtype or out.shape != (samples, *shape)[int(not rows) :]:
         raise Untraceable("the field does not return a tensor of the shape and dtype of y")
     program, shared = builder.program(tracer.codes(out).reshape(samples, -1).numpy())
     builder.prologue.needed([x for x in shared if isinstance(x, int)])
-    baked = tuple(tracer.baked.values())
+    baked = tuple((x, x.detach().clone()) for x in tracer.baked.values())
     return Trace(program, rows, batched, builder.prologue, tuple(shared), baked, y.dtype)
 
 

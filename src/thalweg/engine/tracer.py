@@ -7,15 +7,17 @@ sample has of its own becomes instructions.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
-from .builder import Builder, Untraceable, version
+from .builder import Builder, Untraceable
 from .prologue import Slot
 
 _CUTS: dict[Any, str] = {
@@ -26,6 +28,12 @@ _CUTS: dict[Any, str] = {
     Tensor.backward: "backward",
 }
 """What keeps a gradient from the state, as PyTorch names it to `__torch_function__`."""
+
+_READS: dict[Any, str] = {
+    getattr(Tensor, name): name
+    for name in ("tolist", "numpy", "__array__", "__dlpack__", "data_ptr", "untyped_storage", "__repr__", "__format__")
+}
+"""What takes the numbers of a tensor out of PyTorch by ways that no operation tells of."""
 
 
 class Traced(Tensor):
@@ -65,6 +73,24 @@ class Traced(Tensor):
         return f"Traced(shape={tuple(self.shape)}, dtype={self.dtype})"
 
 
+class _Reads(TorchFunctionMode):
+    """Sees which tensors a field takes the numbers of by other ways than operations."""
+
+    def __init__(self, tracer: Tracer) -> None:
+        super().__init__()
+        self.tracer = tracer
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """One call of a function or method of PyTorch."""
+        if func not in _READS or isinstance(args[0], Traced):
+            return func(*args, **(kwargs or {}))
+        self.tracer.known(args[0], f"reads numbers of a tensor ({_READS[func]})")
+        with _disable_current_modes():
+            return func(*args, **(kwargs or {}))
+
+
 class Tracer(TorchDispatchMode):
     """Turns calls of PyTorch into a prologue and instructions.
 
@@ -78,7 +104,13 @@ class Tracer(TorchDispatchMode):
         self.builder = builder
         self.prologue = builder.prologue
         self.dtype = builder.dtype
-        self.baked: dict[int, tuple[Tensor, int]] = {}
+        self.baked: dict[int, Tensor] = {}  # whose numbers are part of the program
+
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """While the field is called."""
+        with _Reads(self), self:
+            yield
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -110,20 +142,31 @@ class Tracer(TorchDispatchMode):
         written = [x for x, spec in zip(args, func._schema.arguments, strict=False) if spec.is_write]
         if func._schema.is_mutable and not all(self._own(x) for x in written):
             raise Untraceable(f"the field writes into a tensor that it holds ({name})")
+        if _shape_follows_numbers(func, name, args):
+            self._all_known((args, kwargs), f"makes a tensor whose size depends on numbers ({name})")
         result = self.prologue.call(
             func, *pytree.tree_map(self._slotted, args), **pytree.tree_map(self._slotted, kwargs)
         )
         if func._schema.is_mutable and written and func._schema.returns:
             return written[0]
+        if not all(isinstance(x, Slot) or x is None for x in pytree.tree_leaves(result)):
+            self._all_known((args, kwargs), f"reads numbers of a tensor ({name})")
         return pytree.tree_map(self._of_slot, result)
+
+    def _all_known(self, tree: Any, why: str) -> None:
+        """Make the values of all tensors in a tree part of the program."""
+        for x in pytree.tree_leaves(tree):
+            if isinstance(x, Tensor):
+                self.known(x, why)
 
     def _own(self, x: Any) -> bool:
         """Whether a tensor was made by the field in this very call."""
         if not (isinstance(x, Traced) and x.slot is not None):
             return False
         held = [self.prologue.values[slot] for slot in (*self.prologue.captured, *self.prologue.arguments)]
-        start = self.prologue.values[x.slot].untyped_storage().data_ptr()
-        return all(value.untyped_storage().data_ptr() != start for value in held)
+        with torch._C.DisableTorchFunction():  # it is not the field that looks
+            start, *others = (y.untyped_storage().data_ptr() for y in (self.prologue.values[x.slot], *held))
+        return start not in others
 
     def _slotted(self, x: Any) -> Any:
         """An argument as the prologue takes it."""
@@ -162,7 +205,7 @@ class Tracer(TorchDispatchMode):
     def known(self, x: Tensor, why: str) -> Tensor:
         """The values of a tensor, which must not depend on anything but what the field captured.
 
-        They become part of the program: it holds as long as nothing is written into the tensors that they come from.
+        They become part of the program: it holds as long as the tensors that they come from have the same.
         """
         if isinstance(x, Traced) and x.codes is not None:
             raise Untraceable(f"the field {why} that depends on the state, the time or its arguments")
@@ -171,8 +214,17 @@ class Tracer(TorchDispatchMode):
         if roots is None:
             raise Untraceable(f"the field {why} that depends on its arguments")
         for root in roots:
-            self.baked[id(root)] = root, version(root)
+            self.baked[id(root)] = root
         return self.prologue.values[slot]
+
+
+def _shape_follows_numbers(func: Any, name: str, args: tuple[Any, ...]) -> bool:
+    """Whether an operation on what is shared makes a tensor whose size depends on the numbers that it gets."""
+    if torch.Tag.dynamic_output_shape not in func.tags:
+        return False
+    if name != "index":
+        return True
+    return any(isinstance(x, Tensor) and x.dtype in (torch.bool, torch.uint8) for x in args[1])
 
 
 def is_batched(x: Any) -> bool:

@@ -90,3 +90,23 @@ def test_numbers_that_a_field_reads_are_looked_at_again(read, way):
             (field.k.data if way == "by data" else field.k).copy_(torch.tensor(k))
         found, expected = (solve_ivp(field, (0.0, 0.5), y0, backend=name).ys for name in ("auto", "eager"))
         torch.testing.assert_close(found, expected, rtol=1e-9, atol=0)
+
+
+class Frozen(Reader):
+    """A field that is another one while its parameter is frozen."""
+
+    def __init__(self):
+        super().__init__(None)
+        self.weight = torch.nn.Parameter(torch.ones(2, dtype=torch.float64))
+
+    def forward(self, t, y):
+        return y * self.weight if self.weight.requires_grad else -y
+
+
+def test_whether_a_tensor_needs_a_gradient_is_looked_at_again():
+    field, y0 = Frozen(), torch.ones(3, 2, dtype=torch.float64)
+    assert explain(field, y0).backend == "native"
+    for needed in (True, False, False, True):
+        field.weight.requires_grad_(needed)
+        end = solve_ivp(field, (0.0, 1.0), y0, rtol=1e-9, atol=1e-9).ys[-1]
+        assert end[0, 0].item() == pytest.approx(math.e if needed else 1 / math.e, rel=1e-7)

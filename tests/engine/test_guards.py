@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import gc
+import sys
 import types
 import typing
 import weakref
@@ -133,6 +134,87 @@ def test_changes_of_globals_are_seen_also_those_of_functions_that_are_called(own
     guards = guards_of(by_globals)
     assert guards.hold()
     monkeypatch.setitem(owner, name, value)
+    assert not guards.hold()
+
+
+class Gain:
+    """How an attribute is looked up: by what is a global here."""
+
+    def __get__(self, instance, owner):
+        return RATE
+
+
+class Described(nn.Module):
+    gain = Gain()
+
+    def forward(self, t, y):
+        return self.gain * y
+
+
+def imports(t, y):
+    import physics.constants
+
+    return physics.constants.decay * y
+
+
+def imports_a_name(t, y):
+    from physics.constants import decay
+
+    return decay * y
+
+
+class Kind(type):
+    factor = 1.0
+
+
+class OfAKind(metaclass=Kind):
+    def __call__(self, t, y):
+        return type(self).factor * y
+
+
+def test_changes_of_a_metaclass_are_seen(monkeypatch):
+    guards = guards_of(OfAKind())
+    assert guards.hold()
+    monkeypatch.setattr(Kind, "factor", 2.0)
+    assert not guards.hold()
+
+
+def test_changes_of_what_is_named_by_text_are_seen(monkeypatch):
+    guards = guards_of(lambda t, y: getattr(settings, "power") * y)  # noqa: B009
+    assert guards.hold()
+    monkeypatch.setattr(settings, "power", 3)
+    assert not guards.hold()
+
+
+@pytest.mark.parametrize("fun", [lambda t, y: eval("RATE") * y, lambda t, y: globals()["RA" + "TE"] * y])
+def test_what_reads_globals_that_it_does_not_name_has_no_trace(fun):
+    assert "by which it may read" in guards_of(fun).reason
+
+
+@pytest.fixture
+def physics(monkeypatch):
+    package, module = types.ModuleType("physics"), types.ModuleType("physics.constants")
+    package.constants, module.decay = module, 1.0
+    monkeypatch.setitem(sys.modules, "physics", package)
+    monkeypatch.setitem(sys.modules, "physics.constants", module)
+    return module
+
+
+@pytest.mark.parametrize("fun", [imports, imports_a_name])
+def test_changes_of_what_a_function_imports_are_seen(fun, physics, monkeypatch):
+    guards = guards_of(fun)
+    assert guards.hold()
+    physics.unused = 1.0
+    assert guards.hold()
+    monkeypatch.setattr(physics, "decay", 2.0)
+    assert not guards.hold()
+
+
+def test_changes_of_what_a_descriptor_reads_are_seen(monkeypatch):
+    guards = guards_of(Described())
+    assert guards.reason is None
+    assert guards.hold()
+    monkeypatch.setitem(globals(), "RATE", 3.0)
     assert not guards.hold()
 
 

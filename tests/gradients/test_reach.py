@@ -171,6 +171,21 @@ class TestRefused:
             end.backward()
 
 
+@pytest.mark.parametrize("gradient", ["checkpointed", "adjoint", "forward", "reversible"])
+def test_a_lazy_module_must_be_called_once_before(gradient):
+    """Its parameters have no shape until then."""
+    module, y0 = torch.nn.LazyLinear(2, dtype=F64), torch.ones(3, 2, dtype=F64)
+
+    def field(t, y):
+        return module(y)
+
+    with pytest.raises(ValueError, match="call the field once"):
+        solve(field, gradient, y0)
+    field(0.0, y0)
+    solve(field, gradient, y0).ys[-1].sum().backward()
+    assert module.weight.grad.norm() > 0
+
+
 @pytest.mark.parametrize("gradient", ["direct", "checkpointed"])
 @pytest.mark.parametrize("batching", ["joint", "per_sample"])
 def test_a_parameter_changed_after_a_solve_of_one_step(gradient, batching):

@@ -74,7 +74,13 @@ def _function_parts(function: types.FunctionType) -> Iterator[Any]:
 
 def global_names(code: types.CodeType) -> Iterator[str]:
     """The names that a function's code looks up, and those of the functions within it."""
-    yield from code.co_names
+    for part in codes_of(code):
+        yield from part.co_names
+
+
+def codes_of(code: types.CodeType) -> Iterator[types.CodeType]:
+    """A function's code, and that of the functions within it."""
+    yield code
     for constant in code.co_consts:
         if isinstance(constant, types.CodeType):
-            yield from global_names(constant)
+            yield from codes_of(constant)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dis
 import enum
 import functools
+import sys
 import types
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from operator import itemgetter
@@ -12,8 +14,9 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
-from ..core.holdings import OPAQUE, PLAIN, global_names
+from ..core.holdings import OPAQUE, PLAIN, codes_of, global_names
 from .builder import Untraceable
 
 SIMPLE = (
@@ -27,6 +30,9 @@ _FIXED = (
     *(np.ufunc, torch._ops.OpOverload, torch._ops.OpOverloadPacket),
 )
 """What cannot change."""
+
+_UNSEEN = {"eval", "exec", "globals"}
+"""By what a function reads globals that its code does not name."""
 
 _OF_CLASSES = (*SIMPLE, Tensor, nn.Module, dict, list, tuple, set, functools.partial)
 """What a class may say of all its objects, functions aside; the rest is Python's own."""
@@ -151,6 +157,9 @@ def _watched(guards: Guards, value: Any) -> Iterable[Any]:
 
 
 def _tensor(guards: Guards, tensor: Tensor) -> Iterable[Any]:
+    if is_lazy(tensor):
+        guards.reason = "the field holds a parameter that has no shape before the field is called"
+        return ()
     guards._tensors.append(tensor)
     guards._shapes.append(tensor.shape)
     guards._dtypes.append(tensor.dtype)
@@ -202,10 +211,16 @@ def _class(guards: Guards, kind: type) -> Iterable[Any]:
     if not _own(kind):
         return ()
     functions = {k: v for k, v in vars(kind).items() if isinstance(v, types.FunctionType | staticmethod | classmethod)}
-    others = {k: v for k, v in vars(kind).items() if isinstance(v, _OF_CLASSES) and not k.startswith("__")}
+    others = {k: v for k, v in vars(kind).items() if _matters(v) and not k.startswith("__")}
     guards.entries(vars(kind), [*functions, *others])
     read = [x.fget for x in vars(kind).values() if isinstance(x, property)]
-    return [*(getattr(function, "__func__", function) for function in functions.values()), *others.values(), *read]
+    own = (getattr(function, "__func__", function) for function in functions.values())
+    return [*own, *others.values(), *read, *_classes(kind)]
+
+
+def _matters(value: Any) -> bool:
+    """Whether a class may say such a thing of all its objects: a value, or how an attribute is looked up."""
+    return isinstance(value, _OF_CLASSES) or (hasattr(type(value), "__get__") and _own(type(value)))
 
 
 def _refuse_compiled(value: Any) -> None:
@@ -228,8 +243,34 @@ def _function(guards: Guards, function: types.FunctionType) -> Iterable[Any]:
         return found
     if function.__dict__:
         found += _mapping(guards, function.__dict__)
-    names = set(global_names(function.__code__))
-    return [*found, *_named(guards, function.__globals__, names, set())]
+    names, seen = set(global_names(function.__code__)), set[int]()
+    if unseen := names & _UNSEEN:
+        guards.reason = f"the field calls {', '.join(sorted(unseen))}, by which it may read what cannot be told"
+        return ()
+    names |= set(_texts(function.__code__))
+    found += _named(guards, function.__globals__, names, seen)
+    return [*found, *(x for module in _imported(function) for x in _named(guards, vars(module), names, seen))]
+
+
+def _imported(function: types.FunctionType) -> Iterable[types.ModuleType]:
+    """The modules of a person's own that a function imports while it runs."""
+    package = function.__globals__.get("__package__")
+    paths = [path for code in codes_of(function.__code__) for path in _imports(code)]
+    for path in [*paths, *(f"{package}.{path}" for path in paths)]:
+        parts = path.split(".")
+        for n in range(1, len(parts) + 1):
+            module = sys.modules.get(".".join(parts[:n]))
+            if isinstance(module, types.ModuleType) and _own(module):
+                yield module
+
+
+def _texts(code: types.CodeType) -> Iterable[str]:
+    """What stands in a function's code as text, and may be the name of what it reads, as for `getattr`."""
+    return (text for part in codes_of(code) for text in part.co_consts if isinstance(text, str))
+
+
+def _imports(code: types.CodeType) -> Iterable[str]:
+    return (step.argval for step in dis.get_instructions(code) if step.opname == "IMPORT_NAME")
 
 
 def _named(guards: Guards, mapping: dict[str, Any], names: set[str], seen: set[int]) -> Iterable[Any]:

@@ -49,6 +49,7 @@ class Trace:
     _prologue: Prologue
     _shared: tuple[Tensor | int, ...]
     _baked: tuple[tuple[Tensor, Tensor], ...]
+    _flagged: tuple[tuple[Tensor, bool], ...]
     _dtype: torch.dtype
     plans: dict[Any, Any] = field(default_factory=dict, compare=False, repr=False)
     """Ways to solve that others keep for it; none may hold the trace, so that both end with the field."""
@@ -61,11 +62,13 @@ class Trace:
         return [x if x.dtype is dtype and x.is_contiguous() else x.to(dtype).contiguous() for x in found]
 
     def holds(self) -> bool:
-        """Whether the tensors whose numbers are part of the program have the same ones still.
+        """Whether what the field learnt of tensors is so still: the numbers in them, and if they need a gradient.
 
         Their versions would not tell: what is written by way of `data` counts none, nor do tensors of inference mode.
         """
-        return all(torch.equal(tensor, then) for tensor, then in self._baked)
+        return all(torch.equal(tensor, then) for tensor, then in self._baked) and all(
+            tensor.requires_grad == then for tensor, then in self._flagged
+        )
 
     def inputs(self, t: Tensor, y: Tensor, args: Any) -> list[Tensor]:
         """The program's inputs (samples, rows) at a time and a packed state."""
@@ -222,7 +225,8 @@ def _traced(
     program, shared = builder.program(tracer.codes(out).reshape(samples, -1).numpy())
     builder.prologue.needed([x for x in shared if isinstance(x, int)])
     baked = tuple((x, x.detach().clone()) for x in tracer.baked.values())
-    return Trace(program, rows, batched, builder.prologue, tuple(shared), baked, y.dtype)
+    flagged = tuple((x, x.requires_grad) for x in tracer.flagged.values())
+    return Trace(program, rows, batched, builder.prologue, tuple(shared), baked, flagged, y.dtype)
 
 
 def _called(fun: Callable[..., Any], t: Tensor, y: Tensor, layout: Layout, args: tuple[Any, ...]) -> Tensor:

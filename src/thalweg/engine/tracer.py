@@ -35,6 +35,8 @@ _READS: dict[Any, str] = {
 }
 """What takes the numbers of a tensor out of PyTorch by ways that no operation tells of."""
 
+_FLAG: Any = Tensor.requires_grad.__get__  # type: ignore[attr-defined]
+
 
 class Traced(Tensor):
     """A tensor without data: its codes where it may differ between samples, else its slot in the prologue."""
@@ -74,7 +76,7 @@ class Traced(Tensor):
 
 
 class _Reads(TorchFunctionMode):
-    """Sees which tensors a field takes the numbers of by other ways than operations."""
+    """Sees what a field learns of tensors by other ways than operations."""
 
     def __init__(self, tracer: Tracer) -> None:
         super().__init__()
@@ -84,6 +86,8 @@ class _Reads(TorchFunctionMode):
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         """One call of a function or method of PyTorch."""
+        if func == _FLAG and not isinstance(args[0], Traced):
+            self.tracer.flagged[id(args[0])] = args[0]
         if func not in _READS or isinstance(args[0], Traced):
             return func(*args, **(kwargs or {}))
         self.tracer.known(args[0], f"reads numbers of a tensor ({_READS[func]})")
@@ -105,6 +109,7 @@ class Tracer(TorchDispatchMode):
         self.prologue = builder.prologue
         self.dtype = builder.dtype
         self.baked: dict[int, Tensor] = {}  # whose numbers are part of the program
+        self.flagged: dict[int, Tensor] = {}  # of which the field asked whether they need a gradient
 
     @contextmanager
     def watching(self) -> Iterator[None]:

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from torch import Tensor
+from torch.nn.parameter import is_lazy
 
 from ..core.holdings import all_tensors
 
@@ -33,12 +34,17 @@ def held_tensors(fun: Any) -> list[Tensor]:
     Raises
     ------
     ValueError
-        When one of them is spread over processes.
+        When one of them is spread over processes, or has no shape yet.
     """
     found: dict[int, Tensor] = {}
     for value in all_tensors(fun):
         if value.requires_grad:
             _refuse_spread(value)
+            if is_lazy(value):
+                raise ValueError(
+                    "the field holds a parameter that has no shape before the field is called, as lazy modules do: "
+                    "call the field once, as fun(t0, y0), before the solve"
+                )
             found.setdefault(id(value), value)
     return list(found.values())
 

@@ -2,7 +2,8 @@
 
     python benchmarks/training_memory.py [name ...]
 
-Prints the memory that is resident after 50 steps and after all, in MiB; the bar is 1 MiB of growth. Linux with glibc.
+Prints what is allocated and in RAM after 50 steps and after all, in MiB; the bar is 1 MiB of growth. Linux with glibc.
+The pages of files do not count: code that runs for the first time, as a solve comes to take more steps, is no growth.
 A full collection now and then empties CPython's lists of freed tuples, which would grow to a mebibyte by themselves.
 Before memory is read, the allocator gives back what it keeps of freed memory; the growth with that is printed too.
 """
@@ -21,15 +22,15 @@ from thalweg.nn import MLPField, NeuralODE
 WARM, STEPS, BAR = 50, 2000, 1.0
 
 
-def resident() -> float:
-    """The memory of this process that is in RAM, in MiB, once the allocator has given back what is free."""
+def allocated() -> float:
+    """The memory in RAM that is of no file, in MiB, once the allocator has given back what is free."""
     ctypes.CDLL(None).malloc_trim(0)
-    return resident_with_free()
+    return allocated_with_free()
 
 
-def resident_with_free() -> float:
-    """The memory of this process that is in RAM, in MiB."""
-    line = next(x for x in Path("/proc/self/status").read_text().splitlines() if x.startswith("VmRSS"))
+def allocated_with_free() -> float:
+    """The memory in RAM that is of no file, in MiB."""
+    line = next(x for x in Path("/proc/self/status").read_text().splitlines() if x.startswith("RssAnon"))
     return int(line.split()[1]) / 1024
 
 
@@ -49,7 +50,7 @@ def train(name: str) -> None:
         if step % WARM == 0:
             gc.collect()
         if step in (WARM, STEPS):
-            print(resident_with_free(), resident(), flush=True)
+            print(allocated_with_free(), allocated(), flush=True)
 
 
 def main() -> None:

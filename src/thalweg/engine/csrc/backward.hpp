@@ -61,11 +61,14 @@ public:
 
   // Goes back through what was recorded of the samples [first, end); `status` and `accepted` are those of all.
   void run(const Blocks<T>& blocks, std::int64_t first, std::int64_t end, const std::int64_t* status,
-           const std::int64_t* accepted) {
+           const std::int64_t* accepted, bool caller) {
     status_ = status;
     range_first_ = first;
     if (first_) starts_.resize(static_cast<std::size_t>(end - first) * D), starts_.zero();
-    for (int i = blocks.count(); i-- > 0;) step(blocks[i]);
+    for (int i = blocks.count(); i-- > 0;) {
+      heed(back_.interruption, caller);
+      step(blocks[i]);
+    }
     for (int l = 0; l < L; ++l)
       if (sample_[l] >= 0) leave(l);
     if (first_) begin(first, end, accepted);
@@ -458,13 +461,13 @@ public:
   void pull_back(Back<T>& back) override {
     const int threads = task_.threads;
     const std::unique_ptr<std::unique_ptr<Return<T>>[]> ways(new std::unique_ptr<Return<T>>[threads]);
-    parallel(threads, [&](int i) {
+    parallel(threads, back.interruption, [&](int i) {
       ways[i].reset(new Return<T>(plan_, back));
       for (std::int64_t n = share(parts_, i, threads); n < share(parts_, i + 1, threads); ++n) {
         const std::int64_t first = control_.joint ? n * lanes<T> : share(task_.batch, static_cast<int>(n), parts_);
         const std::int64_t end = control_.joint ? (first + lanes<T> < task_.batch ? first + lanes<T> : task_.batch)
                                                 : share(task_.batch, static_cast<int>(n) + 1, parts_);
-        ways[i]->run(blocks_[n], first, end, status_.data(), accepted_.data());
+        ways[i]->run(blocks_[n], first, end, status_.data(), accepted_.data(), i == 0);
       }
     });
     std::int64_t evaluations = 0;

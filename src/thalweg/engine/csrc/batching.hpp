@@ -30,8 +30,11 @@ void solve_joint(const typename Family::Plan& plan, typename Family::Record* rec
   const bool shared = !task.t_eval;
   const std::unique_ptr<Array<T>[]> workspaces(new Array<T>[shared ? task.threads : count]);
   const auto each_tile = [&](auto f) {
-    parallel(task.threads, [&](int i) {
-      for (std::int64_t n = share(count, i, task.threads); n < share(count, i + 1, task.threads); ++n) f(static_cast<int>(n), i);
+    parallel(task.threads, task.interruption, [&](int i) {
+      for (std::int64_t n = share(count, i, task.threads); n < share(count, i + 1, task.threads); ++n) {
+        heed(task.interruption, i == 0);
+        f(static_cast<int>(n), i);
+      }
     });
   };
   Array<double> parts(static_cast<std::size_t>(count) * 2);
@@ -101,13 +104,13 @@ void solve_per_sample(const typename Family::Plan& plan, typename Family::Record
   using T = typename Family::Scalar;
   const Task<T>& task = plan.task;
   std::atomic<std::int64_t> queue{0};
-  parallel(task.threads, [&](int i) {
+  parallel(task.threads, task.interruption, [&](int i) {
     Array<T> workspace;
     allot(workspace, Tile<Family>::workspace_rows(plan));
     Tile<Family> tile(plan, records ? records + i : nullptr, workspace.data());
     std::int64_t at = share(task.batch, i, task.threads);
     const std::int64_t end = share(task.batch, i + 1, task.threads);
-    tile.run([&](std::int64_t& first, std::int64_t& last) {
+    const auto next = [&](std::int64_t& first, std::int64_t& last) {
       if (records) {
         first = at;
         last = at = end - at < lanes<T> ? end : at + lanes<T>;
@@ -116,7 +119,8 @@ void solve_per_sample(const typename Family::Plan& plan, typename Family::Record
       first = queue.fetch_add(lanes<T>);
       last = first + lanes<T> < task.batch ? first + lanes<T> : task.batch;
       return first < task.batch;
-    });
+    };
+    tile.run(next, [&] { heed(task.interruption, i == 0); });
   });
 }
 

@@ -106,6 +106,24 @@ struct Recording {
 
 using Addresses = std::vector<std::uintptr_t>;
 
+// Whether a signal has come that Python makes an exception of, which is then set.
+bool interrupted() {
+  const nb::gil_scoped_acquire lock;
+  return PyErr_CheckSignals() != 0;
+}
+
+// What f returns, without Python's lock; where it was interrupted, Python's exception.
+template <class F>
+auto interruptible(F f) {
+  try {
+    const nb::gil_scoped_release release;
+    Interruption interruption(interrupted);
+    return f(&interruption);
+  } catch (const Interrupted&) {
+    throw nb::python_error();
+  }
+}
+
 template <class T>
 Task<T> task(std::int64_t batch, std::uintptr_t y0, std::uintptr_t times, std::ptrdiff_t time_step, std::uintptr_t t_eval,
              std::int64_t outputs, std::ptrdiff_t output_step, std::ptrdiff_t sample_step, const Addresses& own,
@@ -166,7 +184,6 @@ std::tuple<std::unique_ptr<Recording>, std::int64_t, std::array<std::int64_t, 5>
     std::ptrdiff_t output_step, std::ptrdiff_t sample_step, const Addresses& own, const Addresses& shared,
     std::uintptr_t rtol, int rtol_step, std::uintptr_t atol, int atol_step, int threads, std::uintptr_t ys,
     std::uintptr_t counts, std::uintptr_t ends, std::int64_t memory_limit, bool record) {
-  const nb::gil_scoped_release release;
   auto recording = std::make_unique<Recording>();
   std::vector<std::int64_t> counts_of_all;
   std::vector<double> ends_of_all;
@@ -184,15 +201,18 @@ std::tuple<std::unique_ptr<Recording>, std::int64_t, std::array<std::int64_t, 5>
     fill_with_nan(pointer<void*>(counts), 6 * sizeof(std::int64_t) * batch);
     fill_with_nan(pointer<void*>(ends), 2 * sizeof(double) * batch);
   }
-  const auto go = [&]<class T>(std::unique_ptr<Tape<T>>& tape) {
-    tape.reset(carry(program, method, control,
-                     task<T>(batch, y0, times, time_step, t_eval, outputs, output_step, sample_step, own, shared, rtol,
-                             rtol_step, atol, atol_step, threads, ys, counts, ends, memory_limit, record)));
+  const auto go = [&]<class T>(std::unique_ptr<Tape<T>>& tape, Interruption* interruption) {
+    Task<T> one = task<T>(batch, y0, times, time_step, t_eval, outputs, output_step, sample_step, own, shared, rtol,
+                          rtol_step, atol, atol_step, threads, ys, counts, ends, memory_limit, record);
+    one.interruption = interruption;
+    tape.reset(carry(program, method, control, std::move(one)));
   };
-  if (wide)
-    go(recording->wide);
-  else
-    go(recording->single);
+  interruptible([&](Interruption* interruption) {
+    if (wide)
+      go(recording->wide, interruption);
+    else
+      go(recording->single, interruption);
+  });
   const auto* n = pointer<const std::int64_t*>(counts);
   const auto* end = pointer<const double*>(ends);
   const std::array<std::int64_t, 5> counts_of_first{n[batch], n[2 * batch], n[3 * batch], n[4 * batch], n[5 * batch]};
@@ -202,8 +222,10 @@ std::tuple<std::unique_ptr<Recording>, std::int64_t, std::array<std::int64_t, 5>
 
 template <class T>
 std::int64_t pull_back(Recording& recording, std::uintptr_t cotangent, std::uintptr_t y0, std::uintptr_t t0,
-                       std::uintptr_t t1, std::uintptr_t t_eval, const Addresses& own, const Addresses& shared) {
+                       std::uintptr_t t1, std::uintptr_t t_eval, const Addresses& own, const Addresses& shared,
+                       Interruption* interruption) {
   Back<T> back;
+  back.interruption = interruption;
   back.cotangent = pointer<const T*>(cotangent);
   back.y0 = pointer<T*>(y0);
   back.t0 = pointer<double*>(t0);
@@ -271,8 +293,10 @@ NB_MODULE(_native, m) {
 
   m.def("pull_back", [](Recording& recording, std::uintptr_t cotangent, std::uintptr_t y0, std::uintptr_t t0,
                         std::uintptr_t t1, std::uintptr_t t_eval, const Addresses& own, const Addresses& shared) {
-    const nb::gil_scoped_release release;
-    return recording.single ? pull_back<float>(recording, cotangent, y0, t0, t1, t_eval, own, shared)
-                            : pull_back<double>(recording, cotangent, y0, t0, t1, t_eval, own, shared);
+    return interruptible([&](Interruption* interruption) {
+      return recording.single
+                 ? pull_back<float>(recording, cotangent, y0, t0, t1, t_eval, own, shared, interruption)
+                 : pull_back<double>(recording, cotangent, y0, t0, t1, t_eval, own, shared, interruption);
+    });
   });
 }

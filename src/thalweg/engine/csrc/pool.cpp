@@ -30,7 +30,7 @@ void breathe() {
 
 class Pool {
 public:
-  void run(int count, void (*f)(void*, int), void* context) {
+  void run(int count, void (*f)(void*, int), void* context, Interruption* interruption) {
     const std::lock_guard one(turn_);  // one caller at a time
     while (static_cast<int>(threads_.size()) < count - 1) {
       const int number = static_cast<int>(threads_.size()) + 1;
@@ -47,10 +47,12 @@ public:
     if (sleeping_.load() > 0) wake_.notify_all();
     call(0);
     for (int spins = 0; left_.load(std::memory_order_acquire) > 0;)
-      if (++spins < SPINS)
+      if (++spins < SPINS) {
         breathe();
-      else
+      } else {
+        if (interruption) interruption->look();
         std::this_thread::yield();
+      }
     if (error_) std::rethrow_exception(std::exchange(error_, nullptr));
   }
 
@@ -117,12 +119,12 @@ Pool& the_pool() {
 
 }  // namespace
 
-void parallel(int count, void (*f)(void* context, int i), void* context) {
+void parallel(int count, void (*f)(void* context, int i), void* context, Interruption* interruption) {
   if (count <= 1) {
     if (count == 1) f(context, 0);
     return;
   }
-  the_pool().run(count, f, context);
+  the_pool().run(count, f, context, interruption);
 }
 
 }  // namespace thalweg

@@ -2,6 +2,8 @@
 
 #pragma once
 
+#include <atomic>
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <limits>
@@ -55,6 +57,38 @@ struct PerSample {
   double operator[](std::int64_t sample) const { return numbers[sample * step]; }
 };
 
+// What a solve ends with where a person wants it to stop.
+struct Interrupted {};
+
+// Whether a person wants that: the thread that called asks now and then, and the others hear of it.
+class Interruption {
+public:
+  explicit Interruption(bool (*asked)()) : asked_(asked) {}
+
+  // Between two steps of a thread; `caller` where it is the one that called.
+  void heed(bool caller) {
+    if (caller && ++heeded_ % 8 == 0) look();
+    if (wanted_.load(std::memory_order_relaxed)) throw Interrupted();
+  }
+  void look() {
+    const auto now = Clock::now();
+    if (now < next_) return;
+    next_ = now + std::chrono::milliseconds(200);  // to ask may mean to wait for Python's lock
+    if (asked_()) wanted_.store(true, std::memory_order_relaxed);
+  }
+
+private:
+  using Clock = std::chrono::steady_clock;
+  bool (*asked_)();
+  std::atomic<bool> wanted_{false};
+  unsigned heeded_ = 0;
+  Clock::time_point next_ = Clock::now() + std::chrono::milliseconds(200);
+};
+
+inline void heed(Interruption* interruption, bool caller) {
+  if (interruption) interruption->heed(caller);
+}
+
 template <class T>
 struct Task {
   std::int64_t batch = 0;
@@ -69,6 +103,7 @@ struct Task {
   const T* atol = nullptr;
   int rtol_step = 0, atol_step = 0;
   int threads = 1;
+  Interruption* interruption = nullptr;  // null where nobody can interrupt
 
   T* ys = nullptr;                      // (outputs, batch, D)
   std::int64_t *status = nullptr, *n_steps = nullptr, *n_accepted = nullptr;  // (batch)
@@ -89,6 +124,7 @@ struct Back {
   double* t_eval = nullptr;             // (outputs, batch)
   std::vector<T*> own;                  // (batch, rows)
   std::vector<T*> shared;               // shaped as the tensors
+  Interruption* interruption = nullptr;
   std::int64_t nfev = 0;                // evaluations of the way back, a sample
 };
 
@@ -116,11 +152,11 @@ bool poisoned();
 void fill_with_nan(void* memory, std::size_t bytes);
 
 // Runs f(context, i) for i in [0, count), each on a thread of its own, and waits; the caller is thread 0.
-void parallel(int count, void (*f)(void* context, int i), void* context);
+void parallel(int count, void (*f)(void* context, int i), void* context, Interruption* interruption);
 
 template <class F>
-void parallel(int count, F&& f) {
-  parallel(count, [](void* context, int i) { (*static_cast<std::remove_reference_t<F>*>(context))(i); }, &f);
+void parallel(int count, Interruption* interruption, F&& f) {
+  parallel(count, [](void* context, int i) { (*static_cast<std::remove_reference_t<F>*>(context))(i); }, &f, interruption);
 }
 
 }  // namespace thalweg

@@ -92,9 +92,10 @@ public:
     }
   }
 
-  // Carries the samples that `next` hands out: next(first, end) gives some that lie side by side, at most L, or none.
-  template <class Next>
-  void run(Next next) {
+  // Carries the samples that `next` hands out: next(first, end) gives some that lie side by side, at most L, or none. Calls
+  // `between` before each step.
+  template <class Next, class Between>
+  void run(Next next, Between between) {
     waiting_ = waiting_end_ = 0;
     bool more = true;
     for (;;) {
@@ -104,6 +105,7 @@ public:
           begin(l);
         }
       if (carried_ == 0) return;
+      between();
       attempt();
       double error[L];
       if (plan_.tempered())

@@ -433,6 +433,32 @@ class TestFiles:
         assert frame.iloc[0].tolist() == first
         assert len(frame) == ROWS
 
+    @pytest.mark.parametrize("separator", [";", "\t", "|"])
+    def test_decimal_commas(self, write, separator):
+        rows = [
+            ["x", "y", "note", "n"],
+            ["1,5", "-1.234,5", "a, b", "7"],
+            ["2", "NA", "c", "8"],
+            ["2,5e3", ",25", "d", "9"],
+        ]
+        frame = read_frame(write("\n".join(separator.join(row) for row in rows) + "\n"))
+        assert frame["x"].tolist() == ["1.5", "2", "2.5e3"]
+        assert frame["y"].tolist() == ["-1234.5", "", ".25"]
+        assert frame["note"].tolist() == ["a, b", "c", "d"]
+        assert frame["n"].tolist() == ["7", "8", "9"]
+
+    @pytest.mark.parametrize(
+        "content",
+        [
+            "x;y\n1,5;0.5\n2,5;1.5\n",  # a point elsewhere: who knows what the comma means
+            "x;y\n1,5;a\n2,5 kg;b\n",
+            "x;y\n1,2,3;a\n2,5;b\n",
+            'x,y\n"1,5",a\n"2,5",b\n',  # separated by commas: those of numbers group digits
+        ],
+    )
+    def test_commas_that_are_left_as_they_are(self, write, content):
+        assert "," in read_frame(write(content))["x"].iloc[0]
+
     def test_parquet_says_what_csv_says(self, write):
         frame = table(x=NUMBERS, colour=WORDS, day=ISO)
         buffer = io.BytesIO()

@@ -35,6 +35,8 @@ _DATE = (
     r"^(?:(?P<year>\d{4})[-/.](?P<month>\d{1,2})[-/.](?P<day>\d{1,2})"
     r"|(?P<first>\d{1,2})[-/.](?P<second>\d{1,2})[-/.](?P<last>\d{4}))(?P<clock>[T ].*)?$"
 )
+_DECIMAL_COMMA = r"[+-]?(?:(?:\d{1,3}(?:\.\d{3})+|\d+)(?:,\d*)?|,\d+)(?:[eE][+-]?\d+)?"
+_SEPARATORS = ",;\t|"
 _CYCLES = {"month": 12, "weekday": 7, "hour": 24}
 _INSTANT: Final = "datetime64[us, UTC]"
 _LARGEST = 1e150  # of a number: the square of a larger one overflows
@@ -328,7 +330,8 @@ def load_table(source: str, target: str | None = None, data_dir: str | None = No
     Parameters
     ----------
     source : str
-        A CSV file (comma, semicolon or tab; a first row of names), a Parquet file, or a name of `BUNDLED`.
+        A CSV file (comma, semicolon or tab; a first row of names; numbers with a decimal comma where that does not
+        separate values), a Parquet file, or a name of `BUNDLED`.
     target : str, optional
         The column to predict; bundled data sets know theirs.
     data_dir : str, optional
@@ -411,11 +414,7 @@ def _read_csv(path: Path, content: bytes) -> pd.DataFrame:
         text = content.decode("latin-1")
     if "\0" in text:
         raise ValueError(f"{path} is neither a CSV nor a Parquet file: it holds binary data")
-    head = "\n".join(text.splitlines()[:50])
-    try:
-        separator = csv.Sniffer().sniff(head, delimiters=",;\t|").delimiter
-    except csv.Error:
-        separator = ","
+    separator = _separator(text)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", pd.errors.ParserWarning)  # that values are about to be dropped
@@ -435,6 +434,30 @@ def _read_csv(path: Path, content: bytes) -> pd.DataFrame:
         raise ValueError(
             f"{path} is no CSV file of several columns: nothing in its lines is separated by a comma, semicolon or tab"
         )
+    return frame if separator == "," else _with_points(frame)
+
+
+def _separator(text: str) -> str:
+    """What stands between the values of a row."""
+    lines = text.splitlines()
+    in_names = [x for x in _SEPARATORS if x in lines[0]]
+    if len(in_names) == 1:  # in the rows there may be decimal commas too
+        return in_names[0]
+    try:
+        return csv.Sniffer().sniff("\n".join(lines[:50]), delimiters=_SEPARATORS).delimiter
+    except csv.Error:
+        return ","
+
+
+def _with_points(frame: pd.DataFrame) -> pd.DataFrame:
+    """The table with 1234.5 where its numbers are written 1.234,5; as it is where a column has numbers with a point."""
+    texts = {name: _text(frame[name]) for name in frame.columns}
+    present = {name: text[text.ne("")] for name, text in texts.items()}
+    if any(_parses(text) and text.str.contains(".", regex=False).any() for text in present.values()):
+        return frame
+    for name, text in present.items():
+        if len(text) and text.str.contains(",").any() and text.str.fullmatch(_DECIMAL_COMMA).all():
+            frame[name] = texts[name].str.replace(".", "", regex=False).str.replace(",", ".", regex=False)
     return frame
 
 

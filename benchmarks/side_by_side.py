@@ -211,7 +211,12 @@ def peak_memory() -> int:
 
     ru_maxrss would count what the process held before it began its program, which is its parent's.
     """
-    (line,) = (x for x in Path("/proc/self/status").read_text().splitlines() if x.startswith("VmHWM:"))
+    return memory("VmHWM")
+
+
+def memory(name: str) -> int:
+    """What Linux says by that name of this program's memory, in bytes."""
+    (line,) = (x for x in Path("/proc/self/status").read_text().splitlines() if x.startswith(f"{name}:"))
     return int(line.split()[1]) * 1024
 
 

@@ -12,10 +12,10 @@ import ctypes
 import gc
 import subprocess
 import sys
-from pathlib import Path
 
 import torch
 
+from side_by_side import memory
 from thalweg.gradients import GRADIENTS
 from thalweg.nn import MLPField, NeuralODE
 
@@ -30,8 +30,7 @@ def allocated() -> float:
 
 def allocated_with_free() -> float:
     """The memory in RAM that is of no file, in MiB."""
-    line = next(x for x in Path("/proc/self/status").read_text().splitlines() if x.startswith("RssAnon"))
-    return int(line.split()[1]) / 1024
+    return memory("RssAnon") / 2**20
 
 
 def train(name: str) -> None:

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from thalweg import explain, solve_ivp
+from thalweg.engine.cache import cached_trace
 
 RATES = [0.25 * (i % 7) for i in range(40)]
 
@@ -110,3 +111,28 @@ def test_whether_a_tensor_needs_a_gradient_is_looked_at_again():
         field.weight.requires_grad_(needed)
         end = solve_ivp(field, (0.0, 1.0), y0, rtol=1e-9, atol=1e-9).ys[-1]
         assert end[0, 0].item() == pytest.approx(math.e if needed else 1 / math.e, rel=1e-7)
+
+
+class Pruned(torch.nn.Module):
+    """Uses some of its weights."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64))
+        self.register_buffer("kept", torch.tensor([True, False, True]))
+
+    def forward(self, t, y):
+        return -y * self.weight[self.kept] * torch.masked_select(self.weight, self.kept)
+
+
+def test_weights_that_a_mask_picks_from_are_followed_by_the_same_trace():
+    """Their number depends on the mask alone."""
+    field, y0 = Pruned(), torch.ones(3, 2, dtype=torch.float64)
+    first = cached_trace(field, torch.zeros((), dtype=torch.float64), y0, by_row=False)
+    with torch.no_grad():
+        field.weight.add_(1.0)
+    assert cached_trace(field, torch.zeros((), dtype=torch.float64), y0, by_row=False) is first
+    end = solve_ivp(field, (0.0, 1.0), y0, rtol=1e-9, atol=1e-12).ys[-1]
+    torch.testing.assert_close(end[0], torch.exp(-(field.weight[field.kept].detach() ** 2)), rtol=1e-6, atol=0)
+    field.kept.copy_(torch.tensor([True, True, False]))
+    assert cached_trace(field, torch.zeros((), dtype=torch.float64), y0, by_row=False) is not first

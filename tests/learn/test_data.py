@@ -474,6 +474,7 @@ class TestFiles:
         [
             ("", "is empty"),
             (" \n\n", "is empty"),
+            (b"\xef\xbb\xbf", "is no CSV file"),
             ("a,b,c\n", "has no rows below its names"),
             ("one word\nand another\n", "no CSV file of several columns"),
             ("Dear Sir, hello\nI am, well, fine, really.\n", "is no CSV file"),

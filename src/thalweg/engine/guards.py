@@ -249,7 +249,10 @@ def _function(guards: Guards, function: types.FunctionType) -> Iterable[Any]:
         return ()
     names |= set(_texts(function.__code__))
     found += _named(guards, function.__globals__, names, seen)
-    return [*found, *(x for module in _imported(function) for x in _named(guards, vars(module), names, seen))]
+    for module in _imported(function):
+        if id(vars(module)) not in seen:
+            found += _named(guards, vars(module), names, seen)
+    return found
 
 
 def _imported(function: types.FunctionType) -> Iterable[types.ModuleType]:
@@ -258,10 +261,8 @@ def _imported(function: types.FunctionType) -> Iterable[types.ModuleType]:
     paths = [path for code in codes_of(function.__code__) for path in _imports(code)]
     for path in [*paths, *(f"{package}.{path}" for path in paths)]:
         parts = path.split(".")
-        for n in range(1, len(parts) + 1):
-            module = sys.modules.get(".".join(parts[:n]))
-            if isinstance(module, types.ModuleType) and _own(module):
-                yield module
+        modules = (sys.modules.get(".".join(parts[:n])) for n in range(1, len(parts) + 1))
+        yield from (module for module in modules if isinstance(module, types.ModuleType) and _own(module))
 
 
 def _texts(code: types.CodeType) -> Iterable[str]:

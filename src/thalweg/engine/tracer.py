@@ -147,8 +147,7 @@ class Tracer(TorchDispatchMode):
         written = [x for x, spec in zip(args, func._schema.arguments, strict=False) if spec.is_write]
         if func._schema.is_mutable and not all(self._own(x) for x in written):
             raise Untraceable(f"the field writes into a tensor that it holds ({name})")
-        if _shape_follows_numbers(func, name, args):
-            self._all_known((args, kwargs), f"makes a tensor whose size depends on numbers ({name})")
+        self._all_known(_deciding_size(func, name, args), f"makes a tensor whose size depends on numbers ({name})")
         result = self.prologue.call(
             func, *pytree.tree_map(self._slotted, args), **pytree.tree_map(self._slotted, kwargs)
         )
@@ -223,13 +222,15 @@ class Tracer(TorchDispatchMode):
         return self.prologue.values[slot]
 
 
-def _shape_follows_numbers(func: Any, name: str, args: tuple[Any, ...]) -> bool:
-    """Whether an operation on what is shared makes a tensor whose size depends on the numbers that it gets."""
+def _deciding_size(func: Any, name: str, args: tuple[Any, ...]) -> Any:
+    """Those of an operation's arguments on whose numbers the size of the tensor depends that it makes."""
     if torch.Tag.dynamic_output_shape not in func.tags:
-        return False
-    if name != "index":
-        return True
-    return any(isinstance(x, Tensor) and x.dtype in (torch.bool, torch.uint8) for x in args[1])
+        return ()
+    if name == "masked_select":
+        return args[1]
+    if name == "index":
+        return [x for x in args[1] if isinstance(x, Tensor) and x.dtype in (torch.bool, torch.uint8)]
+    return args
 
 
 def is_batched(x: Any) -> bool:

@@ -440,7 +440,7 @@ def _read_csv(path: Path, content: bytes) -> pd.DataFrame:
 def _separator(text: str) -> str:
     """What stands between the values of a row."""
     lines = text.splitlines()
-    in_names = [x for x in _SEPARATORS if x in lines[0]]
+    in_names = [x for x in _SEPARATORS if x in "".join(lines[:1])]
     if len(in_names) == 1:  # in the rows there may be decimal commas too
         return in_names[0]
     try:

@@ -16,7 +16,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from ..core.arithmetic import Number, across, weighted_sum, wide_dtype
+from ..core.arithmetic import Number, across, weighted_sum
 from ..core.field import FieldLike
 from ..core.step import Carry, Step
 from ..methods.tableau import Tableau
@@ -59,9 +59,6 @@ class ExplicitRK(StageInterpolation):
     @cached_property
     def _dense_c(self) -> Tensor:
         return self._numbers(self.tableau.dense_c)
-
-    def _numbers(self, values: Sequence[float]) -> Tensor:
-        return torch.tensor(values, dtype=wide_dtype(self.device), device=self.device)
 
     @property
     def stages(self) -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -39,7 +40,11 @@ class StageInterpolation:
 
     @cached_property
     def _interpolant(self) -> Tensor:  # (S, degree), in float64, and cast last: some rows are large numbers that cancel
-        return torch.tensor(self._coefficients, dtype=wide_dtype(self.device), device=self.device)
+        return self._numbers(self._coefficients)
+
+    def _numbers(self, values: Sequence[Any]) -> Tensor:
+        """Numbers as times and coefficients are kept."""
+        return torch.tensor(values, dtype=wide_dtype(self.device), device=self.device)
 
     @cached_property
     def _used(self) -> list[int]:

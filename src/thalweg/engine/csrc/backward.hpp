@@ -452,6 +452,7 @@ public:
         plan_(*program_, method_, control_, task_), parts_(control.joint ? tiles() : task.threads),
         blocks_(new Blocks<T>[parts_]) {
     carry<Explicit<T>>(plan_, blocks_.get());
+    task_.interruption = nullptr;  // it is over with the call
     status_.resize(task.batch);
     accepted_.resize(task.batch);
     std::memcpy(status_.data(), task.status, sizeof(std::int64_t) * task.batch);

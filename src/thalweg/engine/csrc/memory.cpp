@@ -25,7 +25,8 @@ constexpr std::size_t KEPT = std::size_t(1) << 28;  // bytes at most, of those t
 constexpr std::size_t HUGE_PAGE = std::size_t(1) << 21;
 
 std::mutex mutex;
-std::deque<Chunk>* unused = nullptr;  // the last is the one used last; never destroyed: a recording may outlive this file's other objects
+// The last is the one used last. Never destroyed: a recording may outlive this file's other objects.
+std::deque<Chunk>* unused = nullptr;
 std::size_t unused_bytes = 0;
 std::atomic<bool> poisonous{false};
 

@@ -73,16 +73,17 @@ public:
   void look() {
     const auto now = Clock::now();
     if (now < next_) return;
-    next_ = now + std::chrono::milliseconds(200);  // to ask may mean to wait for Python's lock
+    next_ = now + period;
     if (asked_()) wanted_.store(true, std::memory_order_relaxed);
   }
 
 private:
   using Clock = std::chrono::steady_clock;
+  static constexpr std::chrono::milliseconds period{200};  // to ask may mean to wait for Python's lock
   bool (*asked_)();
   std::atomic<bool> wanted_{false};
   unsigned heeded_ = 0;
-  Clock::time_point next_ = Clock::now() + std::chrono::milliseconds(200);
+  Clock::time_point next_ = Clock::now() + period;
 };
 
 inline void heed(Interruption* interruption, bool caller) {

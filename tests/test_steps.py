@@ -115,6 +115,30 @@ class TestStops:
         assert sol.ys[-1].item() == pytest.approx(1.1 * 1.4 * 1.5)
 
     @pytest.mark.parametrize("span", [(0.0, 1.0), (1.0, 0.0)])
+    @pytest.mark.parametrize("method", ["implicit_midpoint", "sdirk2", "gl4", "radau5"])
+    def test_a_jacobian_is_made_anew_at_each(self, span, method):
+        y0, grid = torch.tensor([1.0], dtype=torch.float64), torch.linspace(0, 1, 5)
+        smooth = solve_ivp(lambda t, y: -y, span, y0, method, step_size=0.25)
+        assert smooth.stats.njev == 1
+        assert solve_ivp(lambda t, y: -y, span, y0, method, step_size=1.0, step_ts=grid).stats.njev == 4
+
+    @pytest.mark.parametrize("method", ["kvaerno3", "radau5"])
+    def test_the_jacobian_of_a_row_is_made_anew_by_its_own_steps(self, method):
+        y0 = torch.tensor([[1.0, 2.0], [30.0, 2.0], [3.0, 1.0]], dtype=torch.float64)
+
+        def kinked(t, y):
+            return torch.stack([-y[:, 0] * (1 + 40 * (t[:, 0] - 0.5).abs()), torch.sin(y[:, 0]) - y[:, 1]], 1)
+
+        options = {"method": method, "rtol": 1e-5, "atol": 1e-7, "batching": "per_sample"}
+        together = solve_ivp(kinked, (0, 1), y0, step_ts=[0.5], **options)
+        for i in range(3):
+            alone = solve_ivp(kinked, (0, 1), y0[i : i + 1], step_ts=[0.5], **options)
+            for count in ("n_steps", "nfev", "njev", "nlu"):
+                assert getattr(together.stats, count)[i] == getattr(alone.stats, count)[0]
+            torch.testing.assert_close(together.ys[:, i], alone.ys[:, 0], rtol=1e-12, atol=1e-14)
+        assert (together.stats.njev > solve_ivp(kinked, (0, 1), y0, **options).stats.njev).any()
+
+    @pytest.mark.parametrize("span", [(0.0, 1.0), (1.0, 0.0)])
     @pytest.mark.parametrize("method", ["tsit5", "bosh3", "fehlberg2"])
     def test_a_jump_is_seen_from_either_side(self, span, method):
         y0, field = torch.tensor([1.0], dtype=torch.float64), Jump()

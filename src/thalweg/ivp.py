@@ -142,9 +142,10 @@ def solve_ivp(
     min_step : float
         No step is chosen smaller; one of this size is accepted, whatever its error.
     step_ts, jump_ts : Tensor (K,) or sequence of float
-        Times that no step crosses, such as those of kinks in the field. At those of jump_ts the field jumps: a step
-        that ends there evaluates it just before, the next one just after. jump_ts needs joint batching. To step on a
-        grid, give its times as step_ts, and a step_size that is no smaller than any of its intervals.
+        Times that no step crosses, such as those of kinks in the field; an implicit method makes its Jacobian anew
+        there. At those of jump_ts the field jumps: a step that ends there evaluates it just before, the next one just
+        after. jump_ts needs joint batching. To step on a grid, give its times as step_ts, and a step_size that is no
+        smaller than any of its intervals.
     max_steps : int
         The number of steps, rejected ones too, after which a solve fails; with events that change the state, after
         which it does not begin again.

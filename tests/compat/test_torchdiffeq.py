@@ -241,6 +241,24 @@ class TestOptions:
         assert {round(t, 6) for t in seen} >= {0.0, 0.5}
 
     @pytest.mark.parametrize("adjoint", [False, True])
+    @pytest.mark.parametrize("method", FIXED)
+    def test_without_perturb_a_step_sees_where_it_begins(self, method, adjoint):
+        seen = []
+
+        def fun(t, y):
+            seen.append(t.item())
+            return -y
+
+        y0, kwargs = start(requires_grad=True), {"adjoint_params": ()} if adjoint else {}
+        ys = (odeint_adjoint if adjoint else odeint)(
+            fun, y0, times(0, 1), method=method, options={"step_size": 0.5}, **kwargs
+        )
+        assert {0.0, 0.5} <= set(seen)
+        seen.clear()
+        ys.sum().backward()
+        assert not adjoint or {1.0, 0.5} <= set(seen)
+
+    @pytest.mark.parametrize("adjoint", [False, True])
     def test_grid_constructor(self, adjoint):
         asked = []
 

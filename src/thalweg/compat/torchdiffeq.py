@@ -158,7 +158,7 @@ def odeint(
     >>> odeint(lambda t, y: -y, torch.tensor([1.0]), torch.tensor([0.0, 1.0, 2.0])).flatten()
     tensor([1.0000, 0.3679, 0.1353])
     """
-    setting = _Setting(func, y0, _checked_times(t), rtol, atol, method, options)
+    setting = _Setting(func, y0, _checked_times(t), rtol, atol, method, options, endless=event_fn is not None)
     return _solve(func, setting, setting.steps(), "direct", event_fn)
 
 
@@ -209,7 +209,8 @@ def odeint_adjoint(
     params = tuple(p for p in _parameters(func, adjoint_params) if p.requires_grad)
     if adjoint_options is None:
         adjoint_options = {name: value for name, value in (options or {}).items() if name != "norm"}
-    setting = _Setting(func, y0, _checked_times(t), rtol, atol, method, options)
+    endless = event_fn is not None
+    setting = _Setting(func, y0, _checked_times(t), rtol, atol, method, options, endless=endless)
     steps = setting.steps()
     back = _Setting(
         func,
@@ -220,6 +221,7 @@ def odeint_adjoint(
         method if adjoint_method is None else adjoint_method,
         adjoint_options,
         setting,
+        endless=endless,
     )
     found = _solve(functools.partial(_holding, func, params), setting, steps, back.adjoint(params), event_fn)
     return pytree.tree_map(lambda x: _ZeroWhereUnused.apply(x, *params), found) if params else found
@@ -350,6 +352,8 @@ class _Setting:
     ----------
     there : _Setting, optional
         That of the solve from the first time to the last, where this one is the adjoint's, back.
+    endless : bool
+        Whether the times only say the direction, as in the search for an event: no grid is known.
     """
 
     def __init__(
@@ -362,7 +366,10 @@ class _Setting:
         method: str | None,
         options: dict[str, Any] | None,
         there: _Setting | None = None,
+        *,
+        endless: bool = False,
     ) -> None:
+        self.endless = endless
         self.func, self.y0, self.t, self.rtol, self.atol, self.there = func, y0, t, rtol, atol, there
         if not (isinstance(y0, Tensor) or (isinstance(y0, tuple) and all(isinstance(y, Tensor) for y in y0))):
             raise ValueError(f"y0 must be a tensor or a tuple of tensors, got {type(y0).__name__}")
@@ -375,6 +382,7 @@ class _Setting:
         if unknown:
             warnings.warn(f"{name}: Unexpected arguments {unknown}", stacklevel=4)
         self.method = self._method()
+        self.family = next(method for method in methods() if method.name == self.method).kind
 
     def _method(self) -> str:
         """The name that `solve_ivp` knows."""
@@ -404,11 +412,11 @@ class _Setting:
 
     def adjoint(self, params: Sequence[Tensor]) -> Adjoint | str:
         """The gradient method of a solve whose way back this is."""
-        steps, kind = self.steps(params), next(method for method in methods() if method.name == self.method).kind
-        if kind == "adams":
+        steps = self.steps(params)
+        if self.family == "adams":
             return Adjoint(**(steps | {"method": _METHODS["rk4"].name}))  # on the same grid
         # where the field is stiff, as these are meant for, solving it back is unstable
-        return "checkpointed" if kind in ("rosenbrock", "switching") else Adjoint(**steps)
+        return "checkpointed" if self.family in ("rosenbrock", "switching") else Adjoint(**steps)
 
     def steps(self, params: Sequence[Tensor] = ()) -> dict[str, Any]:
         """How steps are taken, in the words of `solve_ivp` and of its adjoint."""
@@ -453,14 +461,18 @@ class _Setting:
         return lambda y, a: norm((zero, *_leaves(y), *_leaves(a), *integrals))
 
     def _grid(self) -> dict[str, Any]:
-        """Steps on a grid: of one size, or of the user's own, or from output to output."""
+        """Steps on a grid: of one size, or of the user's own, or from output to output.
+
+        Implicit methods, which make a Jacobian at each step there, stop at each time of the grid, where they do so too.
+        """
         size, constructor = self.options.get("step_size"), self.options.get("grid_constructor")
         if size is not None and constructor is not None:
             raise ValueError("step_size and grid_constructor exclude each other")
         if self.options.get("interp", "linear") not in ("linear", "cubic"):
             raise ValueError(f"interp must be 'linear' or 'cubic', got {self.options['interp']!r}")
         perturb = bool(self.options.get("perturb", False))
-        if size is not None and not perturb:
+        on_grid = (perturb or self.family in ("dirk", "firk")) and not self.endless
+        if size is not None and not on_grid:
             return {"step_size": float(size)}
         t = self.t.detach()
         spans = [t[i : i + 2] for i in range(len(t) - 1)] if self.there else [t]

@@ -141,8 +141,8 @@ class Stepper(Protocol):
         Where the slope is not known, as the field has just jumped, there is none.
         """
 
-    def forget(self) -> None:
-        """Forget all that it keeps to itself: the next step is a function of its arguments alone."""
+    def forget(self, units: Flag = True) -> None:
+        """Forget all that it keeps to itself of those units: their next step is a function of its arguments alone."""
 
     def take(self, rows: Tensor) -> None:
         """Go on with some of the rows alone, (M,) indices: forget what it keeps to itself of the others."""

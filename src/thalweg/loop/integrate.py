@@ -268,6 +268,8 @@ def integrate(problem: Problem, recorder: Recorder | None = None) -> Result:
         if problem.callback is not None and problem.callback(step, t, h, y, accept):
             status = where(running, Status.STOPPED.value, status)
             running, going = running & False, False
+        if stops is not None and stepper.implicit:  # a Jacobian from before a kink may not serve behind it
+            stepper.forget(accept & lands & negate(last))
         y = units.select(accept, y_next, y)
         carry = next_carry(problem, step, carry, t_next, accept)
         n_accepted = n_accepted + accept

@@ -14,7 +14,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-from ..core.arithmetic import Count, Number, weighted_sum, wide_dtype
+from ..core.arithmetic import Count, Flag, Number, weighted_sum, wide_dtype
 from ..core.field import FieldLike
 from ..core.norms import Tolerance
 from ..core.step import Carry, Step
@@ -101,9 +101,9 @@ class DiagonalStepper(StageInterpolation):
         self._newton.forget()
         return (slope,) if self.needs_slope and slope is not None else None
 
-    def forget(self) -> None:
+    def forget(self, units: Flag = True) -> None:
         """Forget the Jacobian and its factors."""
-        self._newton.forget()
+        self._newton.forget(units)
 
     def take(self, rows: Tensor) -> None:
         """Go on with some of the rows alone."""

@@ -12,14 +12,14 @@ which one is solved (Hairer & Wanner 1996, IV.8). Nothing is divided by h, so th
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ..core.arithmetic import Count, Number, across, wide_dtype
+from ..core.arithmetic import Count, Flag, Number, across, wide_dtype
 from ..core.field import FieldLike
 from ..core.norms import Tolerance, rms_of_rows
 from ..core.step import Carry, Step
@@ -84,10 +84,13 @@ class FIRK(StageInterpolation):
         self.forget()
         self._tried = None
 
-    def forget(self) -> None:
+    def forget(self, units: Flag = True) -> None:
         """Forget the Jacobian and its factors, and the last step's polynomial."""
-        self._newton.forget()
-        self._past = None
+        self._newton.forget(units)
+        if isinstance(units, Tensor):
+            self._past = None if self._past is None else replace(self._past, solved=self._past.solved & ~units)
+        elif units:
+            self._past = None
 
     def take(self, rows: Tensor) -> None:
         """Go on with some of the rows alone."""

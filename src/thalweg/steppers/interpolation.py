@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..core.arithmetic import Number, wide_dtype
+from ..core.arithmetic import Flag, Number, wide_dtype
 from ..core.step import Step
 
 CUBIC = ((0.0, 3.0, -2.0), (1.0, -2.0, 1.0), (0.0, -1.0, 1.0))
@@ -50,7 +50,7 @@ class StageInterpolation:
     def _used(self) -> list[int]:
         return [i for i, row in enumerate(self._coefficients) if any(row)]
 
-    def forget(self) -> None:
+    def forget(self, units: Flag = True) -> None:
         """Nothing is kept."""
 
     def take(self, rows: Tensor) -> None:

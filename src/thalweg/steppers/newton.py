@@ -20,7 +20,7 @@ from typing import Any, ClassVar, TypeAlias
 import torch
 from torch import Tensor
 
-from ..core.arithmetic import across
+from ..core.arithmetic import Flag, across
 from ..core.field import FieldLike
 from ..core.jacobian import Jacobians
 from ..core.norms import Tolerance, rms_of_rows
@@ -69,16 +69,23 @@ class SimplifiedNewton(ABC):
         self._share = max(_SHARE, 10 * self._eps / rtol)  # no less than rounding lets be seen
         self._eye = torch.eye(self._jacobians.size, dtype=like.dtype, device=like.device)
         self._zero = torch.zeros(self._rows, dtype=torch.int64, device=like.device)
-        self.forget()
+        self._begin_anew()
 
-    def forget(self) -> None:
-        """Begin anew."""
+    def _begin_anew(self) -> None:
         self._jacobian: Tensor | None = None
         self._factors: tuple[Factors, ...] = ()
         self._size = self._zero.to(self._eye.dtype)  # of M
         self._stale = torch.ones_like(self._zero, dtype=torch.bool)
         self._failed = torch.zeros_like(self._stale)
         self._ratio = torch.ones_like(self._size)  # of the error that is left to the last change
+
+    def forget(self, units: Flag = True) -> None:
+        """Begin anew with those units."""
+        if isinstance(units, Tensor):
+            self._stale = self._stale | units
+            self._ratio = torch.where(units, 1.0, self._ratio)
+        elif units:
+            self._begin_anew()
 
     def take(self, rows: Tensor) -> None:
         """Go on with some of the rows alone."""

@@ -115,7 +115,7 @@ class ReversibleStepper:
         one = torch.ones(units, dtype=wide_dtype(apart.device), device=apart.device)
         return apart, torch.as_tensor(joined, device=apart.device).expand(units), one, one
 
-    def forget(self) -> None:
+    def forget(self, units: Flag = True) -> None:
         """Nothing is kept."""
 
     def take(self, rows: Tensor) -> None:

@@ -450,7 +450,10 @@ public:
   Recorded(std::shared_ptr<const Program> program, const ExplicitMethod& method, const Control& control, const Task<T>& task)
       : program_(std::move(program)), method_(method), control_(control), task_(task),
         plan_(*program_, method_, control_, task_), parts_(control.joint ? tiles() : task.threads),
-        blocks_(new Blocks<T>[parts_]) {
+        stores_(new Store[task.threads]), blocks_(new Blocks<T>[parts_]) {
+    for (int i = 0; i < task.threads; ++i)
+      for (std::int64_t n = share(parts_, i, task.threads); n < share(parts_, i + 1, task.threads); ++n)
+        blocks_[n].lie_in(stores_[i]);
     carry<Explicit<T>>(plan_, blocks_.get());
     task_.interruption = nullptr;  // it is over with the call
     status_.resize(task.batch);
@@ -481,7 +484,7 @@ public:
 
   std::int64_t bytes() const override {
     std::int64_t total = 0;
-    for (int i = 0; i < parts_; ++i) total += blocks_[i].bytes();
+    for (int i = 0; i < task_.threads; ++i) total += stores_[i].bytes();
     return total;
   }
 
@@ -494,6 +497,7 @@ private:
   Task<T> task_;
   ExplicitPlan<T> plan_;
   int parts_;
+  std::unique_ptr<Store[]> stores_;  // of each thread
   std::unique_ptr<Blocks<T>[]> blocks_;
   Array<std::int64_t> status_, accepted_;
 };

@@ -3,10 +3,22 @@
 #pragma once
 
 #include <cstdint>
+#include <utility>
 
 #include "explicit_plan.hpp"
 
 namespace thalweg::THALWEG_ISA {
+
+template <class X>
+void push(X*& items, int& count, int& capacity, X item) {
+  if (count == capacity) {
+    capacity = capacity ? 2 * capacity : 16;
+    X* more = static_cast<X*>(std::realloc(static_cast<void*>(items), sizeof(X) * static_cast<std::size_t>(capacity)));
+    if (!more) throw std::bad_alloc();
+    items = more;
+  }
+  items[count++] = item;
+}
 
 // One accepted step of a tile, as it is kept for the way back. Behind it lie the numbers: the state (D rows) and the slope
 // (D) it began with, and where `full`, for each stage that was evaluated, its time (1), state (D), slope (D), and what
@@ -23,64 +35,83 @@ struct Block {
   T* rows;
 };
 
-// Blocks of a thread, in the order of its steps.
-template <class T>
-class Blocks {
+// Room for the blocks of one thread, whichever tile they are of.
+class Store {
 public:
-  ~Blocks() { clear(); }
-  Blocks() = default;
-  Blocks(Blocks&&) = delete;
+  Store() = default;
+  Store(Store&&) = delete;
+  ~Store() {
+    for (int i = 0; i < count_; ++i) give_chunk(chunks_[i]);
+    std::free(static_cast<void*>(chunks_));
+  }
 
-  // Room for one more block, which is not there yet until `keep`.
-  Block<T>* open(std::size_t rows) {
-    const std::size_t bytes = (sizeof(Block<T>) + 63) / 64 * 64 + rows * lanes<T> * sizeof(T);
-    if (chunks_ == 0 || used_ + bytes > capacity_) {
+  char* take(std::size_t bytes) {
+    if (count_ == 0 || used_ + bytes > capacity_) {
       // twice as much each time, for a solve of few steps should not hold much
-      const std::size_t more = chunks_ == 0 ? 2 * bytes : capacity_ < most_bytes ? 2 * capacity_ : capacity_;
+      const std::size_t more = count_ == 0 ? 2 * bytes : capacity_ < most_bytes ? 2 * capacity_ : capacity_;
       const Chunk chunk = take_chunk(more > bytes ? more : bytes);
-      push(memory_, chunks_, chunk_capacity_, chunk);
+      push(chunks_, count_, room_, chunk);
       capacity_ = chunk.bytes;
       used_ = 0;
       total_ += static_cast<std::int64_t>(capacity_);
     }
-    char* const memory = static_cast<char*>(memory_[chunks_ - 1].memory) + used_;
-    auto* block = reinterpret_cast<Block<T>*>(memory);
-    block->rows = reinterpret_cast<T*>(memory + (sizeof(Block<T>) + 63) / 64 * 64);
-    opened_ = bytes;
-    return block;
+    return static_cast<char*>(chunks_[count_ - 1].memory) + std::exchange(used_, used_ + bytes);
   }
-  void keep(Block<T>* block) {
-    used_ += opened_;
-    push(blocks_, count_, block_capacity_, block);
+  std::int64_t bytes() const { return total_; }
+
+private:
+  static constexpr std::size_t most_bytes = std::size_t(1) << 22;
+  Chunk* chunks_ = nullptr;
+  int count_ = 0, room_ = 0;
+  std::size_t used_ = 0, capacity_ = 0;
+  std::int64_t total_ = 0;
+};
+
+// Blocks of a tile, in the order of its steps.
+template <class T>
+class Blocks {
+public:
+  Blocks() = default;
+  Blocks(Blocks&&) = delete;
+  ~Blocks() { std::free(static_cast<void*>(blocks_)); }
+
+  void lie_in(Store& store) { store_ = &store; }
+
+  // A block that is not there yet until it is kept; one that was not is had again.
+  Block<T>* open(std::size_t rows) {
+    if (!opened_) opened_ = made(rows);
+    return opened_;
+  }
+  void keep() { push(blocks_, count_, capacity_, std::exchange(opened_, nullptr)); }
+  // Keeps the first rows of the open block.
+  void keep_part(std::size_t rows) {
+    Block<T>* const part = made(rows);
+    T* const at = part->rows;
+    *part = *opened_;
+    part->rows = at;
+    std::memcpy(at, opened_->rows, rows * lanes<T> * sizeof(T));
+    push(blocks_, count_, capacity_, part);
   }
   int count() const { return count_; }
   Block<T>& operator[](int i) const { return *blocks_[i]; }
   std::int64_t bytes() const { return total_; }
 
 private:
-  static constexpr std::size_t most_bytes = std::size_t(1) << 22;
-
-  template <class X>
-  static void push(X*& items, int& count, int& capacity, X item) {
-    if (count == capacity) {
-      capacity = capacity ? 2 * capacity : 16;
-      X* more = static_cast<X*>(std::realloc(static_cast<void*>(items), sizeof(X) * static_cast<std::size_t>(capacity)));
-      if (!more) throw std::bad_alloc();
-      items = more;
-    }
-    items[count++] = item;
-  }
-  void clear() {
-    for (int i = 0; i < chunks_; ++i) give_chunk(memory_[i]);
-    std::free(static_cast<void*>(memory_));
-    std::free(static_cast<void*>(blocks_));
-  }
-
-  Chunk* memory_ = nullptr;
+  Store* store_ = nullptr;
   Block<T>** blocks_ = nullptr;
-  int chunks_ = 0, chunk_capacity_ = 0, count_ = 0, block_capacity_ = 0;
-  std::size_t used_ = 0, capacity_ = 0, opened_ = 0;
+  Block<T>* opened_ = nullptr;
+  int count_ = 0, capacity_ = 0;
   std::int64_t total_ = 0;
+
+  Block<T>* made(std::size_t rows) {
+    constexpr std::size_t head = (sizeof(Block<T>) + 63) / 64 * 64;
+    const std::size_t bytes = head + rows * lanes<T> * sizeof(T);
+    char* const memory = store_->take(bytes);
+    auto* block = reinterpret_cast<Block<T>*>(memory);
+    block->rows = reinterpret_cast<T*>(memory + head);
+    total_ += static_cast<std::int64_t>(bytes);
+    return block;
+  }
 };
 
 // The rows of every stage of one step: where each is evaluated, and what it gave.

@@ -54,6 +54,7 @@ public:
       stages_.lie_in(plan_, *block_, first_);
       copy_rows(step.y, stages_.state[0], D);
       if (first_) copy_rows(carried_, stages_.slope[0], D);
+      lend_to_idle(step);
     } else {
       stages_.state[0] = step.y;
     }
@@ -152,34 +153,55 @@ private:
       block_->last[l] = step.lands[l];
     }
     block_->extended = extended && plan_.method.extra > 0;
-    lend(*block_, step.accept);
+    lend(*block_, step);
   }
 
   // A step that is not kept whole gives back the room of its stages.
   void shut() {
-    if (!block_->full) blocks_->open(Stages<T>::rows_of(plan_, first_, false));
-    blocks_->keep(block_);
+    if (block_->full)
+      blocks_->keep();
+    else
+      blocks_->keep_part(Stages<T>::rows_of(plan_, first_, false));
   }
 
-  // In a recorded step, lanes that did not accept lend the numbers of one that did: in sums over lanes theirs count for
-  // nothing, but 0 times infinity would be NaN.
-  void lend(Block<T>& block, const bool* accept) const {
-    int donor = 0;
-    while (!accept[donor]) ++donor;
-    bool whole = true;
+  // In a recorded step, lanes that did not accept have the numbers of one that did: in sums over lanes theirs count for
+  // nothing, but 0 times infinity would be NaN. Those that carry no sample have another's from the start.
+  void lend_to_idle(Step<T>& step) const {
+    const int donor = first_of(step, [](const Step<T>& s, int l) { return s.sample[l] >= 0; });
+    const auto lend = [&](T* rows, int count, int l) {
+      for (int row = 0; row < count; ++row) rows[row * L + l] = rows[row * L + donor];
+    };
     for (int l = 0; l < L; ++l) {
-      block.donor[l] = accept[l] ? l : donor;
-      whole &= accept[l];
+      if (step.sample[l] >= 0) continue;
+      step.t[l] = step.t[donor], step.h[l] = step.h[donor], step.size[l] = step.size[donor];
+      lend(stages_.state[0], D, l);
+      if (first_) lend(stages_.slope[0], D, l);
+      lend(step.own, plan_.program.own, l);
     }
-    if (whole) return;
+  }
+  void lend(Block<T>& block, const Step<T>& step) const {
+    const int donor = first_of(step, [](const Step<T>& s, int l) { return s.accept[l]; });
+    T accepted[L];
+    for (int l = 0; l < L; ++l) {
+      block.donor[l] = step.accept[l] ? l : donor;
+      accepted[l] = step.accept[l];
+      if (!step.accept[l]) block.t[l] = block.t[donor], block.h[l] = block.h[donor];
+    }
+    if (step.all) return;
+    Mask<T> own[row_registers];
+    for (int j = 0; j < row_registers; ++j) own[j] = Vec<T>::load(accepted + j * W) != Vec<T>(T(0));
     const std::size_t rows = Stages<T>::rows_of(plan_, first_, block.full) -
                              (block.full && !block.extended ? extra_rows() : 0);
-    for (std::size_t row = 0; row < rows; ++row) {
-      T* at = block.rows + row * L;
-      for (int l = 0; l < L; ++l) at[l] = accept[l] ? at[l] : at[donor];
+    for (T* at = block.rows; at < block.rows + rows * L; at += L) {
+      const Vec<T> lent(at[donor]);
+      for (int j = 0; j < row_registers; ++j) select(own[j], Vec<T>::load(at + j * W), lent).store(at + j * W);
     }
-    for (int l = 0; l < L; ++l)
-      if (!accept[l]) block.t[l] = block.t[donor], block.h[l] = block.h[donor];
+  }
+  template <class Is>
+  static int first_of(const Step<T>& step, Is is) {
+    int l = 0;
+    while (!is(step, l)) ++l;
+    return l;
   }
   std::size_t extra_rows() const {
     return static_cast<std::size_t>(plan_.method.extra) * (1 + 2 * static_cast<std::size_t>(D) + plan_.program.record.saved);

@@ -156,15 +156,17 @@ struct SharedGradients {
   T* const* weights;  // of each instruction that is `linear`, see `Form`
 };
 
-// Where the gradient of an operand goes: rows that are added to.
+// Where the gradient of an operand goes: rows that are added to, or written.
 template <class T>
 struct Sink {
   T* p;
   std::ptrdiff_t step;
+  bool founds = false;  // whether nothing is there yet
 
   explicit operator bool() const { return p != nullptr; }
+  THALWEG_INLINE T* at(int row, int j) const { return p + row * step + j * static_cast<int>(Vec<T>::lanes); }
   THALWEG_INLINE void add(int row, int j, Vec<T> g) const {
-    T* to = p + row * step + j * static_cast<int>(Vec<T>::lanes);
+    T* to = at(row, j);
     (Vec<T>::load(to) + g).store(to);
   }
 };
@@ -319,7 +321,7 @@ void evaluate(const Code<T>& code, const Frame<T>& frame) {
   }
 }
 
-// What the way back of one evaluation adds to: adjoints of values, all zero before but for what `seed` adds.
+// What the way back of one evaluation adds to: adjoints of values, whatever they hold before.
 template <class T>
 struct Adjoints {
   T* scratch;  // program.adjoint_rows rows
@@ -339,8 +341,7 @@ void pull_back(const Code<T>& code, const Frame<T>& frame, const T* seed, const 
   using V = Vec<T>;
   const Program& program = code.program;
   const V zero(T(0)), one(T(1)), half(T(0.5));
-  for (int i = 0; i < program.adjoint_rows * L; i += W) zero.store(adjoints.scratch + i);
-  for (int i = 0; i < program.kept_rows * L; i += W) zero.store(adjoints.kept + i);
+  for (int v : program.summed) zero_rows(adjoints.rows(program.adjoint[v]), program.sizes[v]);
   {
     T* to = adjoints.rows(program.adjoint[program.output.number], program.output.row);
     for (int i = 0; i < program.dimension * L; i += W) V::load(seed + i).store(to + i);
@@ -355,35 +356,45 @@ void pull_back(const Code<T>& code, const Frame<T>& frame, const T* seed, const 
     const auto to = [&](int n) -> Sink<T> {
       const Operand& x = step.code->operands[n];
       if (!x.shared)
-        return {adjoints.rows(program.adjoint[x.number], x.row), static_cast<std::ptrdiff_t>(x.stride) * L};
+        return {adjoints.rows(program.adjoint[x.number], x.row), static_cast<std::ptrdiff_t>(x.stride) * L,
+                step.code->founds[n] != 0};
       T* rows = gradients.rows[x.number];
       return {rows ? rows + static_cast<std::ptrdiff_t>(x.row) * L : nullptr, static_cast<std::ptrdiff_t>(x.stride) * L};
     };
     // f: how much of the result's adjoint an operand's gets, from the result or from the operand
+    const auto give = [&](const Sink<T>& sink, auto f) {
+      if (!sink) return;
+      if (sink.founds)
+        each<T>(step.size, [&](int row, int j) { f(row, j).store(sink.at(row, j)); });
+      else
+        each<T>(step.size, [&](int row, int j) { sink.add(row, j, f(row, j)); });
+    };
     const auto by_output = [&](auto f) {
-      const Sink<T> sink = to(0);
-      if (sink) each<T>(step.size, [&](int row, int j) { sink.add(row, j, down(row, j) * f(out(row, j))); });
+      give(to(0), [&](int row, int j) { return down(row, j) * f(out(row, j)); });
     };
     const auto by_input = [&](auto f) {
-      const Sink<T> sink = to(0);
       const Reader<T> x = at(0);
-      if (sink) each<T>(step.size, [&](int row, int j) { sink.add(row, j, down(row, j) * f(x(row, j))); });
+      give(to(0), [&](int row, int j) { return down(row, j) * f(x(row, j)); });
     };
     const auto plain = [&](int n, auto f) {
-      const Sink<T> sink = to(n);
-      if (sink) each<T>(step.size, [&](int row, int j) { sink.add(row, j, f(down(row, j))); });
+      give(to(n), [&](int row, int j) { return f(down(row, j)); });
     };
     const auto by_both = [&](int n, auto f) {
-      const Sink<T> sink = to(n);
       const Reader<T> x = at(0), y = at(1);
-      if (sink) each<T>(step.size, [&](int row, int j) { sink.add(row, j, f(down(row, j), x(row, j), y(row, j))); });
+      give(to(n), [&](int row, int j) { return f(down(row, j), x(row, j), y(row, j)); });
     };
     switch (step.op) {
       case Op::linear: {
         const int repeats = step.repeats, rows = step.rows, columns = step.columns;
-        for (int n = 0; n < repeats; ++n)
-          multiply<T, true>(step.transposed, nullptr, g + static_cast<std::ptrdiff_t>(n) * rows * L, columns, rows,
-                            to(0).p + static_cast<std::ptrdiff_t>(n) * columns * L);
+        const Sink<T> sink = to(0);
+        for (int n = 0; n < repeats; ++n) {
+          const T* const from = g + static_cast<std::ptrdiff_t>(n) * rows * L;
+          T* const into = sink.p + static_cast<std::ptrdiff_t>(n) * columns * L;
+          if (sink.founds)
+            multiply<T, false>(step.transposed, nullptr, from, columns, rows, into);
+          else
+            multiply<T, true>(step.transposed, nullptr, from, columns, rows, into);
+        }
         if (step.bias) {
           const Sink<T> bias = to(2);
           if (bias)

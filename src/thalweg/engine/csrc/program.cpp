@@ -213,6 +213,26 @@ Saves saves(Op op) {
     }
 }
 
+// Whether the way back adds to the adjoint of an operand.
+bool reaches(const Instruction& code, std::size_t operand) {
+    switch (code.op) {
+        case Op::gt: case Op::ge: case Op::lt: case Op::le: case Op::eq: case Op::ne: case Op::sign: return false;
+        case Op::where: return operand > 0;
+        case Op::power: return code.scalars[0] != 0;
+        default: return true;
+    }
+}
+
+// Whether it knows how to write each row that it reaches once, instead of adding to it.
+bool writes_all(const Instruction& code, std::size_t operand) {
+    switch (code.op) {
+        case Op::gather: case Op::sum: case Op::amax: case Op::where: return false;
+        case Op::pow: return operand == 0 && code.operands[0].stride == 1;
+        case Op::linear: return true;
+        default: return code.operands[operand].stride == 1;
+    }
+}
+
 bool elementwise(Op op) { return op != Op::linear && op != Op::gather && op != Op::sum && op != Op::amax; }
 
 void Program::lay_out() {
@@ -227,6 +247,22 @@ void Program::lay_out() {
         adjoint[v] = {keep ? Place::saved : Place::scratch, rows};
         rows += sizes[v];
     }
+    std::vector<char> met(values, 0), summed_up(values, 1);
+    met[output.number] = 1;
+    summed_up[output.number] = output.row != 0 || sizes[output.number] != dimension;
+    for (auto i = code.rbegin(); i != code.rend(); ++i) {
+        i->founds.assign(i->operands.size(), 0);
+        for (std::size_t n = 0; n < i->operands.size(); ++n) {
+            const Operand& x = i->operands[n];
+            if (x.shared || met[x.number] || !reaches(*i, n)) continue;
+            met[x.number] = 1;
+            i->founds[n] = writes_all(*i, n) && x.row == 0 && extent(*i, n) == sizes[x.number];
+            summed_up[x.number] = !i->founds[n];
+        }
+    }
+    summed.clear();
+    for (int v = 0; v < values; ++v)
+        if (summed_up[v]) summed.push_back(v);
 }
 
 Program parse(const std::vector<int>& inputs, const std::vector<int>& shared, const std::vector<int>& code,

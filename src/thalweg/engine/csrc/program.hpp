@@ -32,6 +32,7 @@ struct Instruction {
     std::vector<Operand> operands;
     std::vector<int> index;
     std::vector<double> scalars;
+    std::vector<char> founds;  // of each operand: whether the way back, which meets it here first, writes all of its adjoint
 };
 
 // Where a value lives. `state`, `time` and `slope` are what the loop hands to an evaluation: the state to evaluate at,
@@ -64,6 +65,7 @@ struct Program {
     std::vector<Home> adjoint;   // of each value: in `scratch`, or in `saved` for what a whole step's product needs
     int adjoint_rows = 0;
     int kept_rows = 0;
+    std::vector<int> summed;     // the values whose adjoints nobody founds, so that they begin at zero
     bool direct_output = false;  // whether the last result is written where dy/dt goes, and is copied nowhere
 
     const Instruction& maker(int value) const { return code[value - inputs]; }

@@ -305,15 +305,18 @@ THALWEG_INLINE Vec<double> tanh(Vec<double> x) {
 }
 
 // The commonest activation, so with what a float can spare left out: |x| = n ln(2)/2 + r with ln 2 in one part, for
-// where n is above 2 the answer hardly moves, and h from the polynomial of (e^(2r) - 1)/2, to 2^-26.
+// where n is above 2 the answer hardly moves, and h from the polynomial of (e^(2r) - 1)/2, to 2^-26. What rounds to n
+// leaves n + 127 in the last bits, which is the exponent of 2^n.
 THALWEG_INLINE Vec<float> tanh(Vec<float> x) {
-  const Vec<float> within = at_most(abs(x), 10.0f);
-  const Rounded<float> n(within * 2.885390081777926814f);
-  const Vec<float> r = within - n.whole * 0.346573590279972654f, power = power_of_two<float>(n.bits);
+  constexpr float biased = rounder<float> + 127.0f;
+  const Bits<float> sign = bits(x) & Bits<float>(sign_bit<float>);
+  const Vec<float> within = at_most(from_bits<float>(bits(x) ^ sign), 10.0f);
+  const Vec<float> shifted = fma(within, Vec<float>(2.885390081777926814f), Vec<float>(biased));
+  const Vec<float> r = within - (shifted - biased) * 0.346573590279972654f, power = from_bits<float>(bits(shifted) << 23);
   const Vec<float> rest = polynomial(r, 1.0f, 0.6666617393493652f, 0.33333024382591248f, 0.13386546075344086f,
                                      0.0446287058293819f);
   const Vec<float> half = fma(fma(r * r, rest, r), power, power * 0.5f - 0.5f);
-  return with_sign(half / (half + 1.0f), x);
+  return from_bits<float>(bits(half / (half + 1.0f)) | sign);
 }
 
 template <class T>

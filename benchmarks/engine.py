@@ -32,7 +32,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from side_by_side import chosen_names, hardware, report_path, write_report
+from side_by_side import chosen_names, hardware, report_path, timed, write_report
 from solvers import METHOD, gradient, reference
 from workloads import WORKLOADS, VanDerPol, Workload
 
@@ -48,9 +48,6 @@ BARS = {
     ("vdp", "forward"): {"torchdiffeq": 1000.0, "diffrax": 10.0},
 }
 """How many times faster than a peer the engine is meant to be."""
-
-_ALONE = 0.02
-"""Seconds that a solver runs before it is timed: threads of the one before it look out for work for some milliseconds."""
 
 Run = Callable[[], "tuple[Any, Any | None]"]
 """Solves once, and returns the end, and the gradient where that is asked for."""
@@ -72,14 +69,8 @@ class Way:
         return statistics.median(self.times)
 
     def time(self) -> None:
-        """Once against the clock, after a while without: what the one before left in caches and awake is gone then."""
-        alone = time.perf_counter() + _ALONE
-        self.run()
-        while time.perf_counter() < alone:
-            self.run()
-        start = time.perf_counter()
-        self.run()
-        self.times.append(1e3 * (time.perf_counter() - start))
+        """Once against the clock."""
+        self.times.append(timed(self.run))
 
 
 def torch_way(solver: str, label: str, workload: Workload, solve: Callable[..., Tensor], *, wanted: bool) -> Way:

@@ -242,18 +242,17 @@ private:
       if (first_) select(accepted, Vec<T>::load(carried_ + at), Vec<T>(T(0))).store(slopes_[S - 1] + at);
     });
     outputs(block, time_adjoint, size_adjoint);
-    spread(new_y_, plan_.b.data(), S);
-    if (times_) by_size(new_y_, plan_.b.data(), S, size_adjoint);
+    spread(new_y_, plan_.end());
+    if (times_) by_size(new_y_, plan_.end(), size_adjoint);
 
     for (int i = evaluated; i-- > first_;) {
       const Adjoints<T> adjoints{adjoint_, kept_ + static_cast<std::ptrdiff_t>(i) * plan_.program.kept_rows * L};
       pull_back(plan_.record, frame(i), slopes_[i], adjoints, gradients());
       const T* state = adjoints.rows(plan_.program.adjoint[1]);
-      const T* row = plan_.a.data() + static_cast<std::ptrdiff_t>(i) * all_;
       add_rows(state, local_, D);
-      spread(state, row, i);
+      spread(state, plan_.stage(i));
       if (times_) {
-        by_size(state, row, i, size_adjoint);
+        by_size(state, plan_.stage(i), size_adjoint);
         const T* time = adjoints.rows(plan_.program.adjoint[0]);
         for (int l = 0; l < L; ++l) {
           time_adjoint[l] += time[l];
@@ -289,8 +288,7 @@ private:
       if (plan_.timed)
         for (int l = 0; l < L; ++l) stages_.time[i][l] = static_cast<T>(block.t[l] + plan_.method.c[i] * block.h[l]);
       if (i > 0)
-        combine(stages_.state[0], stages_.slope.data(), plan_.a.data() + static_cast<std::ptrdiff_t>(i) * all_, i, size_,
-                stages_.state[i], D);
+        combine(stages_.state[0], stages_.slope.data(), plan_.stage(i), size_, stages_.state[i], D);
       evaluate(plan_.record, frame(i));
     }
     for (int l = 0; l < L; ++l) evaluations_ += block.sample[l] >= 0 ? evaluated - first_ : 0;
@@ -301,13 +299,12 @@ private:
   }
 
   // Adds h w_n of a state's adjoint to that of each slope.
-  void spread(const T* adjoint, const T* weights, int count) {
+  void spread(const T* adjoint, const Terms<T>& terms) {
     Vec<T> size[row_registers];
     for (int j = 0; j < row_registers; ++j) size[j] = Vec<T>::load(size_ + j * W);
-    for (int n = 0; n < count; ++n) {
-      if (weights[n] == T(0)) continue;
-      const Vec<T> w(weights[n]);
-      T* to = slopes_[n];
+    for (int n = 0; n < terms.count; ++n) {
+      const Vec<T> w(terms.weights[n]);
+      T* to = slopes_[terms.numbers[n]];
       each<T>(D, [&](int row, int j) {
         const int at = row * L + j * W;
         (Vec<T>::load(to + at) + Vec<T>::load(adjoint + at) * (w * size[j])).store(to + at);
@@ -316,12 +313,13 @@ private:
   }
 
   // The part of a state's adjoint that goes to the size of the step.
-  void by_size(const T* adjoint, const T* weights, int count, double* to) const {
-    for (int n = 0; n < count; ++n)
-      if (weights[n] != T(0))
-        for (int d = 0; d < D; ++d)
-          for (int l = 0; l < L; ++l)
-            to[l] += static_cast<double>(weights[n] * stages_.slope[n][d * L + l]) * adjoint[d * L + l];
+  void by_size(const T* adjoint, const Terms<T>& terms, double* to) const {
+    for (int n = 0; n < terms.count; ++n) {
+      const T* slope = stages_.slope[terms.numbers[n]];
+      for (int d = 0; d < D; ++d)
+        for (int l = 0; l < L; ++l)
+          to[l] += static_cast<double>(terms.weights[n] * slope[d * L + l]) * adjoint[d * L + l];
+    }
   }
 
   // The cotangents of outputs inside the step.

@@ -62,7 +62,7 @@ public:
     step.ended = stages_.state[S - 1];  // where the last stage is evaluated at the end of the step
     if (!plan_.method.fsal) {
       step.ended = new_y_;
-      combine(stages_.state[0], stages_.slope.data(), plan_.b.data(), S, step.size, new_y_, D);
+      combine(stages_.state[0], stages_.slope.data(), plan_.end(), step.size, new_y_, D);
     }
     step.nfev = S - first_, step.njev = step.nlu = 0;
     if (plan_.control.adaptive) squares(step);
@@ -98,8 +98,7 @@ private:
     if (plan_.timed)
       for (int l = 0; l < L; ++l) time[l] = static_cast<T>(step.t[l] + c * step.h[l]);
     if (i > 0)
-      combine(stages_.state[0], stages_.slope.data(), plan_.a.data() + static_cast<std::ptrdiff_t>(i) * plan_.all, i,
-              step.size, stages_.state[i], D);
+      combine(stages_.state[0], stages_.slope.data(), plan_.stage(i), step.size, stages_.state[i], D);
     evaluate(blocks_ ? plan_.record : plan_.plain,
              frame_of(scratch_, stages_.saved[i], time, stages_.state[i], stages_.slope[i], step.own));
   }
@@ -107,29 +106,25 @@ private:
   // Sums of squares of the error relative to what is allowed, and of the coarse one.
   void squares(Step<T>& step) const {
     const T* const y = stages_.state[0];
+    const T* const* const slope = stages_.slope.data();
     const bool coarse = plan_.tempered();
-    const T* term[most_terms];
-    T weight[2][most_terms];
-    int terms = 0;
-    for (int j = 0; j < S; ++j)
-      if (plan_.b_error[j] != T(0) || (coarse && plan_.b_coarse[j] != T(0))) {
-        weight[0][terms] = plan_.b_error[j];
-        weight[1][terms] = coarse ? plan_.b_coarse[j] : T(0);
-        term[terms++] = stages_.slope[j];
-      }
+    const Terms<T> terms = plan_.error();
     for (int j = 0; j < L; j += W) {
       const Vec<T> size = Vec<T>::load(step.size + j);
       Vec<T> total(T(0)), coarse_total(T(0));
       for (int d = 0; d < D; ++d) {
         const int at = d * L + j;
-        Vec<T> sum(T(0)), coarse_sum(T(0));
-        for (int n = 0; n < terms; ++n) sum += Vec<T>::load(term[n] + at) * weight[0][n];
-        const Vec<T> inverse = T(1) / (Vec<T>(plan_.atol(d)) + max(abs(Vec<T>::load(y + at)), abs(Vec<T>::load(step.ended + at))) * plan_.rtol(d));
-        const Vec<T> ratio = sum * size * inverse;
+        const auto sum = [&](const T* weights) {
+          Vec<T> found(T(0));
+          for (int n = 0; n < terms.count; ++n) found += Vec<T>::load(slope[terms.numbers[n]] + at) * weights[n];
+          return found;
+        };
+        const Vec<T> largest = max(abs(Vec<T>::load(y + at)), abs(Vec<T>::load(step.ended + at)));
+        const Vec<T> inverse = T(1) / (Vec<T>(plan_.atol(d)) + largest * plan_.rtol(d));
+        const Vec<T> ratio = sum(terms.weights) * size * inverse;
         total += ratio * ratio;
         if (coarse) {
-          for (int n = 0; n < terms; ++n) coarse_sum += Vec<T>::load(term[n] + at) * weight[1][n];
-          const Vec<T> other = coarse_sum * size * inverse;
+          const Vec<T> other = sum(plan_.coarse()) * size * inverse;
           coarse_total += other * other;
         }
       }

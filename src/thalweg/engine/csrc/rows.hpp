@@ -89,24 +89,26 @@ void copy_lanes(const T* from, T* to, const T* mask, int rows) {
 
 inline constexpr int most_terms = 64;  // of a method: its stages, extra ones too
 
-// to = y + h sum_j w_j k_j
+// A sum of slopes: those whose weights are not 0.
 template <class T>
-void combine(const T* y, const T* const* k, const T* weights, int count, const T* h, T* to, int rows) {
+struct Terms {
+  const T* weights;
+  const int* numbers;
+  int count;
+};
+
+// to = y + h sum_n w_n k_n
+template <class T>
+void combine(const T* y, const T* const* k, Terms<T> terms, const T* h, T* to, int rows) {
   constexpr int L = lanes<T>, W = Vec<T>::lanes;
-  const T* term[most_terms];
-  T weight[most_terms];
-  int terms = 0;
-  for (int j = 0; j < count; ++j) {
-    term[terms] = k[j], weight[terms] = weights[j];
-    terms += weights[j] != T(0);
-  }
   const Vec<T> size[row_registers] = {Vec<T>::load(h), Vec<T>::load(h + W)};
   for (int at = 0; at < rows * L; at += L) {
     Vec<T> first(T(0)), second(T(0));
-    for (int n = 0; n < terms; ++n) {
-      const Vec<T> w(weight[n]);
-      first += Vec<T>::load(term[n] + at) * w;
-      second += Vec<T>::load(term[n] + at + W) * w;
+    for (int n = 0; n < terms.count; ++n) {
+      const Vec<T> w(terms.weights[n]);
+      const T* const term = k[terms.numbers[n]] + at;
+      first += Vec<T>::load(term) * w;
+      second += Vec<T>::load(term + W) * w;
     }
     (Vec<T>::load(y + at) + first * size[0]).store(to + at);
     (Vec<T>::load(y + at + W) + second * size[1]).store(to + at + W);

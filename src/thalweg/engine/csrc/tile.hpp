@@ -156,8 +156,9 @@ public:
       time_[l] = static_cast<T>(waiting_t_[l] + h);
     }
     const T one(1);
+    const int only = 0;
     const T* slopes[1] = {waiting_slope_};
-    combine(waiting_y_, slopes, &one, 1, size, ahead_, D);
+    combine(waiting_y_, slopes, {&one, &only, 1}, size, ahead_, D);
     evaluate_waiting(ahead_, ahead_slope_);
     for (int i = 0; i < D * L; i += W)
       (Vec<T>::load(ahead_slope_ + i) - Vec<T>::load(waiting_slope_ + i)).store(ahead_slope_ + i);

@@ -230,3 +230,11 @@ def test_networks_of_every_size(dtype, features, width, rows, batching):
     for theirs, ours in zip(*runs, strict=True):
         tolerance = (2e-5 if dtype == F32 else 1e-12) * theirs.abs().max().item()
         torch.testing.assert_close(ours, theirs, rtol=0, atol=tolerance)
+
+
+@pytest.mark.parametrize("exponent", [0.0, 1e-60])
+def test_a_power_of_nearly_none_has_no_gradient(exponent):
+    y0 = torch.full((5, 2), 2.0, requires_grad=True)
+    sol = solve_ivp(lambda t, y: y**exponent, (0, 1), y0, batching="per_sample", backend="native")
+    sol.ys[-1].sum().backward()
+    torch.testing.assert_close(y0.grad, torch.ones(5, 2))

@@ -32,9 +32,12 @@ struct ExplicitPlan : Plan<T> {
       return terms;
     };
     const auto nonzero = [](const std::vector<double>& of) { return [&of](std::size_t j) { return of[j] != 0; }; };
+    const auto in_error = [&](std::size_t j) {
+      return method.b_error[j] != 0 || (tempered() && method.b_coarse[j] != 0);
+    };
     for (int i = 0; i < all; ++i) sums_[i] = sum(method.a[i], nonzero(method.a[i]));
     sums_[all] = sum(method.b, nonzero(method.b));
-    sums_[all + 1] = sum(method.b_error, [&](std::size_t j) { return method.b_error[j] != 0 || (tempered() && method.b_coarse[j] != 0); });
+    sums_[all + 1] = sum(method.b_error, in_error);
     for (int n = 0; tempered() && n < error().count; ++n) coarse_[n] = static_cast<T>(method.b_coarse[error().numbers[n]]);
   }
 

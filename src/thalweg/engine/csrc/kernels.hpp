@@ -531,7 +531,9 @@ void pull_back(const Code<T>& code, const Frame<T>& frame, const T* seed, const 
         const T e = s[0];
         if (e == T(3))
           by_input([](V x) { return x * x * T(3); });
-        else if (e != T(0))
+        else if (e == T(0))  // also one that is too small for T
+          plain(0, [&](V) { return zero; });
+        else
           by_input([e](V x) { return pow(x, V(e - T(1))) * e; });
         break;
       }

@@ -218,7 +218,6 @@ bool reaches(const Instruction& code, std::size_t operand) {
     switch (code.op) {
         case Op::gt: case Op::ge: case Op::lt: case Op::le: case Op::eq: case Op::ne: case Op::sign: return false;
         case Op::where: return operand > 0;
-        case Op::power: return code.scalars[0] != 0;
         default: return true;
     }
 }

@@ -331,7 +331,9 @@ class Call:
         def room(i: int, like: Tensor | None, *shape: int) -> Tensor | None:
             if not needed[i] or like is None:
                 return None
-            return torch.zeros(shape or like.shape, dtype=torch.float64 if shape else like.dtype)
+            if shape:
+                return torch.zeros(shape, dtype=torch.float64)
+            return torch.zeros_like(like, memory_format=torch.contiguous_format)
 
         to_y0 = torch.zeros_like(self.held[0]) if needed[0] else None
         outputs = cotangent.shape[0]
@@ -404,9 +406,9 @@ class _Function(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, cotangent: Tensor) -> tuple[Any, ...]:
-        sources = ctx.saved_tensors
-        with torch.no_grad():
-            gradients = ctx.call.backward(cotangent, ctx.needs_input_grad[1:], sources)
-        if torch.is_grad_enabled():  # create_graph=True
-            gradients = ctx.call.in_graph(gradients, cotangent, sources)
-        return (None, *gradients)
+        call, sources, needed = ctx.call, ctx.saved_tensors, ctx.needs_input_grad[1:]
+        if not torch.is_grad_enabled():
+            return (None, *call.backward(cotangent, needed, sources))
+        with torch.no_grad():  # create_graph=True
+            gradients = call.backward(cotangent, needed, sources)
+        return (None, *call.in_graph(gradients, cotangent, sources))

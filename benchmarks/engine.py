@@ -2,13 +2,13 @@
 
     python benchmarks/engine.py [workload ...] [--seconds S] [--report FILE]
 
-The solvers take turns. Of each, every way that solves the workload is timed, and the one with the least median counts:
-torchdiffeq's backpropagation or its adjoint, diffrax's batch as one state or sample by sample under vmap, with each of
-its adjoints; ours with one step for all or a step for each sample. Compilation is shown and not counted. Errors are
-relative, in the Euclidean norm, to a solution in float64 at a tolerance of 1e-10: where ours is the larger by more than
-half, the ratio is marked. The share is that of the field's multiplications and additions in all evaluations, a second,
-to those of a large torch.mm, which takes its turn with the solvers, both by their medians; a backward pass counts twice
-its forward one, as it has two products for each.
+The solvers take turns, each alone for a while before it is timed. Of each, every way that solves the workload is
+timed, and the one with the least median counts: torchdiffeq's backpropagation or its adjoint, diffrax's batch as one
+state or sample by sample under vmap, with each of its adjoints; ours with one step for all or a step for each sample.
+Compilation is shown and not counted. Errors are relative, in the Euclidean norm, to a solution in float64 at a
+tolerance of 1e-10: where ours is the larger by more than half, the ratio is marked. The share is that of the field's
+multiplications and additions in all evaluations, a second, to those of a large torch.mm, which takes its turn with the
+solvers, both by their medians; a backward pass counts twice its forward one, as it has two products for each.
 
 y: (batch, features), float32.
 """

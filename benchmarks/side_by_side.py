@@ -1,8 +1,8 @@
 """Times every solver on every workload in one run, and writes a report.
 
-The solvers take turns, so that whatever slows the machine down slows all of them. Times are medians, with the middle
-half beside them. Errors are relative to a solution in float64 at a tight tolerance: equal tolerances that gave very
-different errors would make a ratio of times mean nothing.
+The solvers take turns, so that whatever slows the machine down slows all of them, each alone for a while before it is
+timed. Times are medians, with the middle half beside them. Errors are relative to a solution in float64 at a tight
+tolerance: equal tolerances that gave very different errors would make a ratio of times mean nothing.
 """
 
 from __future__ import annotations

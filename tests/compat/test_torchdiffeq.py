@@ -40,6 +40,22 @@ def times(*values, **kwargs):
     return torch.tensor(values or (0.0, 0.5, 1.0, 2.0), dtype=torch.float64, **kwargs)
 
 
+def times_seen(method, adjoint, **options):
+    """The times from 0 to 1 at which a field is evaluated on the way there, and on the way back."""
+    seen = []
+
+    def fun(t, y):
+        seen.append(t.item())
+        return -y
+
+    y0, kwargs = start(requires_grad=True), {"adjoint_params": ()} if adjoint else {}
+    ys = (odeint_adjoint if adjoint else odeint)(fun, y0, times(0, 1), method=method, options=options, **kwargs)
+    there = set(seen)
+    seen.clear()
+    ys.sum().backward()
+    return there, set(seen)
+
+
 class TestOdeint:
     @pytest.mark.parametrize("reverse", [False, True])
     @pytest.mark.parametrize("method", [None, *ADAPTIVE])
@@ -227,36 +243,16 @@ class TestOptions:
     @pytest.mark.parametrize("adjoint", [False, True])
     @pytest.mark.parametrize("method", FIXED)
     def test_perturb_keeps_off_the_grid(self, method, adjoint):
-        seen = []
-
-        def fun(t, y):
-            seen.append(t.item())
-            return -y
-
-        y0, options = start(requires_grad=True), {"step_size": 0.5, "perturb": True}
-        kwargs = {"adjoint_params": ()} if adjoint else {}
-        ys = (odeint_adjoint if adjoint else odeint)(fun, y0, times(0, 1), method=method, options=options, **kwargs)
-        ys.sum().backward()
-        assert not {0.0, 0.5, 1.0} & set(seen)
-        assert {round(t, 6) for t in seen} >= {0.0, 0.5}
+        there, back = times_seen(method, adjoint, step_size=0.5, perturb=True)
+        assert not {0.0, 0.5, 1.0} & (there | back)
+        assert {round(t, 6) for t in there | back} >= {0.0, 0.5}
 
     @pytest.mark.parametrize("adjoint", [False, True])
-    @pytest.mark.parametrize("method", FIXED)
+    @pytest.mark.parametrize("method", [*FIXED, "implicit_midpoint", "trapezoid", "sdirk2", "gl4", "gl6"])
     def test_without_perturb_a_step_sees_where_it_begins(self, method, adjoint):
-        seen = []
-
-        def fun(t, y):
-            seen.append(t.item())
-            return -y
-
-        y0, kwargs = start(requires_grad=True), {"adjoint_params": ()} if adjoint else {}
-        ys = (odeint_adjoint if adjoint else odeint)(
-            fun, y0, times(0, 1), method=method, options={"step_size": 0.5}, **kwargs
-        )
-        assert {0.0, 0.5} <= set(seen)
-        seen.clear()
-        ys.sum().backward()
-        assert not adjoint or {1.0, 0.5} <= set(seen)
+        there, back = times_seen(method, adjoint, step_size=0.5)
+        assert {0.0, 0.5} <= there
+        assert not adjoint or {1.0, 0.5} <= back
 
     @pytest.mark.parametrize("adjoint", [False, True])
     def test_grid_constructor(self, adjoint):
@@ -415,6 +411,24 @@ class TestEvents:
         )
         assert t.item() == pytest.approx(2 - math.log(2), rel=1e-5)
         assert ys[-1].item() == pytest.approx(0.5, rel=1e-6)
+
+    @pytest.mark.parametrize("interface", [odeint, odeint_adjoint])
+    @pytest.mark.parametrize("method", ["rk4", "implicit_midpoint"])
+    def test_steps_keep_their_size_however_far_the_event_is(self, method, interface):
+        found = []
+        for perturb in (False, True):
+            y0 = torch.tensor([4.0], dtype=torch.float64, requires_grad=True)
+            kwargs = {"adjoint_params": ()} if interface is odeint_adjoint else {}
+            options = {"step_size": 0.05, "perturb": perturb}
+            event = lambda t, y: y - 0.5  # noqa: E731
+            t, _ = odeint_event(
+                lambda t, y: -y, y0, times(0.0)[0], event_fn=event, odeint_interface=interface, method=method,
+                options=options, **kwargs,
+            )  # fmt: skip
+            t.backward()
+            found.append((t.item(), y0.grad.item()))
+        assert found[0] == found[1]
+        assert found[0] == pytest.approx((math.log(8), 1 / 4), rel=1e-3)
 
     def test_the_first_of_several_ends_the_solve(self):
         event = lambda t, y: torch.cat([y - 0.2, 1.0 - t.reshape(1), y - 0.1])  # noqa: E731

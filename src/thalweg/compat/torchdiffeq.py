@@ -22,7 +22,7 @@ from ..core.status import SolveError
 from ..core.step import TriedStep
 from ..gradients import Adjoint
 from ..ivp import solve_ivp
-from ..methods import methods
+from ..methods import get_method
 from ..output.events import Event
 from ..stepsize.controllers import PID
 
@@ -209,8 +209,7 @@ def odeint_adjoint(
     params = tuple(p for p in _parameters(func, adjoint_params) if p.requires_grad)
     if adjoint_options is None:
         adjoint_options = {name: value for name, value in (options or {}).items() if name != "norm"}
-    endless = event_fn is not None
-    setting = _Setting(func, y0, _checked_times(t), rtol, atol, method, options, endless=endless)
+    setting = _Setting(func, y0, _checked_times(t), rtol, atol, method, options, endless=event_fn is not None)
     steps = setting.steps()
     back = _Setting(
         func,
@@ -221,7 +220,6 @@ def odeint_adjoint(
         method if adjoint_method is None else adjoint_method,
         adjoint_options,
         setting,
-        endless=endless,
     )
     found = _solve(functools.partial(_holding, func, params), setting, steps, back.adjoint(params), event_fn)
     return pytree.tree_map(lambda x: _ZeroWhereUnused.apply(x, *params), found) if params else found
@@ -353,7 +351,8 @@ class _Setting:
     there : _Setting, optional
         That of the solve from the first time to the last, where this one is the adjoint's, back.
     endless : bool
-        Whether the times only say the direction, as in the search for an event: no grid is known.
+        Whether the times only say the direction, as in the search for an event: no grid is known. The way back is so
+        where that there is.
     """
 
     def __init__(
@@ -369,7 +368,7 @@ class _Setting:
         *,
         endless: bool = False,
     ) -> None:
-        self.endless = endless
+        self.endless: bool = endless if there is None else there.endless
         self.func, self.y0, self.t, self.rtol, self.atol, self.there = func, y0, t, rtol, atol, there
         if not (isinstance(y0, Tensor) or (isinstance(y0, tuple) and all(isinstance(y, Tensor) for y in y0))):
             raise ValueError(f"y0 must be a tensor or a tuple of tensors, got {type(y0).__name__}")
@@ -382,7 +381,7 @@ class _Setting:
         if unknown:
             warnings.warn(f"{name}: Unexpected arguments {unknown}", stacklevel=4)
         self.method = self._method()
-        self.family = next(method for method in methods() if method.name == self.method).kind
+        self.family = get_method(self.method).kind
 
     def _method(self) -> str:
         """The name that `solve_ivp` knows."""

@@ -3,6 +3,9 @@
 y: (B, F); t: 0-d, or (B, 1) per sample; scale: (B, F), each sample's own; mix: (F, F), shared; weights: (F,).
 """
 
+import functools
+import operator
+
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -63,7 +66,7 @@ KINKED = frozenset(
 
 
 class Composed(nn.Module):
-    """dy/dt = sum over chains of their blocks, one after the other, then -y/2.
+    """dy/dt = sum over chains of their blocks, one after the other, and -y/2 where it is damped.
 
     Parameters
     ----------
@@ -72,17 +75,17 @@ class Composed(nn.Module):
     features : int
     """
 
-    def __init__(self, chains, features):
+    def __init__(self, chains, features, damped=True):
         super().__init__()
-        self.chains = chains
+        self.chains, self.damped = chains, damped
         self.weights = nn.ParameterList(0.7 * torch.randn(features) for chain in chains for _ in chain)
 
     def forward(self, t, y, scale, mix):
         """dy/dt."""
-        weights, total = iter(self.weights), -y / 2
+        weights, terms = iter(self.weights), [-y / 2] if self.damped else []
         for chain in self.chains:
             z = y
             for name in chain:
                 z = torch.tanh(BLOCKS[name](z, Bare(t, scale, mix, next(weights))))
-            total = total + z
-        return total
+            terms.append(z)
+        return functools.reduce(operator.add, terms)

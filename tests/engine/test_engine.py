@@ -22,6 +22,7 @@ F32, F64 = torch.float32, torch.float64
 # Euler's method is left to PyTorch
 EXPLICIT = [method.name for method in methods() if method.kind == "explicit" and method.name != "euler"]
 ADAPTIVE = [name for name in EXPLICIT if get_method(name).adaptive]
+TIMES = ("t0", "t1", "t_eval")
 
 
 @dataclass
@@ -40,12 +41,13 @@ class Case:
     options: dict = field(default_factory=dict)
     seed: int = 0
     scale: str = "own"  # or "shared"
+    damped: bool = True
 
     def tensors(self):
         """The field and the sources of gradients."""
         torch.manual_seed(self.seed)
         rows, features = self.rows, self.features
-        module = Composed(self.chains, features)
+        module = Composed(self.chains, features, self.damped)
         sources = {
             "y0": torch.randn(rows, features),
             "scale": 0.5 * torch.randn(rows if self.scale == "own" else 1, features),
@@ -78,16 +80,17 @@ class Case:
             batching=self.batching, backend=backend, on_failure="return", **self.options,
         )  # fmt: skip
 
-    def run(self, backend):
-        """The solution, and the gradient of a sum of its outputs to each source and parameter."""
+    def run(self, backend, timed=True):
+        """The solution, and the gradient of a sum of its outputs to each source and parameter; perhaps not to times."""
         module, x = self.tensors()
+        if not timed:
+            x |= {name: x[name].detach() for name in TIMES if name in x}
         sol = self.solve(backend, module, x)
         cotangent = torch.randn(sol.ys.shape, generator=torch.Generator().manual_seed(1)).to(self.dtype)
         loss = (sol.ys.nan_to_num() * cotangent).sum()
-        wanted = [*x.values(), *module.parameters()]
-        gradients = torch.autograd.grad(loss, wanted, allow_unused=True, materialize_grads=True)
-        names = [*x, *(name for name, _ in module.named_parameters())]
-        return sol, dict(zip(names, gradients, strict=True))
+        wanted = {name: z for name, z in [*x.items(), *module.named_parameters()] if z.requires_grad}
+        gradients = torch.autograd.grad(loss, [*wanted.values()], allow_unused=True, materialize_grads=True)
+        return sol, dict(zip(wanted, gradients, strict=True))
 
 
 def exactness(case):
@@ -112,12 +115,16 @@ def assert_agree(case, tolerance=None):
     assert ours.message == theirs.message
     with torch.no_grad():  # where nothing is recorded, to the last bit the same
         assert torch.equal(case.solve("native", *case.tensors()).ys.nan_to_num(), ours.ys.nan_to_num())
+    _, untimed = case.run("native", timed=False)  # so are gradients, where those to times are not wanted
+    assert {*found} - {*untimed} <= {*TIMES}
+    for name, gradient in untimed.items():
+        assert torch.equal(gradient.nan_to_num(), found[name].nan_to_num()), name
     assert torch.equal(ours.ts.isnan(), theirs.ts.isnan())
     size = 1 + theirs.ys.detach().nan_to_num().abs().max().item()
     torch.testing.assert_close(ours.ys, theirs.ys, rtol=tolerance, atol=tolerance * size, equal_nan=True)
     for name, gradient in expected.items():
         # the gradient to a time is a sum of what may cancel: the slope times the cotangents of all outputs
-        parts = ours.ys.numel() * 4 if name in ("t0", "t1", "t_eval") else 0
+        parts = ours.ys.numel() * 4 if name in TIMES else 0
         size = 1 + gradient.abs().max().item() + math.sqrt(parts)
         torch.testing.assert_close(
             found[name], gradient, rtol=tolerance, atol=tolerance * size, msg=lambda text, name=name: f"{name}: {text}"
@@ -160,6 +167,7 @@ def cases(draw, dtype=F64):
         options=options,
         seed=draw(st.integers(0, 2**16)),
         scale=draw(st.sampled_from(["own", "shared"])),
+        damped=draw(st.booleans()),
     )
 
 
@@ -191,6 +199,11 @@ def test_in_single_precision_within_what_it_and_the_tolerance_allow(case):
 def test_each_block_alone(name):
     assert_agree(Case([[name]], method="bosh3", t_eval="common", seed=3))
     assert_agree(Case([[name, "tanh"]], batching="joint", method="rk4", options={"step_size": 0.4}))
+
+
+@pytest.mark.parametrize("batching", ["joint", "per_sample"])
+def test_the_derivative_of_the_last_operation_may_read_the_slope_itself(batching):
+    assert_agree(Case([["linear"]], damped=False, batching=batching))
 
 
 @pytest.mark.parametrize("name", EXPLICIT)

@@ -9,6 +9,9 @@ import itertools
 import mpmath
 import numpy as np
 import pytest
+import torch
+
+from thalweg import solve_ivp
 
 native = pytest.importorskip("thalweg.engine._native", reason="the native engine was not built")
 
@@ -159,3 +162,18 @@ def test_the_activations_follow_their_formulas(isa, dtype):
     for name, exact in expected.items():
         error = np.abs(computed(name, isa, x)[: exact.size] - exact) / np.maximum(np.abs(wide[: exact.size]), 1e-30)
         assert error.max() <= 8 * np.finfo(dtype).eps, name
+
+
+@each_dtype
+@pytest.mark.parametrize("features", [1, 2, 5])
+def test_a_solve_has_each_tanh_to_the_last_bit_wherever_it_lies(dtype, features):
+    """Registers that are taken side by side hold what each would alone."""
+    x = numbers(dtype)
+    x = x[np.isfinite(x)]
+    x = x[: len(x) // features * features]
+    given = torch.from_numpy(x).reshape(-1, features)
+    sol = solve_ivp(
+        lambda t, y, x: torch.tanh(x), (0.0, 1.0), torch.zeros_like(given), "midpoint", args=(given,),
+        step_size=1.0, batching="per_sample", backend="native",
+    )  # fmt: skip
+    np.testing.assert_array_equal(sol.ys[-1].flatten().numpy(), computed("tanh", native.isa(), x))

@@ -111,6 +111,7 @@ def solve(
     ends: int,
     memory_limit: int,
     record: bool,
+    times_wanted: bool,
     /,
 ) -> tuple[Recording | None, int, list[int], list[float]]:
     """Solve; pointers are addresses, and `counts` and `ends` may be 0 where nobody asks for those of all samples.

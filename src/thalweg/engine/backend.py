@@ -306,12 +306,12 @@ class Call:
         self.recording: Any = None
         self.held: tuple[Tensor, ...] = ()  # what the recording points to
 
-    def forward(self, y0: Tensor, tensors: Sequence[Tensor], *, record: bool) -> Tensor:
+    def forward(self, y0: Tensor, tensors: Sequence[Tensor], *, record: bool, times_wanted: bool = False) -> Tensor:
         """Solve."""
         whole, by_row = y0.ndim == 2 and self.backend.trace.rows, self.backend.problem.batching.by_row
         flat = (y0 if whole else y0.reshape(self.samples, -1)).contiguous()
         ys, self.recording, self.succeeded, counts, self.ends = self.backend.solve.run(
-            flat, tensors[: self.own], tensors[self.own :], each=by_row, record=record
+            flat, tensors[: self.own], tensors[self.own :], each=by_row, record=record, times_wanted=times_wanted
         )
         if record:
             self.held = (flat.detach(), *(x.detach() for x in tensors))
@@ -402,7 +402,8 @@ class _Function(torch.autograd.Function):
     def forward(ctx: Any, call: Call, y0: Tensor, *sources: Tensor | None) -> Tensor:
         ctx.call = call
         ctx.save_for_backward(y0, *sources)  # so that a change in place before the backward pass is an error
-        return call.forward(y0, [x for x in sources[3:] if x is not None], record=True)
+        tensors = [x for x in sources[3:] if x is not None]
+        return call.forward(y0, tensors, record=True, times_wanted=any(x is not None for x in sources[:3]))
 
     @staticmethod
     def backward(ctx: Any, cotangent: Tensor) -> tuple[Any, ...]:

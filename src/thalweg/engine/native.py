@@ -157,8 +157,27 @@ class Solve:
         tensors = ((self.times, 2), (self.rtol, 1), (self.atol, 1))
         return tuple(x for tensor, own in tensors for x in (tensor.data_ptr(), int(tensor.ndim == own)))
 
-    def run(self, y0: Tensor, own: Sequence[Tensor], shared: Sequence[Tensor], *, each: bool, record: bool) -> Solved:
-        """Solve; `each`: what became of each sample is wanted, not that of all together."""
+    def run(
+        self,
+        y0: Tensor,
+        own: Sequence[Tensor],
+        shared: Sequence[Tensor],
+        *,
+        each: bool,
+        record: bool,
+        times_wanted: bool = False,
+    ) -> Solved:
+        """Solve.
+
+        Parameters
+        ----------
+        each : bool
+            Whether what became of each sample is wanted, and not of all together.
+        record : bool
+            Whether the way back will be asked for.
+        times_wanted : bool
+            Whether that may be asked for gradients to times.
+        """
         batch, dimension = y0.shape
         t_eval = self.t_eval
         times, times_own, rtol, rtol_own, atol, atol_own = self._addresses
@@ -194,6 +213,7 @@ class Solve:
             0 if ends is None else ends.data_ptr(),
             self.memory_limit,
             record,
+            times_wanted,
         )
         if counts is None or ends is None:
             return Solved(ys, recording, worst == 0, (worst, *first), first_ends)

@@ -44,12 +44,12 @@ public:
     const std::size_t state = rows(D), own = rows(program.own), adjoint = rows(program.adjoint_rows);
     const std::size_t kept = rows(program.kept_rows) * all_, block = rows(Stages<T>::rows_of(plan, first_, true));
     const std::size_t scratch = rows(program.record.scratch + 1), saved = rows(program.record.saved + 1);
-    numbers_.resize(state * (4 + all_) + 2 * own + adjoint + kept + block + scratch + saved + 2 * L);
+    numbers_.resize(state * (4 + 2 * all_) + 2 * own + adjoint + kept + block + scratch + saved + 2 * L);
     numbers_.calm();
     T* at = numbers_.data();
     const auto take = [&](std::size_t count) { return std::exchange(at, at + count); };
     y_ = take(state), carried_ = take(state), new_y_ = take(state), local_ = take(state);
-    for (int i = 0; i < all_; ++i) slopes_[i] = take(state);
+    for (int i = 0; i < all_; ++i) slopes_[i] = take(state), stages_.slope[i] = take(state);
     own_ = take(own), own_adjoint_ = take(own);
     adjoint_ = take(adjoint), kept_ = take(kept);
     again_.rows = take(block);

@@ -21,8 +21,8 @@ void push(X*& items, int& count, int& capacity, X item) {
 }
 
 // One accepted step of a tile, as it is kept for the way back. Behind it lie the numbers: the state (D rows) and the slope
-// (D) it began with, and where `full`, for each stage that was evaluated, its time (1), state (D), slope (D), and what
-// the program saved.
+// (D) it began with, and where `full`, for each stage that was evaluated, its time (1), state (D), slope (D) where it
+// is needed, and what the program saved.
 template <class T>
 struct Block {
   static constexpr int L = lanes<T>;
@@ -114,7 +114,8 @@ private:
   }
 };
 
-// The rows of every stage of one step: where each is evaluated, and what it gave.
+// The rows of every stage of one step: where each is evaluated, and what it gave. Slopes that no block keeps lie where they
+// are put.
 template <class T>
 struct Stages {
   Array<T*> time, state, slope, saved;
@@ -135,16 +136,18 @@ struct Stages {
       if (i > 0) {
         state[i] = at;
         at += state_rows;
-        slope[i] = at;
-        at += state_rows;
+        if (plan.keeps_slopes()) slope[i] = at, at += state_rows;
       }
       saved[i] = at;
       at += saved_rows;
     }
   }
   static std::size_t rows_of(const ExplicitPlan<T>& plan, int first, bool full) {
-    const std::size_t each = 1 + 2 * static_cast<std::size_t>(plan.program.dimension) + plan.program.record.saved;
-    return 2 * static_cast<std::size_t>(plan.program.dimension) + (full ? each * (plan.all - first) : 0);
+    return 2 * static_cast<std::size_t>(plan.program.dimension) + (full ? rows_of_one(plan) * (plan.all - first) : 0);
+  }
+  static std::size_t rows_of_one(const ExplicitPlan<T>& plan) {
+    const std::size_t state = plan.program.dimension;
+    return 1 + state * (plan.keeps_slopes() ? 2 : 1) + plan.program.record.saved;
   }
 };
 

@@ -18,7 +18,9 @@ public:
 
   // Times, states and slopes of stages, where blocks do not hold them.
   static std::size_t workspace_rows(const Plan& plan) {
-    return plan.task.record ? 0 : 1 + static_cast<std::size_t>(plan.program.dimension) * (plan.all + 2);
+    const std::size_t state = plan.program.dimension, slopes = state * plan.all;
+    if (plan.task.record) return plan.keeps_slopes() ? 0 : slopes;
+    return 1 + 2 * state + slopes;
   }
 
   // `blocks` where steps are recorded.
@@ -30,15 +32,16 @@ public:
     numbers_.resize(3 * state);
     numbers_.calm();
     carried_ = numbers_.data(), new_slope_ = carried_ + state, new_y_ = new_slope_ + state;
-    if (blocks) return;
     const auto take = [&](std::size_t count) { return std::exchange(workspace, workspace + count); };
+    const auto ends = [&](int i) { return first_ && i == S - 1; };
+    if (!blocks || !plan.keeps_slopes())
+      for (int i = 0; i < plan.all; ++i) stages_.slope[i] = i == 0 ? carried_ : ends(i) ? new_slope_ : take(state);
+    if (blocks) return;
     T* const time = take(L);
     T* const between = take(state);
     for (int i = 0; i < plan.all; ++i) {
-      const bool ends = first_ && i == S - 1;
       stages_.time[i] = time;
-      stages_.state[i] = ends ? new_y_ : between;
-      stages_.slope[i] = i == 0 ? carried_ : ends ? new_slope_ : take(state);
+      stages_.state[i] = ends(i) ? new_y_ : between;
       stages_.saved[i] = nullptr;
     }
   }
@@ -199,7 +202,7 @@ private:
     return l;
   }
   std::size_t extra_rows() const {
-    return static_cast<std::size_t>(plan_.method.extra) * (1 + 2 * static_cast<std::size_t>(D) + plan_.program.record.saved);
+    return static_cast<std::size_t>(plan_.method.extra) * Stages<T>::rows_of_one(plan_);
   }
 };
 

@@ -50,6 +50,8 @@ struct ExplicitPlan : Plan<T> {
 
   // Whether a second, coarser estimate of the error tempers the first.
   bool tempered() const { return !method.b_coarse.empty(); }
+  // Whether the way back needs the slopes of a step that it does not compute again.
+  bool keeps_slopes() const { return this->task.times_wanted || this->program.record.reads_slope; }
   // Whether a step begins with a slope that is known.
   bool carries_slope() const { return method.fsal; }
 

@@ -304,20 +304,36 @@ THALWEG_INLINE Vec<double> tanh(Vec<double> x) {
   return with_sign(half / (half + 1.0), x);
 }
 
+// 2^n, where n + 127 is in the last bits of a float.
+THALWEG_INLINE Vec<float> power_in_last_bits(Vec<float> x) { return from_bits<float>(bits(x) << 23); }
+template <class V>
+THALWEG_INLINE Pair<V> power_in_last_bits(const Pair<V>& x) {
+  return {power_in_last_bits(x.first), power_in_last_bits(x.second)};
+}
+
 // The commonest activation, so with what a float can spare left out: |x| = n ln(2)/2 + r with ln 2 in one part, for
 // where n is above 2 the answer hardly moves, and h from the polynomial of (e^(2r) - 1)/2, to 2^-26. What rounds to n
-// leaves n + 127 in the last bits, which is the exponent of 2^n.
-THALWEG_INLINE Vec<float> tanh(Vec<float> x) {
+// leaves n + 127 in the last bits, which is the exponent of 2^n. V: a register of floats, or several.
+template <class V>
+THALWEG_INLINE V tanh_of_floats(const V& x) {
   constexpr float biased = rounder<float> + 127.0f;
-  const Bits<float> sign = bits(x) & Bits<float>(sign_bit<float>);
-  const Vec<float> within = at_most(from_bits<float>(bits(x) ^ sign), 10.0f);
-  const Vec<float> shifted = fma(within, Vec<float>(2.885390081777926814f), Vec<float>(biased));
-  const Vec<float> r = within - (shifted - biased) * 0.346573590279972654f, power = from_bits<float>(bits(shifted) << 23);
-  const Vec<float> rest = polynomial(r, 1.0f, 0.6666617393493652f, 0.33333024382591248f, 0.13386546075344086f,
-                                     0.0446287058293819f);
-  const Vec<float> half = fma(fma(r * r, rest, r), power, power * 0.5f - 0.5f);
-  return from_bits<float>(bits(half / (half + 1.0f)) | sign);
+  const V within = at_most(abs(x), 10.0f);
+  const V shifted = fma(within, V(2.885390081777926814f), V(biased));
+  const V r = within - (shifted - V(biased)) * V(0.346573590279972654f), power = power_in_last_bits(shifted);
+  V half = fma(V(0.0446287058293819f), r, V(0.13386546075344086f));
+  half = fma(half, r, V(0.33333024382591248f));
+  half = fma(half, r, V(0.6666617393493652f));
+  half = fma(half, r, V(1.0f));
+  half = fma(half, r * r, r);
+  const V less = fma(power, V(0.5f), V(-0.5f));
+  half = fma(half, power, less);
+  return with_sign(half / (half + V(1.0f)), x);
 }
+THALWEG_INLINE Vec<float> tanh(Vec<float> x) { return tanh_of_floats(x); }
+THALWEG_INLINE Pair<Vec<float>> tanh(const Pair<Vec<float>>& x) { return tanh_of_floats(x); }
+THALWEG_INLINE Pair<Pair<Vec<float>>> tanh(const Pair<Pair<Vec<float>>>& x) { return tanh_of_floats(x); }
+THALWEG_INLINE Pair<Vec<double>> tanh(const Pair<Vec<double>>& x) { return {tanh(x.first), tanh(x.second)}; }
+THALWEG_INLINE Pair<Pair<Vec<double>>> tanh(const Pair<Pair<Vec<double>>>& x) { return {tanh(x.first), tanh(x.second)}; }
 
 template <class T>
 THALWEG_INLINE Vec<T> sigmoid(Vec<T> x) {
@@ -354,12 +370,12 @@ THALWEG_INLINE Vec<double> erf(Vec<double> x) {
 
 // A number as the sum of two, the second below the last place of the first.
 template <class T>
-struct Pair {
+struct Split {
   Vec<T> high, low;
 };
 
 template <class T>
-THALWEG_INLINE Pair<T> exact_sum(Vec<T> a, Vec<T> b) {
+THALWEG_INLINE Split<T> exact_sum(Vec<T> a, Vec<T> b) {
   const Vec<T> sum = a + b, of_b = sum - a;
   return {sum, (a - (sum - of_b)) + (b - of_b)};
 }
@@ -376,8 +392,8 @@ THALWEG_INLINE Vec<double> unfused(Vec<double> x) {
   return x;
 }
 
-// a b as a pair.
-THALWEG_INLINE Pair<double> exact_product(Vec<double> a, Vec<double> b) {
+// a b as such a sum.
+THALWEG_INLINE Split<double> exact_product(Vec<double> a, Vec<double> b) {
   const Vec<double> product = unfused(a * b);
 #if defined(__AVX512F__)
   return {product, _mm512_fmsub_pd(a.v, b.v, product.v)};
@@ -396,36 +412,36 @@ THALWEG_INLINE Pair<double> exact_product(Vec<double> a, Vec<double> b) {
 #endif
 }
 
-// log x as a pair, to 2^-64 or so, for finite x > 0: what y log x needs for the last place of its power.
-THALWEG_INLINE Pair<double> log_pair(Vec<double> x) {
+// log x as such a sum, to 2^-64 or so, for finite x > 0: what y log x needs for the last place of its power.
+THALWEG_INLINE Split<double> log_split(Vec<double> x) {
   using C = Constants<double>;
   const Parted<double> parts(x);
   const Vec<double> f = parts.fraction, k = parts.exponent;
   // s = f / (2 + f)
   const Vec<double> d = f + 2.0, d_low = f - (d - 2.0);
   const Vec<double> s = f / d;
-  const Pair<double> back = exact_product(s, d);
+  const Split<double> back = exact_product(s, d);
   const Vec<double> s_low = (((f - back.high) - back.low) - s * d_low) / d;
   // log(1 + f) = 2s + 2/3 s^3 + s^5 rest(s^2), to 2^-71 with this rest
-  Pair<double> z = exact_product(s, s);
+  Split<double> z = exact_product(s, s);
   z.low += 2.0 * s * s_low;
   const Vec<double> rest = polynomial(z.high, 0.3999999999999994, 0.28571428571466306, 0.2222222221261324,
                                       0.18181819448476874, 0.1538451905036638, 0.13337714992719785, 0.11647526097897613,
                                       0.12208004295667527);
   constexpr double two_thirds = 2.0 / 3.0, two_thirds_low = 0x1.5555555555555p-55;
-  Pair<double> third = exact_product(z.high, Vec<double>(two_thirds));
+  Split<double> third = exact_product(z.high, Vec<double>(two_thirds));
   third.low += z.high * two_thirds_low + z.low * two_thirds;
-  Pair<double> cube = exact_product(s, third.high);
+  Split<double> cube = exact_product(s, third.high);
   cube.low += s * third.low + s_low * third.high;
   const Vec<double> small = (cube.low + 2.0 * s_low) + (s * z.high * (z.high * rest) + k * C::ln2_low);
-  const Pair<double> first = exact_sum(k * C::ln2_high, 2.0 * s), second = exact_sum(first.high, cube.high);
+  const Split<double> first = exact_sum(k * C::ln2_high, 2.0 * s), second = exact_sum(first.high, cube.high);
   const Vec<double> low = (first.low + second.low) + small;
   return exact_sum(second.high, low);
 }
 
 // |x|^y for finite x other than 0, |y| at most 2^70.
 THALWEG_INLINE Vec<double> power_of_size(Vec<double> size, Vec<double> y) {
-  const Pair<double> log = log_pair(size), product = exact_product(y, log.high);
+  const Split<double> log = log_split(size), product = exact_product(y, log.high);
   const Vec<double> low = product.low + y * log.low;
   // Where the power is 0 or infinite, the lower half may be large.
   return exp_of_sum(product.high, select(abs(low) < 1.0, low, 0.0));

@@ -128,7 +128,8 @@ template <class T>
 Task<T> task(std::int64_t batch, std::uintptr_t y0, std::uintptr_t times, std::ptrdiff_t time_step, std::uintptr_t t_eval,
              std::int64_t outputs, std::ptrdiff_t output_step, std::ptrdiff_t sample_step, const Addresses& own,
              const Addresses& shared, std::uintptr_t rtol, int rtol_step, std::uintptr_t atol, int atol_step, int threads,
-             std::uintptr_t ys, std::uintptr_t counts, std::uintptr_t ends, std::int64_t memory_limit, bool record) {
+             std::uintptr_t ys, std::uintptr_t counts, std::uintptr_t ends, std::int64_t memory_limit, bool record,
+             bool times_wanted) {
   Task<T> task;
   task.batch = batch;
   task.y0 = pointer<const T*>(y0);
@@ -154,6 +155,7 @@ Task<T> task(std::int64_t batch, std::uintptr_t y0, std::uintptr_t times, std::p
   task.t_end = end, task.h_end = end + batch;
   task.memory_limit = memory_limit;
   task.record = record;
+  task.times_wanted = times_wanted;
   return task;
 }
 
@@ -183,7 +185,7 @@ std::tuple<std::unique_ptr<Recording>, std::int64_t, std::array<std::int64_t, 5>
     std::uintptr_t y0, std::uintptr_t times, std::ptrdiff_t time_step, std::uintptr_t t_eval, std::int64_t outputs,
     std::ptrdiff_t output_step, std::ptrdiff_t sample_step, const Addresses& own, const Addresses& shared,
     std::uintptr_t rtol, int rtol_step, std::uintptr_t atol, int atol_step, int threads, std::uintptr_t ys,
-    std::uintptr_t counts, std::uintptr_t ends, std::int64_t memory_limit, bool record) {
+    std::uintptr_t counts, std::uintptr_t ends, std::int64_t memory_limit, bool record, bool times_wanted) {
   auto recording = std::make_unique<Recording>();
   std::vector<std::int64_t> counts_of_all;
   std::vector<double> ends_of_all;
@@ -203,7 +205,7 @@ std::tuple<std::unique_ptr<Recording>, std::int64_t, std::array<std::int64_t, 5>
   }
   const auto go = [&]<class T>(std::unique_ptr<Tape<T>>& tape, Interruption* interruption) {
     Task<T> one = task<T>(batch, y0, times, time_step, t_eval, outputs, output_step, sample_step, own, shared, rtol,
-                          rtol_step, atol, atol_step, threads, ys, counts, ends, memory_limit, record);
+                          rtol_step, atol, atol_step, threads, ys, counts, ends, memory_limit, record, times_wanted);
     one.interruption = interruption;
     tape.reset(carry(program, method, control, std::move(one)));
   };

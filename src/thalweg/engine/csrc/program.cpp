@@ -168,6 +168,7 @@ Layout lay(const Program& p, bool record) {
         int reused = -1;  // the operand whose rows the result takes over
         if (p.direct_output && made == p.output.number) {
             layout.home[made] = {Place::slope, 0};
+            layout.reads_slope = kept[made] != 0;
         } else if (kept[made]) {
             layout.home[made] = {Place::saved, layout.saved};
             layout.saved += code.size;

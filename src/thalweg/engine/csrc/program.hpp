@@ -49,6 +49,7 @@ struct Layout {
     std::vector<Home> home;  // of each value
     int scratch = 0;         // rows in all
     int saved = 0;           // rows that one evaluation leaves for its derivative
+    bool reads_slope = false;  // whether its derivative reads dy/dt too
 };
 
 struct Program {

@@ -113,7 +113,7 @@ struct Task {
 
   bool record = false;                  // whether the way back will be asked for
   std::int64_t memory_limit = 0;        // bytes of stages that may be kept for it
-  bool times_wanted = false;            // whether it will be asked for gradients to times
+  bool times_wanted = false;            // whether it may be asked for gradients to times
 };
 
 // Gradients are added to what is there. Null where none is wanted.

@@ -330,10 +330,13 @@ THALWEG_INLINE V tanh_of_floats(const V& x) {
   return with_sign(half / (half + V(1.0f)), x);
 }
 THALWEG_INLINE Vec<float> tanh(Vec<float> x) { return tanh_of_floats(x); }
-THALWEG_INLINE Pair<Vec<float>> tanh(const Pair<Vec<float>>& x) { return tanh_of_floats(x); }
-THALWEG_INLINE Pair<Pair<Vec<float>>> tanh(const Pair<Pair<Vec<float>>>& x) { return tanh_of_floats(x); }
-THALWEG_INLINE Pair<Vec<double>> tanh(const Pair<Vec<double>>& x) { return {tanh(x.first), tanh(x.second)}; }
-THALWEG_INLINE Pair<Pair<Vec<double>>> tanh(const Pair<Pair<Vec<double>>>& x) { return {tanh(x.first), tanh(x.second)}; }
+template <class V>
+THALWEG_INLINE Pair<V> tanh(const Pair<V>& x) {
+  if constexpr (sizeof(typename V::Scalar) == sizeof(float))
+    return tanh_of_floats(x);
+  else
+    return {tanh(x.first), tanh(x.second)};
+}
 
 template <class T>
 THALWEG_INLINE Vec<T> sigmoid(Vec<T> x) {

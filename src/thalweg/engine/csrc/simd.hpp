@@ -366,9 +366,9 @@ THALWEG_INLINE void store_narrow(Vec<double> x, T* p) {
 // four such functions, one after the other. Each register holds what it would alone.
 template <class V>
 struct Pair {
+  using Scalar = typename V::Scalar;
   V first, second;
 
-  Pair() = default;
   THALWEG_INLINE Pair(V a, V b) : first(a), second(b) {}
   template <class T>
   THALWEG_INLINE explicit Pair(T x) : first(x), second(x) {}

@@ -499,7 +499,8 @@ void check_twins(const Isa& isa, Setting<T> s, const std::string& what) {
     for (const auto& gradient : found.to_shared) check(finite(gradient), what + ": a shared gradient is not finite");
   constexpr std::int64_t some = 20'000, all = std::int64_t(1) << 28;
   using Way = std::tuple<int, std::int64_t, bool>;
-  for (const auto& [threads, limit, timed] : {Way(1, 0, true), Way(2, some, true), Way(3, some, false), Way(3, all, false)}) {
+  for (const auto& [threads, limit, timed] : {Way(1, 0, true), Way(2, some, true), Way(3, 0, true), Way(3, all, true),
+                                             Way(2, some, false), Way(3, all, false)}) {
     s.threads = threads;
     s.memory_limit = limit;
     s.times_wanted = timed;

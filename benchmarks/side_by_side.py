@@ -76,9 +76,9 @@ class Counted(nn.Module):
 class Trial:
     """One way on one workload, ready to run again and again."""
 
-    def __init__(self, way: Way, workload: Workload) -> None:
+    def __init__(self, way: Way, workload: Workload, device: str) -> None:
         self.way, self.workload = way, workload
-        self.field, self.y0 = workload.make(torch.float32)
+        self.field, self.y0 = workload.make(torch.float32, device)
         self.y0.requires_grad_(way.kind != FORWARD)
         self.times: list[float] = []
 
@@ -93,7 +93,12 @@ class Trial:
 
     def time(self) -> None:
         """Run once against the clock."""
-        self.times.append(timed(self.run))
+        self.times.append(timed(self._to_the_end))
+
+    def _to_the_end(self) -> None:
+        self.run()
+        if self.y0.is_cuda:
+            torch.cuda.synchronize()  # until then operations are on their way
 
     def row(self, exact: tuple[Tensor, Tensor]) -> Row:
         """What came of it."""
@@ -132,10 +137,10 @@ def timed(run: Callable[[], object]) -> float:
     return 1e3 * (time.perf_counter() - start)
 
 
-def measure(workload: Workload, chosen: Sequence[Way], repeats: int, seconds: float) -> list[Row]:
+def measure(workload: Workload, chosen: Sequence[Way], repeats: int, seconds: float, device: str) -> list[Row]:
     """All chosen ways in turn, until each ran `repeats` times or the time is up."""
-    exact = reference(workload)
-    trials = [Trial(way, workload) for way in chosen if workload.per_sample or not way.by_row]
+    exact = reference(workload, device)
+    trials = [Trial(way, workload, device) for way in chosen if workload.per_sample or not way.by_row]
     if not list(trials[0].field.parameters()):
         trials = [trial for trial in trials if trial.way.kind == FORWARD]  # nothing to train
     for trial in trials:
@@ -187,8 +192,10 @@ def table(workload: Workload, rows: Sequence[Row]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def hardware() -> str:
-    """The processor, and how many threads torch uses of it."""
+def hardware(device: str = "cpu") -> str:
+    """The GPU; or the processor, and how many threads torch uses of it."""
+    if device != "cpu":
+        return torch.cuda.get_device_name(device)
     model = platform.processor() or platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists() and (found := re.search(r"model name\s*:\s*(.+)", cpuinfo.read_text())):
@@ -197,12 +204,12 @@ def hardware() -> str:
     return f"{model.strip()}, {threads} thread{'s' * (threads > 1)}"
 
 
-def heading() -> str:
+def heading(device: str) -> str:
     """What was run where."""
     date = datetime.date.today()
     return "\n".join(
         [
-            f"# {hardware()}, {date}",
+            f"# {hardware(device)}, {date}",
             "",
             f"Python {platform.python_version()}, "
             + ", ".join(f"{name} {version(name)}" for name in ("torch", "torchdiffeq", "torchode", "thalweg"))
@@ -240,9 +247,12 @@ def chosen_names(parser: argparse.ArgumentParser, names: Sequence[str]) -> Seque
     return names
 
 
-def report_path(prefix: str = "") -> Path:
+def report_path(prefix: str = "", device: str = "cpu") -> Path:
     """Where a report of today on this hardware goes."""
-    return REPORTS / f"{prefix}{re.sub(r'[^a-z0-9]+', '-', hardware().lower()).strip('-')}-{datetime.date.today()}.md"
+    return (
+        REPORTS
+        / f"{prefix}{re.sub(r'[^a-z0-9]+', '-', hardware(device).lower()).strip('-')}-{datetime.date.today()}.md"
+    )
 
 
 def write_report(report: str, path: Path) -> None:
@@ -260,19 +270,20 @@ def main(arguments: Sequence[str]) -> None:
     )
     parser.add_argument("--quick", action="store_true", help="few repeats, and no report unless --report is given")
     parser.add_argument("--report", type=Path, help="where to write the report, instead of benchmarks/reports")
+    parser.add_argument("--device", default="cpu", help="where the tensors are: cpu (the default) or cuda")
     given = parser.parse_args(arguments)
     names = chosen_names(parser, given.workloads or DEFAULT)
 
     repeats, seconds = (7, 5.0) if given.quick else (101, 60.0)
-    report = heading()
+    report = heading(given.device)
     print(report)
     for name in names:
-        part = table(WORKLOADS[name], measure(WORKLOADS[name], ways(), repeats, seconds))
+        part = table(WORKLOADS[name], measure(WORKLOADS[name], ways(), repeats, seconds, given.device))
         print(part, flush=True)
         report += "\n" + part
     path = given.report
     if path is None and not given.quick:
-        path = report_path()
+        path = report_path(device=given.device)
     if path is not None:
         write_report(report, path)
 

@@ -37,7 +37,7 @@ def torchdiffeq() -> Iterator[Way]:
 
     def solve(function: Callable[..., Tensor]) -> Callable[[nn.Module, Tensor, Workload], Tensor]:
         def run(field: nn.Module, y0: Tensor, workload: Workload) -> Tensor:
-            t = torch.tensor([0.0, workload.t1], dtype=y0.dtype)
+            t = torch.tensor([0.0, workload.t1], dtype=y0.dtype, device=y0.device)
             return function(field, y0, t, rtol=workload.tolerance, atol=workload.tolerance, method=METHOD)[-1]
 
         return run
@@ -55,7 +55,7 @@ def torchode() -> Iterator[Way]:
         term = to.ODETerm(field)
         controller = to.IntegralController(atol=workload.tolerance, rtol=workload.tolerance, term=term)
         solver = to.AutoDiffAdjoint(to.Dopri5(term=term), controller)
-        t0 = torch.zeros(len(y0), dtype=y0.dtype)
+        t0 = torch.zeros(len(y0), dtype=y0.dtype, device=y0.device)
         return solver.solve(to.InitialValueProblem(y0=y0, t_start=t0, t_end=t0 + workload.t1)).ys[:, -1]
 
     yield Way(FORWARD, "torchode", "Dopri5", run, by_row=True)
@@ -101,13 +101,13 @@ def ways() -> list[Way]:
     return [way for peer in PEERS for way in peer()]
 
 
-def reference(workload: Workload) -> tuple[Tensor, Tensor]:
+def reference(workload: Workload, device: str | torch.device = "cpu") -> tuple[Tensor, Tensor]:
     """The end and the gradient in float64 at a tight tolerance: the peer's method of order 8, not ours."""
     from torchdiffeq import odeint
 
-    field, y0 = workload.make(torch.float64)
+    field, y0 = workload.make(torch.float64, device)
     y0.requires_grad_()
-    t = torch.tensor([0.0, workload.t1], dtype=y0.dtype)
+    t = torch.tensor([0.0, workload.t1], dtype=y0.dtype, device=device)
     end = odeint(field, y0, t, rtol=1e-10, atol=1e-10, method="dopri8")[-1]
     return end.detach(), gradient(field, y0, end)
 

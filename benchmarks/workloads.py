@@ -65,10 +65,10 @@ class Workload:
     per_sample: bool = False
     """Whether a step size for each row is worth a look: the rows ask for very different ones."""
 
-    def make(self, dtype: torch.dtype) -> tuple[nn.Module, Tensor]:
+    def make(self, dtype: torch.dtype, device: str | torch.device = "cpu") -> tuple[nn.Module, Tensor]:
         """The field and the state, the same at each call."""
         torch.manual_seed(0)
-        return self.field().to(dtype), self.y0().to(dtype)
+        return self.field().to(device, dtype), self.y0().to(device, dtype)
 
 
 def _mlp(name: str, sizes: tuple[int, ...], batch: int, t1: float, tolerance: float, gain: float) -> Workload:

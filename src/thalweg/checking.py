@@ -252,12 +252,15 @@ class _Problem:
 
     def directions(self, count: int, seed: int) -> list[list[Tensor]]:
         """Directions in float64, of the size of what they move: each number alone, or a few of them all."""
-        generator = torch.Generator().manual_seed(seed)
+        generator = torch.Generator("cpu").manual_seed(seed)
         sizes = [_size(x) for x in self.sources]
         total = sum(x.numel() for x in self.sources)
         if total > _EACH:
             return [
-                [size * torch.randn(x.shape, dtype=_wide(x), generator=generator).to(x.device) for x, size in pairs]
+                [
+                    size * torch.randn(x.shape, dtype=_wide(x), generator=generator, device="cpu").to(x.device)
+                    for x, size in pairs
+                ]
                 for pairs in [list(zip(self.sources, sizes, strict=True))] * count
             ]
         found = []
@@ -283,7 +286,9 @@ class _Problem:
                 ]
             except (RuntimeError, ValueError, TypeError):
                 continue
-            found = torch.tensor([(above - below) / (2 * step) for above, below in values], dtype=torch.float64)
+            found = torch.tensor(
+                [(above - below) / (2 * step) for above, below in values], dtype=torch.float64, device="cpu"
+            )
             where = "float64" if dtype is not None else "the problem's own precision"
             return found, f"central differences in {where}, {way}"
         return None, "no differences: the solve at tight tolerances failed"
@@ -383,7 +388,7 @@ class _Trial:
             )
             for vector in vectors
         ]
-        return torch.tensor(products, dtype=torch.float64)
+        return torch.tensor(products, dtype=torch.float64, device="cpu")
 
     def _timed(self) -> float:
         start = _now(self.problem.sources[0])

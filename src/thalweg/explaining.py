@@ -153,7 +153,9 @@ def explain(
         return Explanation("eager", LEFT_TO_PYTORCH[method])
     by_row = batching == "per_sample"
     layout, packed = layout_of(y0, by_row=by_row)
-    time = torch.zeros((packed.shape[0], *(1,) * (packed.ndim - 1)) if by_row else (), dtype=packed.dtype)
+    time = torch.zeros(
+        (packed.shape[0], *(1,) * (packed.ndim - 1)) if by_row else (), dtype=packed.dtype, device=packed.device
+    )
     trace = cached_trace(fun, time, layout.unpack(packed.detach()), args, by_row=by_row)
     return Explanation(
         "native",

@@ -246,7 +246,7 @@ def odeint_dense(
     >>> y(torch.tensor([0.5, 1.0])).flatten()
     tensor([0.6065, 0.3679])
     """
-    t = _checked_times(torch.stack([torch.as_tensor(t0), torch.as_tensor(t1)]))
+    t = _checked_times(torch.stack([t if isinstance(t, Tensor) else torch.tensor(t) for t in (t0, t1)]))
     setting = _Setting(func, y0, t, rtol, atol, method, options)
     return solve_ivp(_field(func, y0), (t[0], t[1]), y0, dense_output=True, gradient="direct", **setting.steps())
 
@@ -548,8 +548,8 @@ def _checked_times(t: Any) -> Tensor:
 def _tolerance(value: Any, y0: State, least: float) -> float | Tensor:
     """A tolerance as `solve_ivp` takes it, no smaller than `least`."""
     if isinstance(value, tuple | list):
-        parts = [torch.as_tensor(x).expand(y.shape).reshape(-1) for x, y in zip(value, _leaves(y0), strict=True)]
-        value = torch.cat([part.double() for part in parts])
+        pairs = zip(value, _leaves(y0), strict=True)
+        value = torch.cat([torch.as_tensor(x, device=y.device).expand(y.shape).reshape(-1).double() for x, y in pairs])
     if isinstance(value, Tensor) and value.numel() > 1:
         return value.detach().clamp(min=least)
     return max(float(value), least)

@@ -40,7 +40,7 @@ def clip(x: Number, low: float, high: float) -> Number:
 def minimum(x: Number, y: Number) -> Number:
     """The smaller of two; NaN where either is NaN."""
     if isinstance(x, Tensor):
-        return torch.minimum(x, torch.as_tensor(y)) if isinstance(y, Tensor) else x.clamp(max=y)
+        return torch.minimum(x, y) if isinstance(y, Tensor) else x.clamp(max=y)
     assert not isinstance(y, Tensor)
     return x if math.isnan(x) or x < y else y
 
@@ -48,7 +48,7 @@ def minimum(x: Number, y: Number) -> Number:
 def maximum(x: Number, y: Number) -> Number:
     """The larger of two; NaN where either is NaN."""
     if isinstance(x, Tensor):
-        return torch.maximum(x, torch.as_tensor(y)) if isinstance(y, Tensor) else x.clamp(min=y)
+        return torch.maximum(x, y) if isinstance(y, Tensor) else x.clamp(min=y)
     assert not isinstance(y, Tensor)
     return x if math.isnan(x) or x > y else y
 
@@ -56,8 +56,14 @@ def maximum(x: Number, y: Number) -> Number:
 def at_least(x: Number, low: Number) -> Number:
     """`x`, but no less than `low`; `low` where `x` is NaN."""
     if isinstance(x, Tensor):
-        return torch.fmax(x, torch.as_tensor(low))
+        return torch.fmax(x, low if isinstance(low, Tensor) else x.new_full((), low))
     return x if x > low else low  # NaN is not greater
+
+
+def of_rows(x: Any) -> Tensor:
+    """A number, flag or count that is known to be one for each row."""
+    assert isinstance(x, Tensor)
+    return x
 
 
 def tally(total: Count, flag: Flag, count: Count) -> Count:
@@ -85,6 +91,11 @@ def sign(x: Number) -> Number:
 def negate(flag: Flag) -> Flag:
     """Not `flag`."""
     return not flag if isinstance(flag, bool) else ~flag
+
+
+def anywhere(flag: Flag) -> bool:
+    """Whether it holds for any unit."""
+    return flag if isinstance(flag, bool) else bool(flag.any())
 
 
 def most(count: Count) -> int:

@@ -151,7 +151,7 @@ def chosen(method: Method, gradient: GradientMethod, request: Request, integrate
     given = [y0, *(x for x in pytree.tree_leaves(field.args) if isinstance(x, Tensor))]
     if torch.is_grad_enabled() and not exact and (request.times is not None or any(x.requires_grad for x in given)):
         raise Unsuitable(_OTHER_GRADIENT)
-    time = torch.zeros((y0.shape[0], *(1,) * (y0.ndim - 1)) if by_row else (), dtype=y0.dtype)
+    time = torch.zeros((y0.shape[0], *(1,) * (y0.ndim - 1)) if by_row else (), dtype=y0.dtype, device=y0.device)
     try:
         trace = cached_trace(field.fun, time, field.layout.unpack(request.y0.detach()), field.args, by_row=by_row)
     except Untraceable as error:
@@ -231,7 +231,7 @@ def _wanted(trace: Trace, y0: Tensor, args: Any) -> bool:
 def _solve(problem: Problem, method: Method, trace: Trace, samples: int, memory_limit: int) -> native.Solve:
     """The call of the engine."""
     by_row, y0 = problem.batching.by_row, problem.y0
-    ends = [torch.as_tensor(t, dtype=torch.float64) for t in (problem.t0, problem.t1)]
+    ends = [torch.as_tensor(t, dtype=torch.float64, device="cpu") for t in (problem.t0, problem.t1)]
     first = problem.first_step
     if isinstance(first, Tensor):
         first = float(first[0])
@@ -276,7 +276,7 @@ def _compiled(trace: Trace) -> Any:
 def _of_entries(tolerance: float | Tensor, y0: Tensor, rows: bool) -> Tensor:
     """A tolerance, one for all entries of a sample's state or for each."""
     if not isinstance(tolerance, Tensor) or tolerance.ndim == 0:
-        return torch.as_tensor(tolerance, dtype=y0.dtype)
+        return torch.as_tensor(tolerance, dtype=y0.dtype, device="cpu")
     if not rows:
         return tolerance.reshape(-1).contiguous()
     if len(tolerance) > 1 and not bool((tolerance == tolerance[:1]).all()):
@@ -332,7 +332,7 @@ class Call:
             if not needed[i] or like is None:
                 return None
             if shape:
-                return torch.zeros(shape, dtype=torch.float64)
+                return torch.zeros(shape, dtype=torch.float64, device="cpu")
             return torch.zeros_like(like, memory_format=torch.contiguous_format)
 
         to_y0 = torch.zeros_like(self.held[0]) if needed[0] else None

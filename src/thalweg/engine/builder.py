@@ -304,7 +304,7 @@ class Builder:
     def _folded(self, operation: str, columns: Codes, scalars: tuple[float, ...], split: Split) -> Codes:
         """What is computed from what is shared: by PyTorch before the solve, or now where only constants are in it."""
         if (columns < -_CONSTANTS).all() and len(columns) == 1:
-            given = [torch.tensor(self.number(column), dtype=self.dtype) for column in columns.T]
+            given = [torch.tensor(self.number(column), dtype=self.dtype, device="cpu") for column in columns.T]
             value = reference.FORWARD[operation](scalars, *given).item()
             return np.full((len(split.slot), 1), self.constant(value))
         tensors = tuple(Slot(self._picked(column)) for column in columns.T)
@@ -390,7 +390,7 @@ class Builder:
         places, tensors, offset = np.zeros_like(entries), [], 0
         for home in homes:
             if home == -1:
-                tensor: Any = torch.tensor(self._numbers, dtype=self.dtype)
+                tensor: Any = torch.tensor(self._numbers, dtype=self.dtype, device="cpu")
                 start, size, tensor = _CONSTANTS, len(tensor), Slot(self.prologue.capture(tensor))
             else:
                 start, slot = self._slot_starts[home], self._slots[home]
@@ -421,7 +421,7 @@ class Builder:
         for number in order:
             if number >= 0 and version(self.prologue.values[self._slots[number]]) != self._versions[number]:
                 raise Untraceable("the field writes into a tensor after it has computed with it")
-        numbers = torch.tensor([self._numbers[row] for row in constants], dtype=self.dtype)
+        numbers = torch.tensor([self._numbers[row] for row in constants], dtype=self.dtype, device="cpu")
         shared = [numbers if number == -1 else self._slots[number] for number in order]
         sizes = tuple(x.numel() if isinstance(x, Tensor) else self.prologue.values[x].numel() for x in shared)
         return Program(self.inputs, sizes, tuple(instructions), output), shared

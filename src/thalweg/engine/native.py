@@ -185,9 +185,9 @@ class Solve:
         if t_eval is not None:
             outputs = t_eval.shape[0]
             output_step, sample_step = (batch, 1) if t_eval.ndim == 2 else (1, 0)
-        ys = torch.empty((outputs, batch, dimension), dtype=y0.dtype)
-        counts = torch.empty((6, batch), dtype=torch.int64) if each else None
-        ends = torch.empty((2, batch), dtype=torch.float64) if each else None
+        ys = torch.empty((outputs, batch, dimension), dtype=y0.dtype, device="cpu")
+        counts = torch.empty((6, batch), dtype=torch.int64, device="cpu") if each else None
+        ends = torch.empty((2, batch), dtype=torch.float64, device="cpu") if each else None
         recording, worst, first, first_ends = _native.solve(
             y0.dtype is torch.float64,
             self.program,

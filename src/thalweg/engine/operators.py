@@ -145,7 +145,7 @@ def _sized(args: Sequence[Any]) -> tuple[Sequence[int], Sequence[Any]]:
 
 
 def _filled(tracer: Tracer, shape: Sequence[int], number: float, dtype: torch.dtype) -> Traced:
-    return tracer.traced(torch.full(tuple(shape), tracer.builder.constant(number)), dtype)
+    return tracer.traced(torch.full(tuple(shape), tracer.builder.constant(number), device="cpu"), dtype)
 
 
 # what moves entries
@@ -222,7 +222,9 @@ def _each(
 
 def _check_dtype(tracer: Tracer, operation: str, xs: Sequence[Any]) -> None:
     """Refuse arithmetic in another dtype than that of y."""
-    like = [torch.empty((1,) * min(x.ndim, 1), dtype=x.dtype) if isinstance(x, Tensor) else x for x in xs]
+    like = [
+        torch.empty((1,) * min(x.ndim, 1), dtype=x.dtype, device=x.device) if isinstance(x, Tensor) else x for x in xs
+    ]
     like = like[1:] if operation == "where" else like
     dtype = torch.result_type(*like) if len(like) == 2 else like[0].dtype
     if dtype != tracer.dtype:
@@ -674,7 +676,7 @@ def _prod(x: Tensor, dim: int | None = None, keepdim: bool = False, *, dtype: to
 
 
 def _cumsum(x: Tensor, dim: int, *, dtype: torch.dtype | None = None) -> Tensor:
-    ones = torch.ones(x.shape[dim], x.shape[dim], dtype=torch.bool).triu()
+    ones = torch.ones(x.shape[dim], x.shape[dim], dtype=torch.bool, device=x.device).triu()
     return (x.movedim(dim, -1) @ ones.to(x.dtype)).movedim(-1, dim)
 
 
@@ -692,7 +694,7 @@ def _trilinear(
 
 def _triangle(lower: bool) -> Callable[..., Tensor]:
     def decomposition(x: Tensor, diagonal: int = 0) -> Tensor:
-        ones = torch.ones(x.shape[-2:], dtype=torch.bool)
+        ones = torch.ones(x.shape[-2:], dtype=torch.bool, device=x.device)
         return torch.where(ones.tril(diagonal) if lower else ones.triu(diagonal), x, 0.0)
 
     return decomposition

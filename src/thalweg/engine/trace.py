@@ -168,10 +168,10 @@ def check(found: Trace, fun: Callable[..., Any], t: Tensor, y0: Any, args: tuple
 def _compare(found: Trace, fun: Callable[..., Any], t: Tensor, y0: Any, args: tuple[Any, ...], by_row: bool) -> None:
     args = pytree.tree_map(lambda x: x.clone() if isinstance(x, Tensor) and x.is_inference() else x, args)
     layout, y = layout_of(y0, by_row=by_row)
-    generator = torch.Generator().manual_seed(0)
-    y = y.detach().clone() + 0.1 * torch.randn(y.shape, dtype=y.dtype, generator=generator)
+    generator = torch.Generator("cpu").manual_seed(0)
+    y = y.detach().clone() + 0.1 * torch.randn(y.shape, dtype=y.dtype, generator=generator, device=y.device)
     t = t.detach().clone().to(y.dtype).reshape(-1) + 0.1 * torch.rand(
-        len(y) if by_row else 1, dtype=y.dtype, generator=generator
+        len(y) if by_row else 1, dtype=y.dtype, generator=generator, device=y.device
     )
     t = t.reshape(-1, *_time_shape(layout)) if by_row else t.reshape(())
     expected = _called(fun, t, y, layout, args).detach()

@@ -204,7 +204,7 @@ class Tracer(TorchDispatchMode):
             return torch.from_numpy(self.builder.slot_codes(self.slot(x)))
         if isinstance(x, complex):
             raise Untraceable("the field computes with complex numbers")
-        return torch.tensor(self.builder.constant(x))
+        return torch.tensor(self.builder.constant(x), device="cpu")
 
     def known(self, x: Tensor, why: str) -> Tensor:
         """The values of a tensor, which must not depend on anything but what the field captured.

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from ..arguments import Time, as_time, as_tolerance, one_of
-from ..core.arithmetic import across
+from ..core.arithmetic import across, anywhere, negate
 from ..core.field import Field, time_of
 from ..core.once import once
 from ..core.rows import stand_ins
@@ -193,7 +193,7 @@ def steady_state(
     with torch.no_grad():
         found = _search(name, system, system.rows(packed), max_steps or _STEPS[name])
     result = _Root(field, time, system, found, dense=name in ("flow", "newton")).result()
-    failed = not bool(torch.as_tensor(result.success).all())
+    failed = anywhere(negate(result.success))
     if failed and on_failure == "raise":
         raise SolveError(
             f"no steady state was found: {result.message} (on_failure='return' keeps the rows that were)", result

@@ -136,8 +136,8 @@ def field_figure(
     'time t'
     """
     parameters = fun.parameters() if isinstance(fun, torch.nn.Module) else iter(())
-    like = next(parameters, torch.zeros((), dtype=torch.float64))
-    z0 = torch.as_tensor(z0_values, dtype=torch.float64).reshape(-1, 1).to(like)
+    like = next(parameters, torch.zeros((), dtype=torch.float64, device="cpu"))
+    z0 = torch.as_tensor(z0_values, dtype=torch.float64, device="cpu").reshape(-1, 1).to(like)
     if len(z0) == 0:
         raise ValueError("z0_values must hold at least one number, where a boat is put in; got none")
     if euler_steps is not None and (
@@ -151,7 +151,7 @@ def field_figure(
 
     @torch.no_grad()
     def slope(t: float, z: Array) -> Array:
-        dz: Tensor = fun(torch.tensor(t).to(like), torch.from_numpy(z)[:, None].to(like))
+        dz: Tensor = fun(like.new_tensor(t), torch.from_numpy(z)[:, None].to(like))
         return dz.to("cpu", torch.float64).numpy()[:, 0]
 
     places = voyage.z if steps is None else np.concatenate([voyage.z, steps.z])

@@ -178,9 +178,9 @@ def _evaluating(model: nn.Module) -> Iterator[None]:
 @torch.no_grad()
 def _put_in(model: nn.Module, x: Tensor | Array, rows: NDArray[np.intp]) -> Tensor:
     """z(t0) of some rows, with the model's dtype and device."""
-    like = next(model.parameters(), torch.zeros(()))
+    like = next(model.parameters(), torch.zeros((), device="cpu"))
     try:
-        z0: Tensor = model.encoder(torch.as_tensor(x)[torch.from_numpy(rows)].to(like))  # type: ignore[operator]
+        z0: Tensor = model.encoder(torch.as_tensor(x, device="cpu")[torch.from_numpy(rows)].to(like))  # type: ignore[operator]
     except (AttributeError, RuntimeError, TypeError, ValueError) as error:
         raise ValueError(f"x must be what model.encoder takes, got shape {tuple(np.shape(x))}: {error}") from error
     if not bool(torch.isfinite(z0).all()):
@@ -208,7 +208,7 @@ class _River:
     def velocity(self, t: float, z: Array) -> Array:
         """The field at states (M, D)."""
         state = torch.from_numpy(z).to(self.z0)
-        dz: Tensor = self.flow.field(torch.tensor(t).to(self.z0), state)
+        dz: Tensor = self.flow.field(self.z0.new_tensor(t), state)
         return dz.to("cpu", torch.float64).numpy()
 
     def log(self, row: int) -> Log:

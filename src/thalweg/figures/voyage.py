@@ -88,7 +88,7 @@ def sail(
     t0, t1 = (float(t) for t in t_span)
     if t0 == t1:
         raise ValueError(f"t_span must have two different times for there to be a flow to draw, got t0 = t1 = {t0:g}")
-    t = torch.linspace(t0, t1, times, dtype=torch.float64)
+    t = torch.linspace(t0, t1, times, dtype=torch.float64, device="cpu")
     z = solve_ivp(field, (t0, t1), z0, t_eval=t, **options).ys
     v = torch.stack([field(time.to(z0), state) for time, state in zip(t, z, strict=True)])
     return Voyage(t.numpy(), _array(z), _array(v))
@@ -115,7 +115,7 @@ def keep_log(field: FieldFunction, t_span: tuple[Any, Any], z0: Tensor, options:
 def euler(field: FieldFunction, t_span: tuple[Any, Any], z0: Tensor, steps: int) -> Voyage:
     """The same field read as a residual network of `steps` blocks, which is Euler's method; T = steps + 1."""
     t0, t1 = (float(t) for t in t_span)
-    t = torch.linspace(t0, t1, steps + 1, dtype=torch.float64)
+    t = torch.linspace(t0, t1, steps + 1, dtype=torch.float64, device="cpu")
     z = solve_ivp(field, (t0, t1), z0, "euler", t_eval=t, step_size=abs(t1 - t0) / steps).ys
     v = torch.stack([field(time.to(z0), state) for time, state in zip(t, z, strict=True)])
     return Voyage(t.numpy(), _array(z), _array(v))

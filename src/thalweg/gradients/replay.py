@@ -16,7 +16,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-from ..core.arithmetic import Flag, Number, across, most
+from ..core.arithmetic import Flag, Number, across, most, of_rows
 from ..core.field import Field
 from ..core.rows import stand_ins
 from ..core.solution import Stats
@@ -135,4 +135,4 @@ class ReplayTape:
     @cached_property
     def _accepted(self) -> Tensor:
         """Who accepted which step, (N, B)."""
-        return torch.stack([torch.as_tensor(call.accept) for call in self._calls])
+        return torch.stack([of_rows(call.accept) for call in self._calls])

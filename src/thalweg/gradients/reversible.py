@@ -17,7 +17,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-from ..core.arithmetic import Flag, across, negate, where
+from ..core.arithmetic import Flag, across, anywhere, negate, of_rows, where
 from ..core.field import Field
 from ..core.norms import Tolerance
 from ..core.step import TakenStep
@@ -192,7 +192,7 @@ class _RowTrack:
 
     def _put(self, taken: TakenStep, new: Tensor, old: Tensor) -> Tensor:
         """The new states of the rows that took the step, among those of all."""
-        accept = across(torch.as_tensor(taken.accept), new.ndim)
+        accept = across(of_rows(taken.accept), new.ndim)
         if taken.rows is None:
             return torch.where(accept, new, old)
         return old.index_copy(0, taken.rows, torch.where(accept, new, old[taken.rows]))
@@ -265,7 +265,7 @@ class _Undone:
         miss = batching.reduce(off.clone(), self._problem.tolerance, expected)
         far, size = batching.reduce(off, alike, expected), batching.reduce(expected.clone(), alike, expected)
         lost = units & negate(miss <= 1) & negate(far <= torch.finfo(expected.dtype).eps ** 0.5 * size)
-        if bool(torch.as_tensor(lost).any()):
+        if anywhere(lost):
             rows = f" of rows {lost.nonzero().flatten().tolist()}" if isinstance(lost, Tensor) else ""
             raise RuntimeError(
                 f"gradient='reversible' did not come back to the states{rows}, so that its gradient would be wrong: "

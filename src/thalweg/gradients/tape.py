@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..core.arithmetic import Flag, Number, where
+from ..core.arithmetic import Flag, Number, of_rows, where
 from ..core.step import Carry, Step, Stepper, TakenStep
 from ..output.saving import EndSaver, JointSaver, RowSaver, Saver
 
@@ -95,7 +95,7 @@ class RowTape:
         self._place = where[call, torch.where(self._valid, self._rows, donor)]
 
         def column(values: Iterable[Any]) -> Tensor:
-            return torch.cat([torch.as_tensor(value) for value in values])
+            return torch.cat([of_rows(value) for value in values])
 
         self._columns = [column(getattr(call, name) for call in self._calls) for name in ("t", "h", "y", "last")]
         carries = [call.carry for call in self._calls]
@@ -111,7 +111,7 @@ class RowTape:
         first = 0
         for i, call in enumerate(calls):
             here = slice(None) if call.rows is None else call.rows
-            accepted[i, here] = torch.as_tensor(call.valid)
+            accepted[i, here] = of_rows(call.valid)
             where[i, here] = torch.arange(first, first + len(call.y), device=rows.device)
             first += len(call.y)
         return accepted, where

@@ -375,7 +375,9 @@ class _Estimator(BaseEstimator):
             raise ValueError(f"trajectory needs an estimator with flow='ode', this one has {self.flow!r}")
         z0 = self.model_.encoder(x.to(next(self.model_.parameters())))
         t0, t1 = (float(t) for t in flow.t_span)
-        return flow.trajectory(z0, torch.linspace(t0, t1, 50, dtype=torch.float64) if t_eval is None else t_eval)
+        return flow.trajectory(
+            z0, torch.linspace(t0, t1, 50, dtype=torch.float64, device="cpu") if t_eval is None else t_eval
+        )
 
     def _config(self) -> Config:
         """The parameters, checked, as a configuration."""

@@ -191,7 +191,7 @@ def fit(
     validation = None if validation is None else validation.to(device, dtype)
 
     optimizer = _optimizer(model, config)
-    shuffle = torch.Generator().manual_seed(seed)
+    shuffle = torch.Generator("cpu").manual_seed(seed)
     history = _begin(optimizer, shuffle, config, start)
     batch_size = choose_batch_size(len(train)) if config.batch_size == "auto" else config.batch_size
     total_steps = config.max_epochs * math.ceil(len(train) / batch_size)
@@ -397,7 +397,7 @@ def _batches(samples: Samples, size: int, shuffle: torch.Generator) -> Iterator[
     if size >= len(samples):
         yield samples
         return
-    order = torch.randperm(len(samples), generator=shuffle).to(samples.x.device)
+    order = torch.randperm(len(samples), generator=shuffle, device="cpu").to(samples.x.device)
     for rows in order.tensor_split(math.ceil(len(samples) / size)):
         yield samples[rows]
 
@@ -405,7 +405,7 @@ def _batches(samples: Samples, size: int, shuffle: torch.Generator) -> Iterator[
 @contextmanager
 def _randomness_from(generator: torch.Generator, device: torch.device) -> Iterator[None]:
     """Let what is drawn inside, such as dropout, follow a generator, and leave the global state as it was."""
-    seed = int(torch.randint(2**62, (), generator=generator))
+    seed = int(torch.randint(2**62, (), generator=generator, device="cpu"))
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         yield

@@ -9,6 +9,7 @@ import math
 from collections.abc import Sequence
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -90,7 +91,7 @@ class NeuralODE(nn.Module):
         }
         # a solve over no time asks nothing of the field: it lets the front door check the options now
         options = {**self.options, "backend": "eager" if backend == "native" else backend}  # that looks at the field
-        solve_ivp(field, (t0, t0), torch.zeros(1, *torch.as_tensor(atol).shape, dtype=torch.float64), **options)
+        solve_ivp(field, (t0, t0), torch.zeros(1, *np.shape(atol), dtype=torch.float64, device="cpu"), **options)
         self.stats: Stats | None = None
 
     @property

@@ -11,7 +11,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from ..core.arithmetic import Count, Flag, Number, across
+from ..core.arithmetic import Count, Flag, Number, across, of_rows
 from ..core.step import Step, Stepper
 
 
@@ -141,7 +141,7 @@ class RowSaver:
     def due(self, t: Number, accept: Flag) -> Tensor:
         """Each row's times up to its t that are not saved yet."""
         reached = (self._signed <= t * self._direction).sum(0) - self._saved
-        self._due = torch.where(torch.as_tensor(accept), reached, 0)
+        self._due = torch.where(of_rows(accept), reached, 0)
         return self._due
 
     def save(self, stepper: Stepper, step: Step, t: Number, h: Number, y: Tensor, level: Count, most: int) -> None:
@@ -153,7 +153,7 @@ class RowSaver:
             time = self._times.gather(0, index.clamp(max=count - 1).unsqueeze(0)).squeeze(0)
             theta = torch.where(mine, (time - t) / torch.where(mine, h, 1.0), 0.0)
             value = stepper.interpolate(step, y, h, theta)
-            self.levels[index, self._rows] = torch.as_tensor(level)
+            self.levels[index, self._rows] = of_rows(level)
             if self._recorded:
                 self._entry[index, self._rows] = torch.arange(self._length, self._length + len(value), device=y.device)
                 self._parts.append(value)

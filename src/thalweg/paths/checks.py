@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from .pieces import column
 
@@ -61,7 +61,7 @@ def checked_data(ts: Any, xs: Any, **more: Any) -> dict[str, Tensor]:
 
 def _tensor(name: str, value: Any) -> Tensor:
     try:
-        return value if isinstance(value, nn.Parameter) else torch.as_tensor(value)
+        return value if isinstance(value, Tensor) else torch.as_tensor(value)
     except (TypeError, ValueError, RuntimeError):
         raise ValueError(f"{name} must be a tensor or numbers, got {type(value).__name__}") from None
 

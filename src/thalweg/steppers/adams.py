@@ -184,8 +184,10 @@ class MultistepStepper(_Adams):
         self.method = method
         self.error_order = method.order + 1
         self._start = ExplicitRK(method.start, like, by_row=by_row)
-        powers = torch.arange(1, len(method.start.interpolant[0]) + 1)
-        self._start_slope = self._near(torch.tensor(method.start.interpolant, dtype=torch.float64) * powers).t()
+        powers = torch.arange(1, len(method.start.interpolant[0]) + 1, device="cpu")
+        self._start_slope = self._near(
+            torch.tensor(method.start.interpolant, dtype=torch.float64, device="cpu") * powers
+        ).t()
 
     def init(self, slope: Tensor | None) -> Carry | None:
         """The carry of the first step, from the slope at the start."""

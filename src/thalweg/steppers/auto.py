@@ -76,13 +76,14 @@ class AutoStepper(StageInterpolation):
         rows = pair.explicit.interpolant, pair.stiff.interpolant
         degree = max(len(row[0]) for row in rows)
         places = torch.linspace(0, 1, degree + 1, dtype=torch.float64, device="cpu")[1:]
-        powers = places.unsqueeze(1) ** torch.arange(1, degree + 1)  # (place, power)
+        powers = places.unsqueeze(1) ** torch.arange(1, degree + 1, device="cpu")  # (place, power)
         super().__init__(torch.linalg.inv(powers).t().tolist(), like, by_row=by_row)
         self.stages, self.error_order = degree, pair.error_order
         self._explicit = ExplicitRK(pair.explicit, like, by_row=by_row)
         self._stiff = RosenbrockStepper(pair.stiff, like, by_row=by_row)
         self._weights_explicit, self._weights_stiff = (
-            (powers[:, : len(row[0])] @ torch.tensor(row, dtype=torch.float64).t()).tolist() for row in rows
+            (powers[:, : len(row[0])] @ torch.tensor(row, dtype=torch.float64, device="cpu").t()).tolist()
+            for row in rows
         )
         *_, before, last = pair.explicit.a
         self._apart = [x - y for x, y in zip(last, (*before, 0.0), strict=True)]

@@ -283,7 +283,7 @@ class _Newton(SimplifiedNewton):
         self.njev, self.nlu, self.nfev = self.njev + count, self.nlu + 1, self.nfev + count
         size = count * self._jacobians.size
         coupled = torch.einsum("ij,jrnm->rinjm", self.a, jacobians).reshape(self._rows, size, size)
-        return factorised(torch.eye(size).to(coupled) - across(self._size, 3) * coupled)
+        return factorised(torch.eye(size, dtype=coupled.dtype, device=coupled.device) - across(self._size, 3) * coupled)
 
     def _decomposed(self, jacobian: Tensor) -> tuple[Factors, ...]:
         scaled = across(self._size, 3) * jacobian

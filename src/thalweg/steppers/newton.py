@@ -65,7 +65,7 @@ class SimplifiedNewton(ABC):
         self._rows = like.shape[0] if by_row else 1
         self._tolerance = tolerance
         self._eps = torch.finfo(like.dtype).eps
-        rtol = float(torch.as_tensor(tolerance.rtol).min())
+        rtol = float(tolerance.rtol.min() if isinstance(tolerance.rtol, Tensor) else tolerance.rtol)
         self._share = max(_SHARE, 10 * self._eps / rtol)  # no less than rounding lets be seen
         self._eye = torch.eye(self._jacobians.size, dtype=like.dtype, device=like.device)
         self._zero = torch.zeros(self._rows, dtype=torch.int64, device=like.device)

@@ -67,15 +67,14 @@ class SplittingStepper(StageInterpolation):
         q0, p0 = halves(y)
         first = last = _kept(f(times[0], q0)) if carry is None else carry[0]
         # what a step adds is summed before it is added: one rounding to the size of the state
-        moved_q: Number = 0.0
-        moved_p = self.splitting.kick[0] * first
+        moved_q, moved_p = torch.zeros_like(q0), self.splitting.kick[0] * first
         for drift, kick, t_drift, t_kick in zip(
             self.splitting.drift, self.splitting.kick[1:], times[1::2], times[2::2], strict=True
         ):
             moved_q = moved_q + drift * v(t_drift, p0 + size * moved_p)
             last = f(t_kick, q0 + size * moved_q)
             moved_p = moved_p + kick * last
-        mean = torch.cat([torch.as_tensor(moved_q), moved_p], -1)
+        mean = torch.cat([moved_q, moved_p], -1)
         evaluations = 2 * self.splitting.stages + (carry is None)
         return Step(y + size * mean, None, (mean, first), (_kept(last),), evaluations)
 

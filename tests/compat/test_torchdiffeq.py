@@ -1,5 +1,6 @@
 """torchdiffeq's functions: against known solutions, and against torchdiffeq itself where it is installed."""
 
+import importlib
 import math
 import warnings
 from itertools import pairwise
@@ -534,6 +535,8 @@ class TestRefusals:
 @pytest.mark.parametrize("method", [*ADAPTIVE, *FIXED, *COLLOCATION])
 def test_it_agrees_with_torchdiffeq(method):
     torchdiffeq = pytest.importorskip("torchdiffeq")
+    if method not in importlib.import_module("torchdiffeq._impl.odeint").SOLVERS:
+        pytest.skip("newer than the torchdiffeq that is here")
     options = {} if method in ADAPTIVE else {"step_size": 0.125}
     t = times(0.0, 0.5, 1.0)
     results = []

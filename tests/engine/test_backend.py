@@ -302,6 +302,7 @@ def in_child(net, y0, expected):
 
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 @pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="no fork here")
+@pytest.mark.skipif(torch.cuda.is_available(), reason="with a GPU, PyTorch's backward passes forbid a fork after them")
 def test_a_process_that_was_forked_after_a_solve_has_threads_of_its_own(threads):
     """Also one that forks while another thread solves."""
     net, y0 = Net(dtype=torch.float32), torch.randn(100, 2, requires_grad=True)

@@ -91,7 +91,7 @@ def build_model(model: ModelConfig, solver: SolverConfig, n_inputs: int, n_outpu
         if count < 1:
             raise ValueError(f"{name} must be 1 or more, got {count}")
     state_dim = choose_state_dim(n_inputs, model.encoder) if model.state_dim is None else model.state_dim
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), torch.device("cpu"):
         torch.manual_seed(seed)
         encoder = _encoder(model, n_inputs, state_dim)
         decoder = _decoder(model, state_dim, n_outputs)

@@ -619,7 +619,7 @@ def _dates(values: pd.Series, day_first: bool) -> pd.Series | None:
     if (_is_number(values) or _is_bool(values)) and values.notna().any():
         return None
     text = _text(values)
-    parts = text.str.extract(_DATE)
+    parts = text.str.extract(_DATE).astype("string")  # not objects, which older pandas makes numbers of
     day, month = (parts["first"], parts["second"]) if day_first else (parts["second"], parts["first"])
     date = [parts["year"].fillna(parts["last"]), parts["month"].fillna(month), parts["day"].fillna(day)]
     iso = date[0] + "-" + date[1].str.zfill(2) + "-" + date[2].str.zfill(2) + parts["clock"].fillna("")

@@ -179,15 +179,13 @@ private:
   }
   void lend(Block<T>& block, const Step<T>& step) const {
     const int donor = first_of(step, [](const Step<T>& s, int l) { return s.accept[l]; });
-    T accepted[L];
     for (int l = 0; l < L; ++l) {
       block.donor[l] = step.accept[l] ? l : donor;
-      accepted[l] = step.accept[l];
       if (!step.accept[l]) block.t[l] = block.t[donor], block.h[l] = block.h[donor];
     }
     if (step.all) return;
     Mask<T> own[row_registers];
-    for (int j = 0; j < row_registers; ++j) own[j] = Vec<T>::load(accepted + j * W) != Vec<T>(T(0));
+    for (int j = 0; j < row_registers; ++j) own[j] = Vec<T>::load(step.accept + j * W) != Vec<T>(T(0));
     const std::size_t rows = Stages<T>::rows_of(plan_, first_, block.full) -
                              (block.full && !block.extended ? extra_rows() : 0);
     for (T* at = block.rows; at < block.rows + rows * L; at += L) {

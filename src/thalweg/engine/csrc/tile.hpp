@@ -42,7 +42,8 @@ struct Step {
   double t[L], h[L];                   // where it begins, and how long it is: 0 where a lane carries nothing
   std::int64_t sample[L];              // -1 where a lane carries nothing
   std::int64_t output[L], end_output[L];  // the first that may lie in it, and the first behind it
-  bool lands[L], accept[L];            // whether it ends at t1; whether it is taken
+  double lands[L];                     // 1 where it ends at t1, else 0
+  T accept[L];                         // 1 where it is taken, else 0
   bool any, all;                       // whether some lane accepts, and whether all do
   T *y, *own;                          // the state where it begins; the arguments of each sample
   const T* ended;                      // where it comes to
@@ -52,10 +53,10 @@ struct Step {
 // Rows of the lanes that accept the step; where all that carry something do, of all.
 template <class T>
 void copy_accepted(const Step<T>& step, const T* from, T* to, int rows) {
-  if (step.all) return copy_rows(from, to, rows);
-  T mask[lanes<T>];
-  for (int l = 0; l < lanes<T>; ++l) mask[l] = step.accept[l];
-  copy_lanes(from, to, mask, rows);
+  if (step.all)
+    copy_rows(from, to, rows);
+  else
+    copy_lanes(from, to, step.accept, rows);
 }
 
 // One thread's tile and what it works with.
@@ -84,7 +85,7 @@ public:
     time_ = take(L);
     for (int l = 0; l < L; ++l) {
       step_.sample[l] = -1;
-      step_.t[l] = h_[l] = t1_[l] = direction_[l] = floor_[l] = own_size_[l] = carries_[l] = lands_[l] = 0;
+      step_.t[l] = h_[l] = t1_[l] = direction_[l] = floor_[l] = own_size_[l] = carries_[l] = 0;
       tried_[l] = accepted_[l] = evaluated_[l] = linearized_[l] = factored_[l] = 0;
       step_.output[l] = step_.end_output[l] = 0;
       limit_[l] = 1;
@@ -111,11 +112,8 @@ public:
       if (plan_.tempered())
         for (int l = 0; l < L; ++l) error[l] = relative(step_.squares[l], step_.squares[L + l], D);
       else
-        for (int l = 0; l < L; l += static_cast<int>(Vec<double>::lanes)) {
-          double sums[Vec<double>::lanes];
-          for (std::size_t i = 0; i < Vec<double>::lanes; ++i) sums[i] = step_.squares[l + i];
-          sqrt(Vec<double>::load(sums) / Vec<double>(D)).store(error + l);
-        }
+        for (int l = 0; l < L; l += static_cast<int>(Vec<double>::lanes))
+          sqrt(load_wide(step_.squares + l) / Vec<double>(D)).store(error + l);
       settle(error);
     }
   }
@@ -213,12 +211,10 @@ public:
     for (int l = 0; l < L; l += Wide) {
       const V remaining = V::load(t1_ + l) - V::load(step_.t + l), h = V::load(h_ + l);
       const auto carries = V::load(carries_ + l) != V(0.0), lands = (remaining / h <= V(1 + slack)) & carries;
-      select(lands, V(1.0), 0.0).store(lands_ + l);
-      select(carries, select(lands, remaining, h), 0.0).store(step_.h + l);
-    }
-    for (int l = 0; l < L; ++l) {
-      step_.lands[l] = lands_[l] != 0;
-      step_.size[l] = static_cast<T>(step_.h[l]);
+      const V size = select(carries, select(lands, remaining, h), 0.0);
+      select(lands, V(1.0), 0.0).store(step_.lands + l);
+      size.store(step_.h + l);
+      store_narrow(size, step_.size + l);
     }
     family_.attempt(step_);
   }
@@ -229,13 +225,12 @@ public:
     const Task<T>& task = plan_.task;
     using V = Vec<double>;
     constexpr int Wide = V::lanes;
-    bool* const accept = step_.accept;
-    double h_next[L], t_next[L], factor[L], taken[L];
+    double h_next[L], t_next[L], factor[L];
     if (control.adaptive) factors(error, factor);
     const V tried(1.0), evaluated(step_.nfev), linearized(step_.njev), factored(step_.nlu);
     unsigned carrying = 0, accepting = 0, failing = 0, ending = 0;
     for (int l = 0; l < L; l += Wide) {
-      const auto carries = V::load(carries_ + l) != V(0.0), lands = V::load(lands_ + l) != V(0.0);
+      const auto carries = V::load(carries_ + l) != V(0.0), lands = V::load(step_.lands + l) != V(0.0);
       const V t = V::load(step_.t + l), h = V::load(step_.h + l), t1 = V::load(t1_ + l), direction = V::load(direction_ + l);
       const V e = V::load(error + l);
       auto fits = carries, stuck = carries;
@@ -265,20 +260,19 @@ public:
       if (step_.nlu) (V::load(factored_ + l) + select(carries, factored, zero)).store(factored_ + l);
       reached.store(t_next + l);
       select(stuck & ~arrived, zero, proposed).store(h_next + l);
-      select(fits, tried, zero).store(taken + l);
+      store_narrow(select(fits, V(1.0), zero), step_.accept + l);
       carrying |= lanes_of(carries) << l;
       accepting |= lanes_of(fits) << l;
       failing |= lanes_of(stuck & ~arrived) << l;
       ending |= lanes_of((arrived | stuck | (tries >= V(static_cast<double>(control.max_steps)))) & carries) << l;
     }
-    for (int l = 0; l < L; ++l) accept[l] = taken[l] != 0;
     step_.any = accepting != 0;
     step_.all = accepting == carrying;
     bool some_due = false;
     if (task.t_eval)
       for (int l = 0; l < L; ++l) {
         std::int64_t& end = step_.end_output[l] = step_.output[l];
-        if (!accept[l]) continue;
+        if (!step_.accept[l]) continue;
         while (end < task.outputs && (output_time(end, step_.sample[l]) - t_next[l]) * direction_[l] <= 0) ++end;
         some_due |= end > step_.output[l];
       }
@@ -321,7 +315,7 @@ private:
 
   // Of the samples in the lanes.
   double h_[L], t1_[L], direction_[L], floor_[L], log_before_[L], log_two_before_[L], limit_[L], own_size_[L];
-  double carries_[L], lands_[L];  // 1 where a lane carries a sample, and where its step ends at t1; 0 elsewhere
+  double carries_[L];  // 1 where a lane carries a sample, else 0
   double tried_[L], accepted_[L], evaluated_[L], linearized_[L], factored_[L];  // counts, exact below 2^53
 
   int carried_ = 0;                // how many lanes carry one
@@ -470,11 +464,14 @@ private:
     constexpr int Wide = V::lanes;
     const Control& c = plan_.control;
     const double order = plan_.method.error_order;
+    double logs[L];
     for (int l = 0; l < L; l += Wide) {
-      V e = V::load(error + l);
-      const auto accept = e <= V(1.0);
-      e = select(e < V(1e-10), 1e-10, e);  // NaN stays
-      const V log_e = log(e);
+      const V e = V::load(error + l);
+      log(select(e < V(1e-10), 1e-10, e)).store(logs + l);  // NaN stays
+    }
+    for (int l = 0; l < L; l += Wide) {
+      const auto accept = V::load(error + l) <= V(1.0);
+      const V log_e = V::load(logs + l);
       V log_f = log_e * (-(c.p + c.i + c.d) / order);
       V most = V::load(limit_ + l);
       const V before = V::load(log_before_ + l), two_before = V::load(log_two_before_ + l);

@@ -6,6 +6,8 @@
 
 #pragma once
 
+#include <algorithm>
+
 #include "gemm.hpp"
 #include "math.hpp"
 #include "program.hpp"
@@ -119,6 +121,11 @@ public:
           run.from.step = run.from.numbers ? 1 : lanes<T>;
           runs_[runs++] = run;
         }
+        // results that were written there at once need no copy
+        Run<T>* const first = runs_.data() + step.first_run;
+        runs = static_cast<int>(std::remove_if(first, runs_.data() + runs, [&](const Run<T>& run) {
+          return !run.from.numbers && run.from.place == step.place && run.from.offset == step.offset + run.to * lanes<T>;
+        }) - runs_.data());
       } else {
         for (std::size_t n = 0; n < code.operands.size(); ++n) step.x[n] = source(code.operands[n]);
       }

@@ -161,6 +161,21 @@ Layout lay(const Program& p, bool record) {
     layout.home[1] = {Place::state, 0};
     for (int v = 2, row = 0; v < p.inputs; row += p.sizes[v++]) layout.home[v] = {Place::own, row};
 
+    // Results that dy/dt is put together from are written to their rows of it at once; `Code` gathers what is left.
+    std::vector<int> row_of_slope(values, -1);
+    if (p.direct_output && p.maker(p.output.number).op == Op::gather) {
+        const Instruction& code = p.maker(p.output.number);
+        for (int row = 0; row < code.size; ++row) {
+            const Operand& x = code.operands[code.index[2 * row]];
+            if (x.shared || x.number < p.inputs || kept[x.number] || row_of_slope[x.number] >= 0) continue;
+            int count = 0;  // rows of it that follow here, from its first one
+            while (row + count < code.size && code.index[2 * (row + count)] == code.index[2 * row] &&
+                   x.row + code.index[2 * (row + count) + 1] == count)
+                ++count;
+            if (count == p.sizes[x.number]) row_of_slope[x.number] = row;
+        }
+    }
+
     Rows rows;
     for (int i = 0; i < static_cast<int>(p.code.size()); ++i) {
         const Instruction& code = p.code[i];
@@ -169,6 +184,8 @@ Layout lay(const Program& p, bool record) {
         if (p.direct_output && made == p.output.number) {
             layout.home[made] = {Place::slope, 0};
             layout.reads_slope = kept[made] != 0;
+        } else if (row_of_slope[made] >= 0) {
+            layout.home[made] = {Place::slope, row_of_slope[made]};
         } else if (kept[made]) {
             layout.home[made] = {Place::saved, layout.saved};
             layout.saved += code.size;

@@ -103,6 +103,14 @@ def most(count: Count) -> int:
     return int(count.max()) if isinstance(count, Tensor) else count
 
 
+def as_list(x: Tensor) -> list[Any]:
+    """Its numbers (n,): one read of the device, but under `torch.func.jvp` where PyTorch is too old, as 2.7, for that."""
+    try:
+        return x.tolist()
+    except RuntimeError:
+        return [number.item() for number in x.unbind()]
+
+
 def weighted_sum(weights: Sequence[float], tensors: Sequence[Tensor]) -> Tensor:
     """Sum_j weights_j tensors_j, passing over weights of 0; one of them is another number."""
     total: Tensor | None = None

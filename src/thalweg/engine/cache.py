@@ -153,9 +153,28 @@ def _key(y0: Any, args: Any, by_row: bool) -> tuple[Any, ...]:
     rows = len(states[0]) if by_row else -1
     shapes = tuple((x.shape[1:] if by_row else x.shape, x.dtype) for x in states)
     if not args:
-        return by_row, spec, shapes
+        return by_row, _hashable(spec), shapes
     leaves, structure = pytree.tree_flatten(args)
-    return by_row, spec, shapes, structure, tuple(_leaf(x, rows) for x in leaves)
+    return by_row, _hashable(spec), shapes, _hashable(structure), tuple(_leaf(x, rows) for x in leaves)
+
+
+def _has_hash(spec: Any) -> bool:
+    try:
+        hash(spec)
+    except TypeError:
+        return False
+    return True
+
+
+_STRUCTURES_HAVE_HASHES = _has_hash(pytree.tree_structure({}))
+"""Those of older PyTorch hold lists."""
+
+
+def _hashable(spec: Any) -> Any:
+    """A structure, or what is equal where it is equal."""
+    if _STRUCTURES_HAVE_HASHES or spec is None:
+        return spec
+    return spec.type, repr(spec.context), tuple(map(_hashable, spec.children_specs))
 
 
 def _leaf(x: Any, rows: int) -> Any:

@@ -75,6 +75,11 @@ class Traced(Tensor):
         return f"Traced(shape={tuple(self.shape)}, dtype={self.dtype})"
 
 
+def _is_written(argument: Any) -> bool:
+    """Whether an operation writes into what is given as this argument of its schema."""
+    return argument.alias_info is not None and argument.alias_info.is_write
+
+
 class _Reads(TorchFunctionMode):
     """Sees what a field learns of tensors by other ways than operations."""
 
@@ -144,7 +149,7 @@ class Tracer(TorchDispatchMode):
 
     def _before_the_solve(self, func: Any, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """An operation on what is shared: the prologue's."""
-        written = [x for x, spec in zip(args, func._schema.arguments, strict=False) if spec.is_write]
+        written = [x for x, spec in zip(args, func._schema.arguments, strict=False) if _is_written(spec)]
         if func._schema.is_mutable and not all(self._own(x) for x in written):
             raise Untraceable(f"the field writes into a tensor that it holds ({name})")
         self._all_known(_deciding_size(func, name, args), f"makes a tensor whose size depends on numbers ({name})")

@@ -13,7 +13,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from ..core.arithmetic import Count, Flag, Number, across, wide_dtype
+from ..core.arithmetic import Count, Flag, Number, across, as_list, wide_dtype
 from ..core.norms import Tolerance, rms, rms_of_rows, wide_enough
 
 
@@ -120,7 +120,7 @@ class PerSample:
         columns = [running, *(x for x in (due, stuck) if isinstance(x, Tensor))]
         if len(columns) == 1:
             return bool(running.any()), int(due), bool(stuck)
-        most = [int(x) for x in torch.stack(columns).amax(1).tolist()]
+        most = [int(x) for x in as_list(torch.stack(columns).amax(1))]
         return (
             bool(most[0]),
             most[1] if isinstance(due, Tensor) else int(due),

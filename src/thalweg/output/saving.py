@@ -11,7 +11,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from ..core.arithmetic import Count, Flag, Number, across, of_rows
+from ..core.arithmetic import Count, Flag, Number, across, as_list, of_rows
 from ..core.step import Step, Stepper
 
 
@@ -67,7 +67,7 @@ class JointSaver:
 
     def __init__(self, times: Tensor, t0: float, direction: float, y0: Tensor) -> None:
         self._times = times
-        self._host: Sequence[float] = times.tolist()
+        self._host: Sequence[float] = as_list(times)
         self._direction = direction
         self._saved = sum(t == t0 for t in self._host)
         self._due = 0

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..core.arithmetic import Count, Number, across, maximum, minimum, negate, where, wide_dtype
+from ..core.arithmetic import Count, Number, across, as_list, maximum, minimum, negate, where, wide_dtype
 from ..core.field import FieldLike
 from ..core.norms import Tolerance
 from ..core.step import Carry, Step, parts_of
@@ -210,7 +210,7 @@ class MultistepStepper(_Adams):
         weights = self._weigh(size, past, known)
         predicted = differences * self._near(weights.beta).unsqueeze(2)
         starting = known < self._kept
-        some, every = torch.stack([starting.any(), starting.all()]).tolist()
+        some, every = as_list(torch.stack([starting.any(), starting.all()]))
         if not every:
             y_new, newton = self._multistep(field, end, size, y, weights, predicted)
             nfev = nfev + (self.method.stages - 1)
@@ -357,8 +357,8 @@ class VariableAdamsStepper(_Adams):
         if not self.by_row:
             k = int(order)
             first = max(k - 2, 0)
-            sizes = torch.linalg.vector_norm(differences[:, first : k + 2] / scale, dim=2)[0].tolist()
-            g = integrals[0].tolist()
+            sizes = as_list(torch.linalg.vector_norm(differences[:, first : k + 2] / scale, dim=2)[0])
+            g = as_list(integrals[0])
             places = [min(max(q, 0), last) for q in range(k - 2, k + 2)]
             return [abs(g[q] - g[max(q - 1, 0)]) * sizes[q - first] / max(self._size, 1) ** 0.5 for q in places]
         columns = (order.unsqueeze(1) + self._around).clamp(0, last)

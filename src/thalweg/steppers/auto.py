@@ -14,10 +14,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from ..core.arithmetic import Number, across, weighted_sum, wide_dtype
+from ..core.arithmetic import Number, across, as_list, weighted_sum, wide_dtype
 from ..core.field import FieldLike
 from ..core.norms import Tolerance, rms_of_rows
 from ..core.step import Carry, Step, parts_of
@@ -75,15 +76,13 @@ class AutoStepper(StageInterpolation):
     def __init__(self, pair: Switching, like: Tensor, *, by_row: bool, tolerance: Tolerance) -> None:
         rows = pair.explicit.interpolant, pair.stiff.interpolant
         degree = max(len(row[0]) for row in rows)
-        places = torch.linspace(0, 1, degree + 1, dtype=torch.float64, device="cpu")[1:]
-        powers = places.unsqueeze(1) ** torch.arange(1, degree + 1, device="cpu")  # (place, power)
-        super().__init__(torch.linalg.inv(powers).t().tolist(), like, by_row=by_row)
+        powers = np.linspace(0, 1, degree + 1)[1:, None] ** np.arange(1, degree + 1)  # (place, power)
+        super().__init__(np.linalg.inv(powers).T.tolist(), like, by_row=by_row)
         self.stages, self.error_order = degree, pair.error_order
         self._explicit = ExplicitRK(pair.explicit, like, by_row=by_row)
         self._stiff = RosenbrockStepper(pair.stiff, like, by_row=by_row)
         self._weights_explicit, self._weights_stiff = (
-            (powers[:, : len(row[0])] @ torch.tensor(row, dtype=torch.float64, device="cpu").t()).tolist()
-            for row in rows
+            (powers[:, : len(row[0])] @ np.transpose(row)).tolist() for row in rows
         )
         *_, before, last = pair.explicit.a
         self._apart = [x - y for x, y in zip(last, (*before, 0.0), strict=True)]
@@ -111,7 +110,7 @@ class AutoStepper(StageInterpolation):
             return replace(step, mode=mode)
         assert isinstance(h, Tensor)
         moving = h != 0
-        stiff, explicit = torch.stack([(mode & moving).any(), (~mode & moving).any()]).tolist()
+        stiff, explicit = as_list(torch.stack([(mode & moving).any(), (~mode & moving).any()]))
         if not stiff:
             return replace(self._take_explicit(field, t, h, y, start, m), mode=torch.zeros_like(mode))
         if not explicit:

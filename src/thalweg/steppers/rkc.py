@@ -17,7 +17,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-from ..core.arithmetic import Count, Flag, Number, across, weighted_sum, wide_dtype
+from ..core.arithmetic import Count, Flag, Number, across, as_list, weighted_sum, wide_dtype
 from ..core.field import FieldLike
 from ..core.norms import Tolerance
 from ..core.step import Carry, Step
@@ -163,7 +163,7 @@ class StabilisedStepper(StageInterpolation):
     def _stages(self, h: Number, radius: Tensor) -> tuple[list[int], Flag]:
         """How many stages each row needs, and whether that many are possible."""
         size = h.detach().abs() if isinstance(h, Tensor) else abs(h)
-        needed = [stages_for(x) for x in (_SAFETY * size * radius).tolist()]
+        needed = [stages_for(x) for x in as_list(_SAFETY * size * radius)]
         possible = [s <= self._most for s in needed]
         stages = [s if fits else 2 for s, fits in zip(needed, possible, strict=True)]
         if all(possible):

@@ -104,7 +104,7 @@ def most(count: Count) -> int:
 
 
 def as_list(x: Tensor) -> list[Any]:
-    """Its numbers (n,): one read of the device, but under `torch.func.jvp` where PyTorch is too old, as 2.7, for that."""
+    """Its numbers (n,): one read of the device, but under `torch.func.jvp` of a PyTorch that cannot, such as 2.7."""
     try:
         return x.tolist()
     except RuntimeError:

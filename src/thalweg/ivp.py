@@ -534,7 +534,7 @@ def _solved_again(engine: Native, y0: Tensor, args: Any, on_failure: str) -> Sol
     status = call.status if isinstance(call.status, Tensor) else Status(call.status)
     sol = Solution(ts=engine.solve.times.clone(), ys=ys, status=status, stats=stats)
     if not call.succeeded:
-        _raise_where_asked(sol, None if isinstance(status, Tensor) else call.ends[0], on_failure)
+        _raise_where_asked(sol, None if isinstance(status, Tensor) else float(call.ends[0]), on_failure)
     return sol
 
 

@@ -34,7 +34,7 @@ from .builder import Untraceable
 from .cache import cached_trace, valid_trace
 from .program import Program
 from .reference import evaluate
-from .trace import Trace
+from .trace import Trace, leaves_of
 
 
 class Unsuitable(ValueError):
@@ -93,7 +93,7 @@ class Native:
         samples = y0.shape[0] if self.trace.rows else 1
         own: list[Tensor] = []
         if self.trace.batched:
-            leaves = pytree.tree_leaves(args)
+            leaves = leaves_of(args)
             own = [leaves[i].reshape(samples, -1).contiguous() for i in self.trace.batched]
         shared = self.trace.shared(args)
         call = Call(self, samples, len(own), stats)
@@ -224,7 +224,7 @@ def _has(data: Any) -> bool:
 
 def _wanted(trace: Trace, y0: Tensor, args: Any) -> bool:
     """Whether anything but the times needs a gradient."""
-    leaves = pytree.tree_leaves(args)
+    leaves = leaves_of(args)
     return any(x.requires_grad for x in (y0, *(leaves[i] for i in trace.batched), *trace.shared(args)))
 
 
@@ -292,14 +292,14 @@ class Call:
     status : int or Tensor (B,)
     succeeded : bool
         Whether every sample came to its end.
-    ends : two of float or Tensor (B,)
+    ends : two of float, or Tensor (2, B)
         The time reached and the size of the next step.
     """
 
     __slots__ = ("backend", "ends", "held", "own", "recording", "samples", "stats", "status", "succeeded")
     status: Any
     succeeded: bool
-    ends: Sequence[Any]
+    ends: Sequence[Any] | Tensor
 
     def __init__(self, backend: Native, samples: int, own: int, stats: Stats) -> None:
         self.backend, self.samples, self.own, self.stats = backend, samples, own, stats

@@ -15,7 +15,7 @@ from torch.utils import _pytree as pytree
 
 from .builder import Untraceable
 from .guards import IDENTITY, SIMPLE, Guards, guards_of
-from .trace import Trace, check, refuse_transforms, trace, trace_under
+from .trace import Trace, check, leaves_of, refuse_transforms, trace, trace_under
 
 _KEPT = 8
 """The most traces of one field: it may be used with states and arguments of several shapes."""
@@ -154,8 +154,9 @@ def _key(y0: Any, args: Any, by_row: bool) -> tuple[Any, ...]:
     shapes = tuple((x.shape[1:] if by_row else x.shape, x.dtype) for x in states)
     if not args:
         return by_row, _hashable(spec), shapes
-    leaves, structure = pytree.tree_flatten(args)
-    return by_row, _hashable(spec), shapes, _hashable(structure), tuple(_leaf(x, rows) for x in leaves)
+    leaves = leaves_of(args)
+    structure = None if leaves is args else _hashable(pytree.tree_structure(args))
+    return by_row, _hashable(spec), shapes, structure, tuple(_leaf(x, rows) for x in leaves)
 
 
 def _has_hash(spec: Any) -> bool:

@@ -114,7 +114,7 @@ class Solved(NamedTuple):
         Whether all samples reached t1.
     counts : sequence of int, or of Tensor (B,)
         The status, steps tried, steps kept, evaluations, Jacobians and factorisations: of each sample, or of all.
-    ends : sequence of float, or of Tensor (B,)
+    ends : two of float, or Tensor (2, B)
         The time reached and the next size.
     """
 
@@ -122,7 +122,7 @@ class Solved(NamedTuple):
     recording: Any
     succeeded: bool
     counts: Sequence[Any]
-    ends: Sequence[Any]
+    ends: Sequence[Any] | Tensor
 
 
 @dataclass(frozen=True)
@@ -217,7 +217,7 @@ class Solve:
         )
         if counts is None or ends is None:
             return Solved(ys, recording, worst == 0, (worst, *first), first_ends)
-        return Solved(ys, recording, worst == 0, counts.unbind(), ends.unbind())
+        return Solved(ys, recording, worst == 0, counts.unbind(), ends)
 
 
 def pull_back(

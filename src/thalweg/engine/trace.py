@@ -30,6 +30,12 @@ _MANY = 4
 """So many arguments with a row for each sample are taken as all samples' own or all as shared."""
 
 
+def leaves_of(args: Any) -> Sequence[Any]:
+    """The leaves of arguments, as PyTorch finds them in a tree; a tuple of tensors is no tree to be searched."""
+    plain = type(args) is tuple and all(type(x) is Tensor for x in args)
+    return args if plain else pytree.tree_leaves(args)
+
+
 @dataclass(frozen=True, eq=False)
 class Trace:
     """A field as a program, and what it takes from PyTorch.
@@ -56,7 +62,7 @@ class Trace:
 
     def shared(self, args: Any) -> list[Tensor]:
         """The shared tensors, in the order of the program, each contiguous and of y's dtype; with a graph."""
-        tensors = self._prologue.run(pytree.tree_leaves(args) if args else ())
+        tensors = self._prologue.run(leaves_of(args))
         found = [x if isinstance(x, Tensor) else tensors[x] for x in self._shared]
         dtype = self._dtype
         return [x if x.dtype is dtype and x.is_contiguous() else x.to(dtype).contiguous() for x in found]
@@ -73,7 +79,7 @@ class Trace:
     def inputs(self, t: Tensor, y: Tensor, args: Any) -> list[Tensor]:
         """The program's inputs (samples, rows) at a time and a packed state."""
         samples = len(y) if self.rows else 1
-        leaves = pytree.tree_leaves(args)
+        leaves = leaves_of(args)
         given = [y, *(leaves[leaf] for leaf in self.batched)]
         return [t.reshape(-1, 1).expand(samples, 1), *(x.reshape(samples, -1) for x in given)]
 

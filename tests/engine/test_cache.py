@@ -1,12 +1,14 @@
 """A trace is told from those of others, also where memory is used again: an identity lasts as long as its object."""
 
 import math
+from collections import namedtuple
 
 import numpy as np
 import pytest
 import torch
 
 from thalweg import explain, solve_ivp
+from thalweg.engine import cache
 from thalweg.engine.cache import cached_trace
 
 RATES = [0.25 * (i % 7) for i in range(40)]
@@ -48,6 +50,28 @@ def of_an_argument(rate):
 @pytest.mark.parametrize("solved", [of_a_default, of_a_keyword, of_a_closure, of_an_argument])
 def test_what_is_gone_is_not_taken_for_what_came_in_its_place(solved):
     assert [solved(rate) for rate in RATES] == pytest.approx([math.exp(-rate) for rate in RATES], rel=1e-6)
+
+
+Pair, Turned = namedtuple("Pair", "a b"), namedtuple("Pair", "b a")
+
+
+@pytest.mark.parametrize("have_hashes", [True, False])
+@pytest.mark.filterwarnings("ignore:.*children_specs:FutureWarning")
+def test_structures_of_one_name_are_two(have_hashes, monkeypatch):
+    """Also those of a PyTorch whose structures have no hash."""
+    monkeypatch.setattr(cache, "_STRUCTURES_HAVE_HASHES", have_hashes)
+
+    def decay(t, y, pair):
+        return pair.a * y
+
+    assert end(decay, Pair(a=1.0, b=-1.0)) == pytest.approx(math.e)
+    assert end(decay, Turned(a=1.0, b=-1.0)) == pytest.approx(math.e)
+
+    def of_a_dict(t, y, tree):
+        return tree["rates"][0]["k"] * y
+
+    assert end(of_a_dict, {"rates": [{"k": torch.tensor(-1.0)}]}) == pytest.approx(math.exp(-1))
+    assert end(of_a_dict, {"rates": [{"k": torch.tensor(1.0)}]}) == pytest.approx(math.e)
 
 
 READS = {

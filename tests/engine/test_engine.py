@@ -206,6 +206,31 @@ def test_the_derivative_of_the_last_operation_may_read_the_slope_itself(batching
     assert_agree(Case([["linear"]], damped=False, batching=batching))
 
 
+GATHERED = {
+    "each once": lambda x, v, m: torch.stack([v, (1 - x * x) * v - x], 1),
+    "one twice": lambda x, v, m: torch.cat([torch.sin(x * v)[:, None]] * 2, 1),
+    "one that is read later": lambda x, v, m: torch.stack([torch.cos(x * v), torch.cos(x * v) * v], 1),
+    "whose derivative reads it": lambda x, v, m: torch.stack([torch.tanh(x), torch.exp(-v * v)], 1),
+    "parts in another order": lambda x, v, m: torch.cat([m[:, 1:], m[:, :1]], 1),
+    "a part and another": lambda x, v, m: torch.cat([m[:, 1:], (x + v)[:, None]], 1),
+    "a constant": lambda x, v, m: torch.stack([v - x, torch.full_like(x, 0.3)], 1),
+}
+
+
+@pytest.mark.parametrize("batching", ["joint", "per_sample"])
+@pytest.mark.parametrize("name", GATHERED)
+def test_a_slope_may_be_put_together_from_results(name, batching):
+    """These are written to their rows of it at once, where nothing else reads them."""
+    y0, mix = torch.randn(21, 2, dtype=F64, requires_grad=True), torch.randn(2, 2, dtype=F64, requires_grad=True)
+    found = []
+    for backend in ("native", "eager"):
+        options = {"batching": batching, "backend": backend, "rtol": 1e-6, "atol": 1e-6}
+        field = lambda t, y: GATHERED[name](*y.unbind(1), 0.5 * y @ mix)  # noqa: E731
+        ys = solve_ivp(field, (0.0, 1.0), y0, t_eval=torch.tensor([0.3, 1.0]), **options).ys
+        found.append([ys, *torch.autograd.grad(ys.sin().sum(), [y0, mix], materialize_grads=True, allow_unused=True)])
+    torch.testing.assert_close(*found, rtol=1e-10, atol=1e-10)
+
+
 @pytest.mark.parametrize("name", EXPLICIT)
 def test_each_method(name):
     """With outputs inside steps and without."""

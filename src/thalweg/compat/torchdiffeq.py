@@ -246,7 +246,7 @@ def odeint_dense(
     >>> y(torch.tensor([0.5, 1.0])).flatten()
     tensor([0.6065, 0.3679])
     """
-    t = _checked_times(torch.stack([t if isinstance(t, Tensor) else torch.tensor(t) for t in (t0, t1)]))
+    t = _checked_times(torch.stack([torch.as_tensor(end, device=_leaves(y0)[0].device) for end in (t0, t1)]))
     setting = _Setting(func, y0, t, rtol, atol, method, options)
     return solve_ivp(_field(func, y0), (t[0], t[1]), y0, dense_output=True, gradient="direct", **setting.steps())
 

@@ -104,7 +104,7 @@ def most(count: Count) -> int:
 
 
 def as_list(x: Tensor) -> list[Any]:
-    """Its numbers (n,): one read of the device, but under `torch.func.jvp` of a PyTorch that cannot, such as 2.7."""
+    """Its numbers (n,), in one read of the device; one by one under `torch.func.jvp` of PyTorch 2.7 and before."""
     try:
         return x.tolist()
     except RuntimeError:

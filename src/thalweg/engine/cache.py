@@ -172,10 +172,17 @@ _STRUCTURES_HAVE_HASHES = _has_hash(pytree.tree_structure({}))
 
 
 def _hashable(spec: Any) -> Any:
-    """A structure, or what is equal where it is equal."""
+    """A structure, or what is equal where it is equal and only there."""
     if _STRUCTURES_HAVE_HASHES or spec is None:
         return spec
-    return spec.type, repr(spec.context), tuple(map(_hashable, spec.children_specs))
+    return spec.type, _without_lists(spec.context), tuple(map(_hashable, spec.children_specs))
+
+
+def _without_lists(context: Any) -> Any:
+    """What a node of a structure knows of itself; what has no hash is equal to nothing."""
+    if isinstance(context, list | tuple):
+        return type(context), tuple(map(_without_lists, context))
+    return context if _has_hash(context) else object()
 
 
 def _leaf(x: Any, rows: int) -> Any:

@@ -76,8 +76,12 @@ class NeuralODE(nn.Module):
             raise ValueError(f"t_span must be a pair of finite numbers (t0, t1), got {t_span!r}")
         self.field = field
         self.learn_times = learn_times
-        self.t0: Any = nn.Parameter(torch.tensor(t0)) if learn_times else t0
-        self.t1: Any = nn.Parameter(torch.tensor(t1)) if learn_times else t1
+        self.t0: Any = t0
+        self.t1: Any = t1
+        if learn_times:
+            beside = next(field.parameters(), None) if isinstance(field, nn.Module) else None
+            device = None if beside is None else beside.device
+            self.t0, self.t1 = (nn.Parameter(torch.tensor(t, device=device)) for t in (t0, t1))
         self.options: dict[str, Any] = {
             "method": method,
             "step_size": step_size,

@@ -42,11 +42,11 @@ def checked_data(ts: Any, xs: Any, **more: Any) -> dict[str, Tensor]:
     values = _tensor("xs", xs)
     if not (values.is_floating_point() or values.is_complex()):
         raise ValueError(f"xs has dtype {values.dtype}, but values must be floating or complex; use xs.float()")
-    times = _tensor("ts", ts).to(values.device)
+    times = _tensor("ts", ts, values.device)
     if times.is_complex():
         raise ValueError(f"ts must be real, got dtype {times.dtype}")
     _check_shapes(times, values)
-    others = {name: _tensor(name, x).to(values.device) for name, x in more.items()}
+    others = {name: _tensor(name, x, values.device) for name, x in more.items()}
     for name, x in others.items():
         if x.shape != values.shape or x.dtype != values.dtype:
             raise ValueError(
@@ -59,9 +59,10 @@ def checked_data(ts: Any, xs: Any, **more: Any) -> dict[str, Tensor]:
     return {"ts": times, "xs": values, **others}
 
 
-def _tensor(name: str, value: Any) -> Tensor:
+def _tensor(name: str, value: Any, device: torch.device | None = None) -> Tensor:
     try:
-        return value if isinstance(value, Tensor) else torch.as_tensor(value)
+        given = isinstance(value, Tensor)
+        return value if given and device in (None, value.device) else torch.as_tensor(value, device=device)
     except (TypeError, ValueError, RuntimeError):
         raise ValueError(f"{name} must be a tensor or numbers, got {type(value).__name__}") from None
 

@@ -123,9 +123,10 @@ public:
         }
         // results that were written there at once need no copy
         Run<T>* const first = runs_.data() + step.first_run;
-        runs = static_cast<int>(std::remove_if(first, runs_.data() + runs, [&](const Run<T>& run) {
+        const auto there = [&](const Run<T>& run) {
           return !run.from.numbers && run.from.place == step.place && run.from.offset == step.offset + run.to * lanes<T>;
-        }) - runs_.data());
+        };
+        runs = static_cast<int>(std::remove_if(first, runs_.data() + runs, there) - runs_.data());
       } else {
         for (std::size_t n = 0; n < code.operands.size(); ++n) step.x[n] = source(code.operands[n]);
       }

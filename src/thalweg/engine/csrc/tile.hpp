@@ -464,7 +464,7 @@ private:
     constexpr int Wide = V::lanes;
     const Control& c = plan_.control;
     const double order = plan_.method.error_order;
-    double logs[L];
+    double logs[L];  // of all lanes before the exponentials: none of them waits for another
     for (int l = 0; l < L; l += Wide) {
       const V e = V::load(error + l);
       log(select(e < V(1e-10), 1e-10, e)).store(logs + l);  // NaN stays

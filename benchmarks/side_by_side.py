@@ -249,10 +249,8 @@ def chosen_names(parser: argparse.ArgumentParser, names: Sequence[str]) -> Seque
 
 def report_path(prefix: str = "", device: str = "cpu") -> Path:
     """Where a report of today on this hardware goes."""
-    return (
-        REPORTS
-        / f"{prefix}{re.sub(r'[^a-z0-9]+', '-', hardware(device).lower()).strip('-')}-{datetime.date.today()}.md"
-    )
+    machine = re.sub(r"[^a-z0-9]+", "-", hardware(device).lower()).strip("-")
+    return REPORTS / f"{prefix}{machine}-{datetime.date.today()}.md"
 
 
 def write_report(report: str, path: Path) -> None:

@@ -8,7 +8,6 @@ from inspect import getclosurevars, isfunction
 from itertools import groupby
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from .core.state import layout_of
@@ -16,6 +15,7 @@ from .engine import native
 from .engine.backend import Unsuitable
 from .engine.cache import cached_trace
 from .engine.program import Instruction, Operand, Program
+from .engine.trace import any_time
 from .ivp import LEFT_TO_PYTORCH, solve_ivp
 from .methods import Method
 from .methods.tableau import RungeKutta
@@ -153,9 +153,7 @@ def explain(
         return Explanation("eager", LEFT_TO_PYTORCH[method])
     by_row = batching == "per_sample"
     layout, packed = layout_of(y0, by_row=by_row)
-    time = torch.zeros(
-        (packed.shape[0], *(1,) * (packed.ndim - 1)) if by_row else (), dtype=packed.dtype, device=packed.device
-    )
+    time = any_time(packed, by_row=by_row)
     trace = cached_trace(fun, time, layout.unpack(packed.detach()), args, by_row=by_row)
     return Explanation(
         "native",

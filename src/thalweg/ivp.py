@@ -26,7 +26,7 @@ from .arguments import (
     positive,
     stop_times,
 )
-from .core.arithmetic import Flag, Number, wide_dtype
+from .core.arithmetic import Flag, Number, anywhere, negate, wide_dtype
 from .core.field import FIELDS, Field, Pair, SeparableField
 from .core.solution import Solution, Stats
 from .core.sparsity import Sparsity
@@ -500,8 +500,7 @@ def _solution(
     if found is not None:
         shown = [part.shown() for part in found]
         sol.t_events, sol.y_events = [t for t, _ in shown], [unpack(y) for _, y in shown]
-    failed = not bool(sol.success.all()) if isinstance(sol.success, Tensor) else not sol.success
-    if failed:
+    if anywhere(negate(sol.success)):
         _raise_where_asked(sol, result.t if not isinstance(result.t, Tensor) else None, on_failure)
     return sol
 

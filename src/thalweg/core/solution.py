@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from .arithmetic import Count
+from .arithmetic import Count, anywhere
 from .status import MESSAGES, Status
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ class Stats:
 
     @property
     def _has_jacobians(self) -> bool:
-        return bool((self.njev > 0).any()) if isinstance(self.njev, Tensor) else self.njev > 0
+        return anywhere(self.njev > 0)
 
     def __repr__(self) -> str:
         def show(count: Count) -> str:

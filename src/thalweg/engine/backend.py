@@ -34,7 +34,7 @@ from .builder import Untraceable
 from .cache import cached_trace, valid_trace
 from .program import Program
 from .reference import evaluate
-from .trace import Trace, leaves_of
+from .trace import Trace, any_time, leaves_of
 
 
 class Unsuitable(ValueError):
@@ -151,7 +151,7 @@ def chosen(method: Method, gradient: GradientMethod, request: Request, integrate
     given = [y0, *(x for x in pytree.tree_leaves(field.args) if isinstance(x, Tensor))]
     if torch.is_grad_enabled() and not exact and (request.times is not None or any(x.requires_grad for x in given)):
         raise Unsuitable(_OTHER_GRADIENT)
-    time = torch.zeros((y0.shape[0], *(1,) * (y0.ndim - 1)) if by_row else (), dtype=y0.dtype, device=y0.device)
+    time = any_time(y0, by_row=by_row)
     try:
         trace = cached_trace(field.fun, time, field.layout.unpack(request.y0.detach()), field.args, by_row=by_row)
     except Untraceable as error:

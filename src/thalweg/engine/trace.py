@@ -36,6 +36,11 @@ def leaves_of(args: Any) -> Sequence[Any]:
     return args if plain else pytree.tree_leaves(args)
 
 
+def any_time(y: Tensor, *, by_row: bool) -> Tensor:
+    """A time as a field takes it beside a packed state, for a trace, which holds for all."""
+    return y.new_zeros((len(y), *(1,) * (y.ndim - 1)) if by_row else ())
+
+
 @dataclass(frozen=True, eq=False)
 class Trace:
     """A field as a program, and what it takes from PyTorch.

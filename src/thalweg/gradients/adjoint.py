@@ -20,7 +20,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from ..core.arithmetic import Flag, Number, absolute, across, most, where, wide_dtype
+from ..core.arithmetic import Flag, Number, absolute, across, anywhere, most, where, wide_dtype
 from ..core.field import Field, time_of
 from ..core.rows import stand_ins
 from ..core.status import Status
@@ -269,7 +269,7 @@ class _Backward:
     def _segment(self, t: Number, goal: Number, z: Tensor, a: Tensor, step: Number) -> tuple[Tensor, Number]:
         """The adjoint at `goal`, from (z, a) at t, and the size of the next step; that of the first one is given."""
         moving = t != goal
-        if not (bool(moving.any()) if isinstance(moving, Tensor) else moving):
+        if not anywhere(moving):
             return a, step
         way, first = self.way, self.way.problem.first_step
         if not isinstance(self.stepper, ExternalStepper | VariableAdamsStepper):  # those begin at an order of their own

@@ -61,8 +61,8 @@ def checked_data(ts: Any, xs: Any, **more: Any) -> dict[str, Tensor]:
 
 def _tensor(name: str, value: Any, device: torch.device | None = None) -> Tensor:
     try:
-        given = isinstance(value, Tensor)
-        return value if given and device in (None, value.device) else torch.as_tensor(value, device=device)
+        there = isinstance(value, Tensor) and device in (None, value.device)
+        return value if there else torch.as_tensor(value, device=device)
     except (TypeError, ValueError, RuntimeError):
         raise ValueError(f"{name} must be a tensor or numbers, got {type(value).__name__}") from None
 

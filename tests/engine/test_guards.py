@@ -40,10 +40,17 @@ class Options:
         self.scale, self.names = 1.0, ["a", "b"]
 
 
+class Named(dict):
+    """A dict that holds more than its entries."""
+
+
 class Rich(nn.Module):
     """A module that holds all kinds of things."""
 
-    factor = 3.0
+    class Fixed:
+        power = 1.0
+
+    factor, of_all, listed = 3.0, Options(), Named()
     powers: typing.ClassVar = {"t": [1.0]}
 
     def __init__(self):
@@ -62,6 +69,8 @@ class Rich(nn.Module):
 def two():
     return torch.full((5, 1), 0.3), torch.randn(5, 3)
 
+
+HOOKS = nn.modules.module._global_forward_hooks
 
 CHANGES = {
     "training": lambda m: m.train(),
@@ -89,6 +98,12 @@ CHANGES = {
     "a hook": lambda m: m.layers[0].register_forward_hook(lambda *_: None),
     "the dtype": lambda m: m.double(),
     "a shape": lambda m: setattr(m.layers[0].weight, "data", torch.zeros(2, 3)),
+    "an object of the class": lambda m: setattr(m.of_all, "scale", 2.0),
+    "a class within the class": lambda m: setattr(m.Fixed, "power", 2.0),
+    "what a dict holds beside its entries": lambda m: setattr(m.listed, "more", 1.0),
+    "what hangs on a tensor": lambda m: setattr(m.bare, "scale", 2.0),
+    "a hook of all modules": lambda m: HOOKS.update(more=print),
+    "a new attribute of the class": lambda m: setattr(Rich, "more", 1.0),
     "the forward": lambda m: setattr(Rich, "forward", lambda self, t, y: y),
 }
 
@@ -99,12 +114,42 @@ def test_each_change_of_a_module_is_seen(name, monkeypatch):
     monkeypatch.setattr(Options, "gain", Options.gain)
     monkeypatch.setattr(Rich, "powers", {"t": [1.0]})
     monkeypatch.setattr(helper, "rate", 1.0, raising=False)
+    monkeypatch.setattr(Rich, "of_all", Options())
+    monkeypatch.setattr(Rich, "listed", Named())
+    monkeypatch.setattr(Rich.Fixed, "power", 1.0)
+    monkeypatch.delattr(Rich, "more", raising=False)
     module = Rich().eval()
     guards = guards_of(module)
     assert guards.reason is None
     assert guards.hold()
-    CHANGES[name](module)
-    assert not guards.hold()
+    try:
+        CHANGES[name](module)
+        assert not guards.hold()
+    finally:
+        HOOKS.pop("more", None)
+        if hasattr(Rich, "more"):
+            del Rich.more
+
+
+class Open:
+    """Has attributes of its own choice."""
+
+
+class Slotted(Open):
+    __slots__ = ("rate",)
+
+
+class OfAnArray(np.ndarray):
+    """An array with attributes."""
+
+
+class ModuleWithSlots(nn.Module):
+    __slots__ = ("rate",)
+
+
+@pytest.mark.parametrize("held", [Slotted(), np.ones(2).view(OfAnArray), ModuleWithSlots()])
+def test_what_does_not_stand_in_a_dict_cannot_be_told(held):
+    assert "cannot be told" in guards_of(lambda t, y: held and y).reason
 
 
 def test_what_is_written_into_parameters_is_no_change():

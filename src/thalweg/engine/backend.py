@@ -34,7 +34,7 @@ from .builder import Untraceable
 from .cache import cached_trace, valid_trace
 from .program import Program
 from .reference import evaluate
-from .trace import Trace, any_time, leaves_of
+from .trace import Trace, any_time, in_memory, leaves_of, modes_at_work
 
 
 class Unsuitable(ValueError):
@@ -94,7 +94,7 @@ class Native:
         own: list[Tensor] = []
         if self.trace.batched:
             leaves = leaves_of(args)
-            own = [leaves[i].reshape(samples, -1).contiguous() for i in self.trace.batched]
+            own = [in_memory(leaves[i].reshape(samples, -1)) for i in self.trace.batched]
         shared = self.trace.shared(args)
         call = Call(self, samples, len(own), stats)
         if torch.is_grad_enabled() and (times is not None or any(x.requires_grad for x in (y0, *own, *shared))):
@@ -120,7 +120,7 @@ def kept(key: Any, fun: Any, y0: Tensor, args: tuple[Any, ...], *, by_row: bool)
 
     The field is looked at anew: where something that it reads has changed, so has its trace, and nothing is kept.
     """
-    if transformed():
+    if transformed() or modes_at_work():
         return None
     trace = valid_trace(fun, y0, args if isinstance(args, tuple) else (args,), by_row=by_row)
     parts = None if trace is None else trace.plans.get(key)
@@ -309,7 +309,7 @@ class Call:
     def forward(self, y0: Tensor, tensors: Sequence[Tensor], *, record: bool, times_wanted: bool = False) -> Tensor:
         """Solve."""
         whole, by_row = y0.ndim == 2 and self.backend.trace.rows, self.backend.problem.batching.by_row
-        flat = (y0 if whole else y0.reshape(self.samples, -1)).contiguous()
+        flat = in_memory(y0 if whole else y0.reshape(self.samples, -1))
         ys, self.recording, self.succeeded, counts, self.ends = self.backend.solve.run(
             flat, tensors[: self.own], tensors[self.own :], each=by_row, record=record, times_wanted=times_wanted
         )
@@ -339,7 +339,7 @@ class Call:
         outputs = cotangent.shape[0]
         to_times = (room(1, t0, samples), room(2, t1, samples), room(3, t_eval, outputs, samples))
         to_tensors = [room(4 + i, x) for i, x in enumerate(tensors)]
-        flat = cotangent.reshape(outputs, samples, -1).contiguous()
+        flat = in_memory(cotangent.reshape(outputs, samples, self.held[0].shape[1]))
         own, shared = to_tensors[: self.own], to_tensors[self.own :]
         evaluations = native.pull_back(self.recording, flat, to_y0, *to_times, own, shared)
         self.stats.nfev_backward += evaluations
@@ -369,6 +369,20 @@ class Call:
         )
         linked = dict(zip(present, found, strict=True))
         return [linked.get(i) for i in range(len(sources))]
+
+    def backward_of_many(
+        self, cotangent: Tensor, needed: Sequence[bool], sources: Sequence[Tensor | None]
+    ) -> list[Tensor | None]:
+        """The gradients from many cotangents at once, a batch in disguise, which PyTorch alone can read."""
+        create_graph = torch.is_grad_enabled()
+        with (
+            torch.enable_grad()
+        ):  # views: a source may have been made of another one, whose gradient is that of the other
+            views = [None if x is None else x.view_as(x) for x in sources]
+            ys = self._solved_from(views)
+        wanted = [x for x, need in zip(views, needed, strict=True) if need and x is not None]
+        found = iter(torch.autograd.grad(ys, wanted, cotangent, create_graph=create_graph, allow_unused=True))
+        return [next(found) if need and x is not None else None for x, need in zip(views, needed, strict=True)]
 
     def _solved_from(self, sources: Sequence[Tensor | None]) -> Tensor:
         """The outputs by the eager loop from those in place of the sources, with the program as its field."""
@@ -408,6 +422,8 @@ class _Function(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, cotangent: Tensor) -> tuple[Any, ...]:
         call, sources, needed = ctx.call, ctx.saved_tensors, ctx.needs_input_grad[1:]
+        if not torch._C._has_storage(cotangent):
+            return (None, *call.backward_of_many(cotangent, needed, sources))
         if not torch.is_grad_enabled():
             return (None, *call.backward(cotangent, needed, sources))
         with torch.no_grad():  # create_graph=True

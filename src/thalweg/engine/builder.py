@@ -47,6 +47,13 @@ class Untraceable(ValueError):
     """A field that cannot be turned into a program, and why."""
 
 
+class KeepsTensor(Untraceable):
+    """A field that puts a tensor away, where it would find it when nobody watches."""
+
+    def __init__(self) -> None:
+        super().__init__("the field keeps a tensor that it has made, for itself or in a cache")
+
+
 class NoInstruction(Untraceable):
     """An operation of PyTorch that no instruction does."""
 

@@ -7,6 +7,7 @@ import enum
 import functools
 import sys
 import types
+from collections import namedtuple
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from operator import itemgetter
 from typing import Any
@@ -31,11 +32,24 @@ _FIXED = (
 )
 """What cannot change."""
 
-_UNSEEN = {"eval", "exec", "globals"}
-"""By what a function reads globals that its code does not name."""
+_UNSEEN = {
+    **dict.fromkeys(("eval", "exec", "globals"), "by which it may read what cannot be told"),
+    **dict.fromkeys(("is_grad_enabled", "is_inference_mode_enabled"), "and gradients are no matter of the program's"),
+}
+"""What a function may call by which it learns what is not seen, and why that is so."""
 
-_OF_CLASSES = (*SIMPLE, Tensor, nn.Module, dict, list, tuple, set, functools.partial)
-"""What a class may say of all its objects, functions aside; the rest is Python's own."""
+_OF_PYTHON = (
+    *(types.GetSetDescriptorType, types.MemberDescriptorType, property, functools.cached_property),
+    type(vars(namedtuple("_", "a"))["a"]),
+)
+"""What stands in a class and is how Python looks up attributes; the functions in it are read apart."""
+
+_HOOKS_OF_ALL = [
+    held
+    for name, held in vars(nn.modules.module).items()
+    if name.startswith(("_global_forward", "_global_backward")) and isinstance(held, dict)
+]
+"""The hooks that every module has."""
 
 IDENTITY: Any = object.__eq__
 """How objects compare that do not say otherwise."""
@@ -64,6 +78,10 @@ class Guards:
         self._whole: list[Tensor] = []
         self._numbers: list[Tensor] = []
         self._snapshots: list[tuple[Any, dict[Any, Any]]] = []
+        self._absent: list[tuple[dict[str, Any], str]] = []
+        self._partly: list[tuple[Callable[[str, Any], None], Mapping[str, Any], dict[str, Any]]] = []
+        self._classes: list[tuple[type, set[str]]] = []
+        self._caches: list[tuple[Any, int]] = []
 
     def hold(self) -> bool:
         """Whether nothing has changed."""
@@ -76,6 +94,7 @@ class Guards:
                 and all(map(torch.equal, self._whole, self._numbers))
                 and (not self._lists or all(_same(list(found), list(then)) for found, then in self._lists))
                 and (not self._cells or _same([cell.cell_contents for cell in self._cells], self._held))
+                and not any(name in mapping for mapping, name in self._absent)
             )
         except Exception:  # what cannot be compared with what was there is something else
             return False
@@ -100,10 +119,26 @@ class Guards:
                 found.update(then)
         for cell, value in zip(self._cells, self._held, strict=True):
             cell.cell_contents = value
+        for mapping, name in self._absent:
+            mapping.pop(name, None)
+        for kind, names in self._classes:
+            for name in vars(kind).keys() - names:
+                type.__delattr__(kind, name)
+        for put, named, then in self._partly:
+            for name, value in then.items():
+                if name not in named or named[name] is not value:
+                    put(name, value)
+
+    def clear_caches(self) -> None:
+        """Empty those that were asked for more since: what they hold then may be what was only watched."""
+        for i, (function, misses) in enumerate(self._caches):
+            if function.cache_info().misses != misses:
+                function.cache_clear()
+                self._caches[i] = (function, 0)
 
     def entries(self, mapping: Mapping[Any, Any], keys: Sequence[Any], *, whole: bool = False) -> None:
         """Watch some entries of a mapping, or the `whole` of it."""
-        if whole:
+        if whole and isinstance(mapping, dict):
             self._snapshots.append((mapping, dict(mapping)))
         alike = [key for key in keys if _told_by_equality(mapping[key])]
         self._objects += [(mapping, key, mapping[key]) for key in keys if not _told_by_equality(mapping[key])]
@@ -134,7 +169,7 @@ def guards_of(fun: Any, args: Any = ()) -> Guards:
     attributes of callable objects and of their classes, and lists, tuples, sets and dicts of all these.
     """
     guards = Guards()
-    stack, seen = [fun, args], set[int]()
+    stack, seen = [fun, args, *(x for held in _HOOKS_OF_ALL for x in _held_beside(guards, held))], set[int]()
     while stack and guards.reason is None:
         value = stack.pop()
         if isinstance(value, SIMPLE) or id(value) in seen:
@@ -150,10 +185,27 @@ def _watched(guards: Guards, value: Any) -> Iterable[Any]:
         if isinstance(value, kind):
             return watch(guards, value)
     # nothing here may run a person's code, as a look at an attribute may
-    if type(value).__dictoffset__ and type(value).__module__.split(".")[0] not in OPAQUE - {"torch"}:
+    if _is_open(type(value)) and type(value).__module__.split(".")[0] not in OPAQUE - {"torch"}:
         return [*_mapping(guards, vars(value)), *_classes(value)]
+    return _untold(guards, value)
+
+
+def _untold(guards: Guards, value: Any) -> Iterable[Any]:
     guards.reason = f"the field holds a {type(value).__name__}, of which it cannot be told whether it changes"
     return ()
+
+
+def _is_open(kind: type) -> bool:
+    """Whether all that an object of a class holds stands in its `__dict__`: not in slots, nor in what C has made."""
+    if not kind.__dictoffset__ or any(_has_slots(part) for part in kind.__mro__):
+        return False
+    makers = [vars(part).get("__new__") for part in kind.__mro__ if part not in (object, types.SimpleNamespace)]
+    return not any(isinstance(maker, types.BuiltinFunctionType) for maker in makers)
+
+
+def _has_slots(kind: type) -> bool:
+    """Whether a class made in Python names attributes that do not stand in a `__dict__`."""
+    return any(isinstance(x, types.MemberDescriptorType) for x in vars(kind).values())
 
 
 def _tensor(guards: Guards, tensor: Tensor) -> Iterable[Any]:
@@ -166,6 +218,14 @@ def _tensor(guards: Guards, tensor: Tensor) -> Iterable[Any]:
     if not (tensor.is_floating_point() or tensor.is_complex()):  # Python may have read them, as sizes or places
         guards._whole.append(tensor)
         guards._numbers.append(tensor.detach().clone())
+    return _held_beside(guards, vars(tensor))
+
+
+def _held_beside(guards: Guards, attributes: dict[str, Any]) -> Iterable[Any]:
+    """What a person may hang on something that is watched for what it is."""
+    if attributes:
+        return _mapping(guards, attributes)
+    guards._empty.append(attributes)
     return ()
 
 
@@ -180,6 +240,8 @@ def _module(guards: Guards, module: nn.Module) -> Iterable[Any]:
     parts = [held[name] for name in held if name in _MODULE and isinstance(held[name], dict)]
     guards._empty += [part for part in parts if not part]
     found = [x for part in parts if part for x in _mapping(guards, part)]
+    if any(_has_slots(kind) for kind in _classes(module)):
+        return _untold(guards, module)
     return [*found, *(held[name] for name in own), *_classes(module)]
 
 
@@ -193,6 +255,24 @@ def _sequence(guards: Guards, sequence: Any) -> Iterable[Any]:
     if isinstance(sequence, list | set):
         guards._lists.append((sequence, sequence.copy()))
     return list(sequence)
+
+
+def _container(watch: Callable[[Guards, Any], Iterable[Any]]) -> Callable[[Guards, Any], Iterable[Any]]:
+    """How a container is watched, with what those of a person's own class hold beside their entries."""
+
+    def watched(guards: Guards, value: Any) -> Iterable[Any]:
+        if any(_has_slots(kind) for kind in _classes(value)):
+            return _untold(guards, value)
+        beside = _held_beside(guards, vars(value)) if type(value).__dictoffset__ else ()
+        return [*watch(guards, value), *beside, *_classes(value)]
+
+    return watched
+
+
+def _cached(guards: Guards, function: Any) -> Iterable[Any]:
+    """A function with a cache; what that holds is not looked at."""
+    guards._caches.append((function, function.cache_info().misses))
+    return [function.__wrapped__]
 
 
 def _classes(value: Any) -> Iterable[Any]:
@@ -210,17 +290,23 @@ def _class(guards: Guards, kind: type) -> Iterable[Any]:
     """A class: its functions, and what it says of all its objects."""
     if not _own(kind):
         return ()
-    functions = {k: v for k, v in vars(kind).items() if isinstance(v, types.FunctionType | staticmethod | classmethod)}
-    others = {k: v for k, v in vars(kind).items() if _matters(v) and not k.startswith("__")}
-    guards.entries(vars(kind), [*functions, *others])
-    read = [x.fget for x in vars(kind).values() if isinstance(x, property)]
+    held = vars(kind)
+    functions = {k: v for k, v in held.items() if isinstance(v, types.FunctionType | staticmethod | classmethod)}
+    others = {k: v for k, v in held.items() if k not in functions and not (k.startswith("__") or _of_python(v))}
+    guards.entries(held, [*functions, *others], whole=True)
+    guards._classes.append((kind, set(held)))
+    guards._partly.append(
+        (functools.partial(type.__setattr__, kind), held, {k: held[k] for k in (*functions, *others)})
+    )
+    read = [x.fget for x in held.values() if isinstance(x, property)]
+    read += [x.func for x in held.values() if isinstance(x, functools.cached_property)]
     own = (getattr(function, "__func__", function) for function in functions.values())
     return [*own, *others.values(), *read, *_classes(kind)]
 
 
-def _matters(value: Any) -> bool:
-    """Whether a class may say such a thing of all its objects: a value, or how an attribute is looked up."""
-    return isinstance(value, _OF_CLASSES) or (hasattr(type(value), "__get__") and _own(type(value)))
+def _of_python(value: Any) -> bool:
+    """Whether something in a class says nothing of its objects, but how Python finds what does."""
+    return isinstance(value, _OF_PYTHON) or type(value).__module__ == "_abc"
 
 
 def _refuse_compiled(value: Any) -> None:
@@ -244,11 +330,13 @@ def _function(guards: Guards, function: types.FunctionType) -> Iterable[Any]:
     if function.__dict__:
         found += _mapping(guards, function.__dict__)
     names, seen = set(global_names(function.__code__)), set[int]()
-    if unseen := names & _UNSEEN:
-        guards.reason = f"the field calls {', '.join(sorted(unseen))}, by which it may read what cannot be told"
+    if unseen := sorted(names & _UNSEEN.keys()):
+        guards.reason = f"the field calls {unseen[0]}, {_UNSEEN[unseen[0]]}"
         return ()
     names |= set(_texts(function.__code__))
-    found += _named(guards, function.__globals__, names, seen)
+    held = function.__globals__
+    guards._absent += [(held, name) for name in _set_globally(function.__code__) if name not in held]
+    found += _named(guards, held, names, seen)
     for module in _imported(function):
         if id(vars(module)) not in seen:
             found += _named(guards, vars(module), names, seen)
@@ -270,6 +358,12 @@ def _texts(code: types.CodeType) -> Iterable[str]:
     return (text for part in codes_of(code) for text in part.co_consts if isinstance(text, str))
 
 
+def _set_globally(code: types.CodeType) -> Iterable[str]:
+    """The globals that a function's code sets."""
+    steps = (step for part in codes_of(code) for step in dis.get_instructions(part))
+    return {step.argval for step in steps if step.opname == "STORE_GLOBAL"}
+
+
 def _imports(code: types.CodeType) -> Iterable[str]:
     return (step.argval for step in dis.get_instructions(code) if step.opname == "IMPORT_NAME")
 
@@ -281,6 +375,7 @@ def _named(guards: Guards, mapping: dict[str, Any], names: set[str], seen: set[i
     modules = [value for value in found.values() if isinstance(value, types.ModuleType)]
     others = [name for name, value in found.items() if not isinstance(value, _FIXED)]
     guards.entries(mapping, others)
+    guards._partly.append((mapping.__setitem__, mapping, {name: mapping[name] for name in others}))
     inner = [vars(module) for module in modules if _own(module) and id(vars(module)) not in seen]
     return [*(found[name] for name in others), *(x for held in inner for x in _named(guards, held, names, seen))]
 
@@ -293,9 +388,10 @@ _WATCHES: tuple[tuple[Any, Callable[[Guards, Any], Iterable[Any]]], ...] = (
     (nn.Module, _module),
     (types.FunctionType, _function),
     (types.MethodType, lambda guards, method: (method.__self__, method.__func__)),
+    (functools._lru_cache_wrapper, _cached),
     (functools.partial, lambda guards, partial: (partial.func, partial.args, partial.keywords)),
-    (dict, _mapping),
-    ((list, tuple, set, frozenset), _sequence),
+    (dict, _container(_mapping)),
+    ((list, tuple, set, frozenset), _container(_sequence)),
     (type, _class),
     (_FIXED, lambda guards, value: ()),
 )

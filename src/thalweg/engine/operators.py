@@ -57,6 +57,10 @@ def _has_rows(tracer: Tracer, shape: Sequence[int]) -> bool:
     return samples > 1 and any(size and size % samples == 0 for size in shape)
 
 
+_OTHERWISE = {"sinc"}
+"""What PyTorch decomposes to that whose derivatives are others: sin(x) / x has none at 0."""
+
+
 def is_sure(name: str, args: Sequence[Any]) -> bool:
     """Whether an operation that may draw random numbers draws none this time."""
     return name.startswith("_scaled_dot_product") and not any(args[3:4])  # no dropout
@@ -86,6 +90,8 @@ def _computed(tracer: Tracer, func: Any, name: str, args: Sequence[Any], kwargs:
         return _each(tracer, name, *args, dtype=torch.bool)
     if name in RULES:
         return RULES[name](tracer, *args, **kwargs)
+    if name in _OTHERWISE:
+        raise NoInstruction(func)
     with tracer:
         if name in DECOMPOSED:
             return DECOMPOSED[name](*args, **kwargs)

@@ -13,11 +13,13 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
+from torch.overrides import _get_current_function_mode_stack
 from torch.utils import _pytree as pytree
+from torch.utils._device import DeviceContext
 
 from ..core.holdings import all_tensors
 from ..core.state import Layout, layout_of
-from .builder import Builder, Untraceable
+from .builder import Builder, KeepsTensor, Untraceable
 from .guards import Guards, guards_of
 from .program import STATE, TIME, Program
 from .prologue import Prologue
@@ -34,6 +36,13 @@ def leaves_of(args: Any) -> Sequence[Any]:
     """The leaves of arguments, as PyTorch finds them in a tree; a tuple of tensors is no tree to be searched."""
     plain = type(args) is tuple and all(type(x) is Tensor for x in args)
     return args if plain else pytree.tree_leaves(args)
+
+
+def in_memory(x: Tensor) -> Tensor:
+    """The same numbers as they are read by address: one after the other, their signs in them, and zeros there too."""
+    if x.is_contiguous() and not x.is_neg() and not x._is_zerotensor():
+        return x
+    return torch.zeros_like(x) if x._is_zerotensor() else x.resolve_neg().contiguous()
 
 
 def any_time(y: Tensor, *, by_row: bool) -> Tensor:
@@ -70,7 +79,7 @@ class Trace:
         tensors = self._prologue.run(leaves_of(args))
         found = [x if isinstance(x, Tensor) else tensors[x] for x in self._shared]
         dtype = self._dtype
-        return [x if x.dtype is dtype and x.is_contiguous() else x.to(dtype).contiguous() for x in found]
+        return [in_memory(x if x.dtype is dtype else x.to(dtype)) for x in found]
 
     def holds(self) -> bool:
         """Whether what the field learnt of tensors is so still: the numbers in them, and if they need a gradient.
@@ -118,6 +127,17 @@ def refuse_transforms() -> None:
     """Refuse a solve within a transform: the tensors are wrapped there, and a program would hold them beyond it."""
     if torch._C._functorch.peek_interpreter_stack() is not None or forward_ad._current_level >= 0:
         raise Untraceable("the solve is part of a transform of torch.func, or of forward-mode differentiation")
+    if modes_at_work():
+        raise Untraceable("a mode of PyTorch is at work, which sees or changes the operations of the field")
+
+
+def modes_at_work() -> bool:
+    """Whether a mode, other than that of a default device, sees what PyTorch does."""
+    if torch._C._len_torch_dispatch_stack():
+        return True
+    return bool(torch._C._len_torch_function_stack()) and any(
+        not isinstance(mode, DeviceContext) for mode in _get_current_function_mode_stack()
+    )
 
 
 def trace_under(
@@ -126,17 +146,25 @@ def trace_under(
     """As `trace`, with what the field holds looked up before."""
     try:
         with torch.inference_mode(False):
-            found = _attempted(fun, t, y0, args, by_row)
-    except Untraceable:
+            found = _attempted(guards, fun, t, y0, args, by_row)
+    except Untraceable as error:
+        changed = isinstance(error, KeepsTensor) and not guards.hold()
         guards.restore()
+        if changed:  # that tells where it keeps it
+            raise Untraceable(_CHANGES) from None
         raise
     if not guards.hold():
         guards.restore()
-        raise Untraceable("the field changes its own attributes, or others that it holds, when it is called")
+        raise Untraceable(_CHANGES)
     return found
 
 
-def _attempted(fun: Callable[..., Any], t: Tensor, y0: Any, args: tuple[Any, ...], by_row: bool) -> Trace:
+_CHANGES = "the field changes its own attributes, or others that it holds, when it is called"
+
+
+def _attempted(
+    guards: Guards, fun: Callable[..., Any], t: Tensor, y0: Any, args: tuple[Any, ...], by_row: bool
+) -> Trace:
     """The first attempt that succeeds: rows as samples or the whole state as one, arguments as theirs or shared."""
     layout, y = layout_of(y0, by_row=by_row)
     if y.dtype not in (torch.float32, torch.float64) or y.device.type != "cpu" or not y.numel():
@@ -156,9 +184,11 @@ def _attempted(fun: Callable[..., Any], t: Tensor, y0: Any, args: tuple[Any, ...
     failures = []
     for by_sample, batched in attempts if by_row else [*attempts, (False, ())]:
         try:
-            found = _traced(fun, y, layout, args, by_sample, batched)
+            found = _traced(guards, fun, y, layout, args, by_sample, batched)
             check(found, fun, t, y0, args, by_row=by_row)
             return found
+        except KeepsTensor:
+            raise
         except Untraceable as error:
             failures.append(error)
     raise failures[0 if by_row else -1]
@@ -197,6 +227,7 @@ def _compare(found: Trace, fun: Callable[..., Any], t: Tensor, y0: Any, args: tu
 
 
 def _traced(
+    guards: Guards,
     fun: Callable[..., Any],
     y: Tensor,
     layout: Layout,
@@ -218,22 +249,31 @@ def _traced(
         codes = torch.from_numpy(builder.input_codes(number, shape, uniform=uniform))
         return tracer.traced(codes if rows else codes[0])
 
-    for leaf, x in enumerate(leaves):
+    def argument(leaf: int, x: Any) -> Any:
         if leaf in batched:
             if x.dtype != y.dtype:
                 raise Untraceable(f"an argument of each sample has dtype {x.dtype}, but y has dtype {y.dtype}")
-            number = STATE + 1 + batched.index(leaf)
-            leaves[leaf] = given(number, x.shape[1:])
-        elif isinstance(x, Tensor):
-            leaves[leaf] = tracer.shared(tracer.prologue.argument(leaf, x))
-    time = given(TIME, _time_shape(layout) if layout.by_row else (), uniform=rows and not layout.by_row)
-    state = given(STATE, shape)
-    layout = layout.taken(samples) if rows and layout.by_row else layout
-    with tracer.watching():
-        out = _called(fun, time, state, layout, pytree.tree_unflatten(leaves, spec))
-    if not isinstance(out, Tensor) or out.dtype != y.dtype or out.shape != (samples, *shape)[int(not rows) :]:
-        raise Untraceable("the field does not return a tensor of the shape and dtype of y")
-    program, shared = builder.program(tracer.codes(out).reshape(samples, -1).numpy())
+            return given(STATE + 1 + batched.index(leaf), x.shape[1:])
+        return tracer.shared(tracer.prologue.argument(leaf, x)) if isinstance(x, Tensor) else x
+
+    def watched(layout: Layout) -> Tensor:
+        """The codes of what the field returns; what it was given and made is gone then."""
+        time = given(TIME, _time_shape(layout) if layout.by_row else (), uniform=rows and not layout.by_row)
+        state = given(STATE, shape)
+        arguments = [argument(leaf, x) for leaf, x in enumerate(leaves)]
+        with tracer.watching():
+            out = _called(fun, time, state, layout, pytree.tree_unflatten(arguments, spec))
+        if not isinstance(out, Tensor) or out.dtype != y.dtype or out.shape != (samples, *shape)[int(not rows) :]:
+            raise Untraceable("the field does not return a tensor of the shape and dtype of y")
+        tracer.refuse_own_functions(out)
+        return tracer.codes(out).reshape(samples, -1)
+
+    try:
+        codes = watched(layout.taken(samples) if rows and layout.by_row else layout)
+    finally:
+        guards.clear_caches()
+    tracer.refuse_kept()
+    program, shared = builder.program(codes.numpy())
     builder.prologue.needed([x for x in shared if isinstance(x, int)])
     baked = tuple((x, x.detach().clone()) for x in tracer.baked.values())
     flagged = tuple((x, x.requires_grad) for x in tracer.flagged.values())
@@ -244,11 +284,23 @@ def _called(fun: Callable[..., Any], t: Tensor, y: Tensor, layout: Layout, args:
     """What the field returns for a packed state, packed."""
     try:
         with torch.enable_grad():
-            return layout.pack(fun(t, layout.unpack(y), *args))
+            slope = fun(t, layout.unpack(y), *args)
+            _refuse_other_structure(slope, layout, y.dtype)
+            return layout.pack(slope)
     except Untraceable:
         raise
     except Exception as error:
         raise Untraceable(f"the field fails where it is watched: {type(error).__name__}: {error}") from error
+
+
+def _refuse_other_structure(slope: Any, layout: Layout, dtype: torch.dtype) -> None:
+    """Refuse what is packed otherwise than the state; the eager loop has the words for it."""
+    if layout.spec is None:
+        return
+    leaves, spec = pytree.tree_flatten(slope)
+    shapes = [x.shape if isinstance(x, Tensor) and x.dtype == dtype else None for x in leaves]
+    if spec != layout.spec or shapes != list(layout.shapes):
+        raise Untraceable("the field does not return the structure, the shapes and the dtype of y")
 
 
 def _time_shape(layout: Layout) -> tuple[int, ...]:

@@ -7,6 +7,8 @@ sample has of its own becomes instructions.
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -17,7 +19,8 @@ from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
-from .builder import Builder, Untraceable
+from ..gradients.capture import nodes_of
+from .builder import Builder, KeepsTensor, Untraceable
 from .prologue import Slot
 
 _CUTS: dict[Any, str] = {
@@ -28,6 +31,9 @@ _CUTS: dict[Any, str] = {
     Tensor.backward: "backward",
 }
 """What keeps a gradient from the state, as PyTorch names it to `__torch_function__`."""
+
+_HOOKS = {Tensor.register_hook, Tensor.register_post_accumulate_grad_hook}
+"""What hangs a person's function on the way back of a tensor."""
 
 _READS: dict[Any, str] = {
     getattr(Tensor, name): name
@@ -91,6 +97,8 @@ class _Reads(TorchFunctionMode):
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         """One call of a function or method of PyTorch."""
+        if func in _HOOKS:
+            raise Untraceable("the field hangs a hook on a tensor")
         if func == _FLAG and not isinstance(args[0], Traced):
             self.tracer.flagged[id(args[0])] = args[0]
         if func not in _READS or isinstance(args[0], Traced):
@@ -114,7 +122,8 @@ class Tracer(TorchDispatchMode):
         self.prologue = builder.prologue
         self.dtype = builder.dtype
         self.baked: dict[int, Tensor] = {}  # whose numbers are part of the program
-        self.flagged: dict[int, Tensor] = {}  # of which the field asked whether they need a gradient
+        self.flagged: dict[int, Tensor] = {}  # where it matters whether they need a gradient
+        self._made: list[weakref.ref[Traced]] = []
 
     @contextmanager
     def watching(self) -> Iterator[None]:
@@ -153,6 +162,8 @@ class Tracer(TorchDispatchMode):
         if func._schema.is_mutable and not all(self._own(x) for x in written):
             raise Untraceable(f"the field writes into a tensor that it holds ({name})")
         self._all_known(_deciding_size(func, name, args), f"makes a tensor whose size depends on numbers ({name})")
+        if not torch.is_grad_enabled():
+            self._flag((args, kwargs))
         result = self.prologue.call(
             func, *pytree.tree_map(self._slotted, args), **pytree.tree_map(self._slotted, kwargs)
         )
@@ -167,6 +178,13 @@ class Tracer(TorchDispatchMode):
         for x in pytree.tree_leaves(tree):
             if isinstance(x, Tensor):
                 self.known(x, why)
+
+    def _flag(self, tree: Any) -> None:
+        """It matters whether what is there needs a gradient: whoever computes without one must be asked again."""
+        for x in pytree.tree_leaves(tree):
+            if isinstance(x, Tensor):
+                for root in self.prologue.roots(self.slot(x)) or ():
+                    self.flagged[id(root)] = root
 
     def _own(self, x: Any) -> bool:
         """Whether a tensor was made by the field in this very call."""
@@ -195,11 +213,29 @@ class Tracer(TorchDispatchMode):
     def shared(self, slot: int) -> Traced:
         """A slot as the field sees it."""
         value = self.prologue.values[slot]
-        return Traced.of(value, value.dtype, slot=slot)
+        return self._noted(Traced.of(value, value.dtype, slot=slot))
 
     def traced(self, codes: Tensor, dtype: torch.dtype | None = None) -> Traced:
         """Codes as the field sees them."""
-        return Traced.of(codes, dtype or self.dtype, codes=codes)
+        return self._noted(Traced.of(codes, dtype or self.dtype, codes=codes))
+
+    def _noted(self, made: Traced) -> Traced:
+        self._made.append(weakref.ref(made))
+        return made
+
+    def refuse_kept(self) -> None:
+        """Refuse a field that has put a tensor away: it would find it there when nobody watches."""
+        if any(made() is not None for made in self._made):
+            gc.collect()  # what only holds itself is gone; PyTorch's transforms leave some that nothing in Python holds
+            kept = [x for made in self._made if (x := made()) is not None]
+            if any(holder is not kept for x in kept for holder in gc.get_referrers(x)):
+                raise KeepsTensor
+
+    def refuse_own_functions(self, out: Tensor) -> None:
+        """Refuse what a person's own derivative led to: below autograd there is but what it computes."""
+        for node in nodes_of([out.grad_fn]):
+            if isinstance(node, torch.autograd.function.BackwardCFunction):
+                raise Untraceable(f"the field has a derivative of its own ({type(node).__name__})")
 
     def codes(self, x: Any) -> Tensor:
         """The codes of a tensor, shared or not, or of a number."""

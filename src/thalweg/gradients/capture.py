@@ -96,14 +96,14 @@ def _independent(tensors: list[Tensor]) -> list[Tensor]:
         if tensor.grad_fn is not None:
             below = [node for node, _ in tensor.grad_fn.next_functions if node is not None]
             leaves = list(_leaves(below, set()))
-            if any(id(leaf) in ids for leaf in leaves) or any(node in nodes for node in _nodes(below, set())):
+            if any(id(leaf) in ids for leaf in leaves) or any(node in nodes for node in nodes_of(below)):
                 history = leaves
         for part in history:
             result.setdefault(id(part), part)
     return list(result.values())
 
 
-def _nodes(starts: Iterable[Any], stop: set[Any]) -> Iterator[Any]:
+def nodes_of(starts: Iterable[Any], stop: Iterable[Any] = ()) -> Iterator[Any]:
     """The nodes of a graph, but those in `stop` and what lies only behind them."""
     stack, seen = list(starts), {None, *stop}
     while stack:
@@ -116,6 +116,6 @@ def _nodes(starts: Iterable[Any], stop: set[Any]) -> Iterator[Any]:
 
 def _leaves(starts: Iterable[Any], stop: set[Any]) -> Iterator[Tensor]:
     """The leaf tensors of a graph."""
-    for node in _nodes(starts, stop):
+    for node in nodes_of(starts, stop):
         if not node.next_functions and (leaf := getattr(node, "variable", None)) is not None:
             yield leaf

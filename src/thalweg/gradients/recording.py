@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -13,7 +13,7 @@ from ..core.arithmetic import Number, most
 from ..core.field import Field, FieldLike
 from ..core.step import Carry, Step, Stepper, TakenStep
 from ..loop.integrate import Recorder
-from .capture import check_reach
+from .capture import check_reach, nodes_of
 from .tape import bare
 
 
@@ -74,8 +74,12 @@ class RecordingStepper:
         """Take a step, see whether it uses what is not known, and measure what its graph holds on to."""
         meter = _Meter(self._held)
         if self._alone or self.implicit or type(field) is not Field:
-            with meter:
-                step = self._stepper.step(field, t, h, y, carry)
+
+            def taken() -> Step:
+                self._stepper.forget()
+                return self._stepper.step(field, t, h, y, carry)
+
+            step = meter.watch(taken, lambda step: [step.y, *step.stages])
             self._check(step, t, h, y, carry)
             self._each = meter.bytes + (1 + len(step.stages)) * y.nbytes
         else:  # one evaluation tells of all: to look at a tensor that a graph keeps costs as much as to make it
@@ -115,14 +119,19 @@ def _watched_once(fun: Callable[..., Any], meter: _Meter, known: Sequence[Tensor
     """The function, whose first call is measured, and refused where it uses a tensor that is not known."""
 
     def watched(t: Tensor, y: Any, *args: Any) -> Any:
-        with meter:
-            slope = fun(t, y, *args)
-        given, found = ([x for x in pytree.tree_leaves(part) if isinstance(x, Tensor)] for part in ((t, y), slope))
-        check_reach(found, [*known, *given])
+        slope = meter.watch(lambda: fun(t, y, *args), _tensors_of)
+        check_reach(_tensors_of(slope), [*known, *_tensors_of((t, y))])
         return slope
 
     calls = iter([watched])
     return lambda *args: next(calls, fun)(*args)
+
+
+def _tensors_of(tree: Any) -> list[Tensor]:
+    return [x for x in pytree.tree_leaves(tree) if isinstance(x, Tensor)]
+
+
+_Made = TypeVar("_Made")
 
 
 class _Meter(torch.autograd.graph.saved_tensors_hooks):
@@ -132,13 +141,33 @@ class _Meter(torch.autograd.graph.saved_tensors_hooks):
         self._held, self.bytes = set(held), 0
         super().__init__(self._pack, self._unpack)
 
+    def watch(self, make: Callable[[], _Made], outputs: Callable[[_Made], Sequence[Tensor]]) -> _Made:
+        """What is made, and measured meanwhile; `outputs` are what of it is part of the graph.
+
+        Some of what a field may do, as `torch.func.grad`, suffers no hooks: it is done again then, and the graph is
+        asked what it holds.
+        """
+        try:
+            with self:
+                return make()
+        except RuntimeError:
+            made = make()
+        self.bytes = 0
+        for node in nodes_of(x.grad_fn for x in outputs(made)):
+            for x in _saved_by(node):
+                self._count(x)
+        return made
+
     def _pack(self, x: Tensor) -> tuple[Tensor, int]:
-        if x.layout is torch.strided:
+        self._count(x)
+        return x.detach(), x._version  # not x, which may be the output of the very node that saves it
+
+    def _count(self, x: Tensor) -> None:
+        if x.layout is torch.strided and not x._is_zerotensor():
             storage = x.untyped_storage()
             if storage.data_ptr() not in self._held:
                 self._held.add(storage.data_ptr())
                 self.bytes += storage.nbytes()
-        return x.detach(), x._version  # not x, which may be the output of the very node that saves it
 
     @staticmethod
     def _unpack(kept: tuple[Tensor, int]) -> Tensor:
@@ -149,3 +178,14 @@ class _Meter(torch.autograd.graph.saved_tensors_hooks):
                 "since the solve, whose gradient needs the values that it had"
             )
         return x
+
+
+def _saved_by(node: Any) -> Iterator[Tensor]:
+    """The tensors that a node of a graph keeps."""
+    for name in dir(node):
+        if name.startswith("_saved_") or name == "saved_tensors":
+            try:
+                kept = getattr(node, name)
+            except RuntimeError:  # it has been changed in place, or was freed
+                continue
+            yield from _tensors_of(kept)

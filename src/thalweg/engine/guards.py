@@ -5,6 +5,8 @@ from __future__ import annotations
 import dis
 import enum
 import functools
+import logging
+import re
 import sys
 import types
 from collections import namedtuple
@@ -28,9 +30,13 @@ SIMPLE = (
 
 _FIXED = (
     *(types.BuiltinFunctionType, types.MethodDescriptorType, types.WrapperDescriptorType, types.ModuleType),
+    types.ClassMethodDescriptorType,
     *(np.ufunc, torch._ops.OpOverload, torch._ops.OpOverloadPacket),
 )
 """What cannot change."""
+
+_LIBRARIES = OPAQUE | {"thalweg"} | sys.stdlib_module_names
+"""Whose functions, classes and modules do not change."""
 
 _UNSEEN = {
     **dict.fromkeys(("eval", "exec", "globals"), "by which it may read what cannot be told"),
@@ -38,11 +44,12 @@ _UNSEEN = {
 }
 """What a function may call by which it learns what is not seen, and why that is so."""
 
-_OF_PYTHON = (
+_OF_NO_MATTER = (
     *(types.GetSetDescriptorType, types.MemberDescriptorType, property, functools.cached_property),
-    type(vars(namedtuple("_", "a"))["a"]),
+    *(type(vars(namedtuple("_", "a"))["a"]), re.Pattern, logging.Logger),
 )
-"""What stands in a class and is how Python looks up attributes; the functions in it are read apart."""
+"""What stands in a class and says nothing of its objects: how Python looks up attributes, whose functions are read
+apart, and what serves no computation."""
 
 _HOOKS_OF_ALL = [
     held
@@ -205,7 +212,7 @@ def _is_open(kind: type) -> bool:
 
 def _has_slots(kind: type) -> bool:
     """Whether a class made in Python names attributes that do not stand in a `__dict__`."""
-    return any(isinstance(x, types.MemberDescriptorType) for x in vars(kind).values())
+    return any(isinstance(x, types.MemberDescriptorType) and k != "__dict__" for k, x in vars(kind).items())
 
 
 def _tensor(guards: Guards, tensor: Tensor) -> Iterable[Any]:
@@ -283,7 +290,7 @@ def _classes(value: Any) -> Iterable[Any]:
 def _own(thing: Any) -> bool:
     """Whether a class, function or module is neither Python's, nor a library's, nor thalweg's."""
     name = thing.__name__ if isinstance(thing, types.ModuleType) else thing.__module__ or ""
-    return name.split(".")[0] not in OPAQUE | {"thalweg", "math"}
+    return name.split(".")[0] not in _LIBRARIES
 
 
 def _class(guards: Guards, kind: type) -> Iterable[Any]:
@@ -292,7 +299,7 @@ def _class(guards: Guards, kind: type) -> Iterable[Any]:
         return ()
     held = vars(kind)
     functions = {k: v for k, v in held.items() if isinstance(v, types.FunctionType | staticmethod | classmethod)}
-    others = {k: v for k, v in held.items() if k not in functions and not (k.startswith("__") or _of_python(v))}
+    others = {k: v for k, v in held.items() if k not in functions and not (k.startswith("__") or _of_no_matter(v))}
     guards.entries(held, [*functions, *others], whole=True)
     guards._classes.append((kind, set(held)))
     guards._partly.append(
@@ -304,9 +311,8 @@ def _class(guards: Guards, kind: type) -> Iterable[Any]:
     return [*own, *others.values(), *read, *_classes(kind)]
 
 
-def _of_python(value: Any) -> bool:
-    """Whether something in a class says nothing of its objects, but how Python finds what does."""
-    return isinstance(value, _OF_PYTHON) or type(value).__module__ == "_abc"
+def _of_no_matter(value: Any) -> bool:
+    return isinstance(value, _OF_NO_MATTER) or type(value).__module__ == "_abc"
 
 
 def _refuse_compiled(value: Any) -> None:

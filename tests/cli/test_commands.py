@@ -159,6 +159,34 @@ def test_predict_writes_what_the_run_predicts(flowers, tmp_path):
     pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "out.parquet"), expected)
 
 
+def test_classes_beyond_64_bits_are_written_too(tmp_path):
+    rows = "".join(f"{n},{2**70 + n % 2}\n" for n in range(ROWS))
+    command("train", write(tmp_path / "t.csv", "x,y\n" + rows), "--target", "y", "--out", tmp_path / "run", *quick())
+    for name in ("out.parquet", "out.csv"):
+        command("predict", tmp_path / "run", write(tmp_path / "x.csv", "x,z\n1,0\n2,0\n"), "-o", tmp_path / name)
+    written = pd.read_parquet(tmp_path / "out.parquet").prediction
+    assert set(written) <= {str(2**70), str(2**70 + 1)}
+    assert written.tolist() == pd.read_csv(tmp_path / "out.csv", dtype=str).prediction.tolist()
+
+
+def test_what_is_taken_for_no_target_is_said(tmp_path):
+    rows = "".join(f"{n},{('yes', 'none', 'NA')[n % 3]}\n" for n in range(ROWS))
+    path = write(tmp_path / "t.csv", "x,y\n" + rows)
+    text = command("train", path, "--target", "y", "--out", tmp_path / "run", *quick()).stdout
+    assert "2 classes (none, yes)" in text
+    assert "13 rows without a target left out (in a CSV file NA, NaN, null and ? are none" in text
+
+
+def test_the_index_that_pandas_writes_is_left_out_and_not_asked_for(tmp_path):
+    frame = pd.DataFrame({"x": range(ROWS), "y": ["a", "b"] * (ROWS // 2)})
+    frame.to_csv(tmp_path / "t.csv")
+    text = command("train", tmp_path / "t.csv", "--target", "y", "--out", tmp_path / "run", *quick()).stdout
+    assert "left out: it has no name in its file" in " ".join(text.split())
+    frame.to_csv(tmp_path / "new.csv", index=False)
+    answers = [command("predict", tmp_path / "run", tmp_path / name).stdout for name in ("t.csv", "new.csv")]
+    assert answers[1] in answers[0]  # which says besides that it learnt from these
+
+
 def test_predict_never_overwrites_unless_told(flowers, tmp_path):
     out = tmp_path / "out.csv"
     out.write_text("precious")

@@ -1,7 +1,6 @@
 """Tables: what is in them is found out once, kept, and asked for again."""
 
 import datetime
-import io
 
 import numpy as np
 import pandas as pd
@@ -9,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from thalweg.learn.data import Schema, Target, drop_missing_targets, load_table, read_frame
+from thalweg.learn.data import CategoryColumn, Schema, Target, drop_missing_targets
 
 ROWS = 12
 CODES = np.arange(ROWS) % 3
@@ -35,18 +34,6 @@ def again(schema):
     return Schema.model_validate_json(schema.model_dump_json())
 
 
-@pytest.fixture
-def write(tmp_path):
-    """Writes text or bytes to a file and says where."""
-
-    def write(content, name="table.csv"):
-        path = tmp_path / name
-        path.write_bytes(content if isinstance(content, bytes) else content.encode())
-        return str(path)
-
-    return write
-
-
 NUMBERS = [float(x) for x in range(ROWS)]
 WORDS = ["red", "green", "blue"] * 4
 ISO = [f"2026-{month:02d}-28" for month in range(1, 13)]
@@ -60,7 +47,8 @@ KINDS = [
     (np.arange(ROWS, dtype=np.uint8), "number"),
     (np.arange(ROWS, dtype=np.float16), "number"),
     (pd.array([1, 2, None, 4] * 3, dtype="Int64"), "number"),
-    (pd.Categorical(list(range(ROWS))), "number"),
+    (pd.Categorical([1, 2, 3] * 4), "category"),
+    (pd.Categorical(ISO[:6] * 2), "category"),
     (WORDS, "category"),
     (pd.Categorical(WORDS), "category"),
     (pd.array(WORDS, dtype="string"), "category"),
@@ -77,7 +65,10 @@ KINDS = [
     (pd.to_datetime(ISO).tz_localize("Europe/Paris"), "date"),
     ([datetime.date.fromisoformat(day) for day in ISO], "date"),
     (["2026-02-30", *ISO[1:]], "category"),
-    (["", "NA", " nan ", "?"] * 3, "ignored"),
+    (["", " ", None] * 4, "ignored"),
+    (["NA", "none", "-", "?"] * 3, "category"),  # words: what is missing in a data frame is missing
+    (["7", "NA", "-", "7"] * 3, "number"),
+    ([*ISO[:9], "NA", "-", "none"], "date"),
     ([None] * ROWS, "ignored"),
     ([np.nan] * ROWS, "ignored"),
     ([7] * ROWS, "ignored"),
@@ -130,15 +121,34 @@ class TestColumns:
         assert schema.columns[0].unseen(pd.Series(["violet", "red", "violet"])) == ["violet"]
 
     def test_a_missing_category_is_a_category(self):
-        schema, _ = learn(x=["red", "", "NA", "blue"] * 3)
+        schema, _ = learn(x=["red", "", None, "blue"] * 3)
         assert schema.columns[0].levels == ["", "blue", "red"]
-        assert schema.features(pd.DataFrame({"x": [None, "?"]})).tolist() == [[1, 0, 0]] * 2
+        assert schema.features(pd.DataFrame({"x": [None, " "]})).tolist() == [[1, 0, 0]] * 2
+        assert schema.columns[0].unseen(pd.Series(["red", None])) == []
 
     def test_rare_categories_are_as_unseen_ones(self):
         words = [f"w{n}" for n in range(50) for _ in range(3)] + [f"rare{n}" for n in range(5)]
         schema = Schema.learn(pd.DataFrame({"x": words, "y": np.arange(len(words)) % 2}), "y")
         assert schema.columns[0].rare == 5
         assert schema.features(pd.DataFrame({"x": ["w3", "rare3"]})).sum(1).tolist() == [1.0, 0.0]
+        assert schema.columns[0].unseen(pd.Series(["w3", "rare3", None, "new"])) == ["new"]
+
+    def test_rare_categories_of_an_older_run_are_known_by_number(self):
+        old = {"role": "category", "name": "x", "levels": ["a", "b"], "rare": 3}
+        assert "3 rarer values count as unseen" in CategoryColumn.model_validate(old).describe()
+
+    def test_truth_is_one_category_however_it_is_written(self):
+        schema, _ = learn(x=[True, False, False] * 4)
+        assert schema.features(pd.DataFrame({"x": ["true", "FALSE", "False"]})).tolist() == [[0, 1], [1, 0], [1, 0]]
+        schema, _ = learn(x=["true", "false", "false"] * 4)
+        assert schema.features(pd.DataFrame({"x": [True, False, False]})).tolist() == [[0, 1], [1, 0], [1, 0]]
+
+    @pytest.mark.parametrize("name", ["", "Unnamed: 0"])
+    def test_a_column_without_a_name_is_left_out_whether_it_is_there_or_not(self, name):
+        frame = pd.DataFrame({name: range(ROWS), "x": NUMBERS, "kind": WORDS})
+        schema = Schema.learn(frame, "kind")
+        assert "left out: it has no name" in schema.columns[0].describe()
+        assert np.array_equal(schema.features(frame), schema.features(frame[["x"]]))
 
     def test_text_of_its_own_in_every_row_is_left_out(self):
         names = [f"name {n}" for n in range(30)]
@@ -212,7 +222,8 @@ class TestFeatures:
                 "column 'size' must hold numbers, .* but 'big' is none",
             ),
             (lambda f: f.assign(day="tomorrow"), "column 'day' held dates in training, but 'tomorrow' is none"),
-            (lambda f: f.assign(day=3), "column 'day' held dates"),
+            (lambda f: f.assign(day=[*ISO[:11], "soon"]), "column 'day' held dates in training, but 'soon' is none"),
+            (lambda f: f.assign(day=3), "column 'day' held dates in training, but '3' is none"),
             (lambda f: f.assign(size=np.inf), "column 'size' is infinite in row 1"),
             (lambda f: f.assign(size="-Infinity"), "column 'size' is infinite in row 1"),
             (lambda f: f.assign(size=1e200), "column 'size' is 1e\\+200, too large"),
@@ -237,6 +248,31 @@ class TestFeatures:
         assert (features.mean(), features.std()) == (pytest.approx(0, abs=1e-15), pytest.approx(1))
         target = before.target.encode(frame["price"])[rows]
         assert (target.mean(), target.std()) == (pytest.approx(0, abs=1e-15), pytest.approx(1))
+
+    @pytest.mark.parametrize(
+        ("values", "reason"),
+        [
+            ([*[5.0] * 8, 5.1, 900, 2, 1], "it is constant in the rows that are learnt from"),
+            (["5"] * 8 + ["6"] * 4, "it is constant in the rows that are learnt from"),
+            ([*[None] * 8, 5.1, 900, 2, 1], "it has no values in the rows that are learnt from"),
+            (["-", ""] * 4 + ["6"] * 4, "it has no values in the rows that are learnt from"),
+            (["2026-01-01"] * 8 + ISO[8:], "it is constant in the rows that are learnt from"),
+            ([""] * 8 + ISO[8:], "it has no values in the rows that are learnt from"),
+            (["red"] * 8 + ["blue"] * 4, "it is constant in the rows that are learnt from"),
+        ],
+    )
+    def test_what_the_rows_that_are_learnt_from_say_nothing_of_is_left_out(self, values, reason):
+        frame = table(x=values, other=NUMBERS)
+        schema = Schema.learn(frame, "kind", rows=np.arange(8))
+        assert schema.columns[0].describe() == f"left out: {reason}"
+        assert schema.features(frame).shape == (ROWS, 1)
+
+    def test_categories_are_those_of_the_rows_that_are_learnt_from(self):
+        """A weight of one that comes later would stay as it was drawn."""
+        frame = table(x=["red", "blue"] * 4 + ["green"] * 4)
+        schema = Schema.learn(frame, "kind", rows=np.arange(8))
+        assert schema.columns[0].levels == ["blue", "red"]
+        assert schema.columns[0].unseen(frame["x"]) == ["green"]
 
     def test_names_need_not_be_text(self):
         frame = pd.DataFrame(np.random.default_rng(0).normal(size=(6, 3)), columns=[0, 1, 2])
@@ -290,6 +326,9 @@ class TestTargets:
             ([-1, 1, 2**60 + 1] * 4, [-1, 1, 2**60 + 1]),
             (["9007199254740993", "9007199254740992", "5"] * 4, [5, 9007199254740992, 9007199254740993]),
             (np.array([2**64 - 1, 1, 2**64 - 2] * 4, dtype=np.uint64), [1, 2**64 - 2, 2**64 - 1]),
+            (["01", "1", "2"] * 4, ["01", "1", "2"]),
+            (["none", "some", "-"] * 4, ["-", "none", "some"]),
+            (["NA", "null", "?"] * 4, ["?", "NA", "null"]),
         ],
     )
     def test_classes_keep_their_labels(self, values, classes):
@@ -313,6 +352,7 @@ class TestTargets:
             ([str(x / 3) for x in range(ROWS)], "regression"),
             ([True, False] * 6, "classification"),
             (ISO[:6] * 2, "classification"),
+            (pd.Categorical(np.arange(ROWS) // 2 + 0.5), "classification"),
         ],
     )
     def test_the_task_is_decided_by_the_values(self, values, task):
@@ -335,6 +375,36 @@ class TestTargets:
     def test_text_stays_text_where_few_rows_look_like_numbers(self):
         target = Target.learn(pd.Series(["1.0", "other"] * 6, name="y"))
         assert target.encode(pd.Series(["1.0", "1.0"])).tolist() == [0, 0]
+
+    @pytest.mark.parametrize(
+        ("learnt", "asked"),
+        [
+            (np.array([0.1, 0.25] * 6, dtype=np.float32), ["0.1", "0.25"]),
+            (np.array([0.1, 0.25] * 6, dtype=np.float16), np.array([0.1, 0.25])),
+            (["0.10", "0.25"] * 6, np.array([0.1, 0.25], dtype=np.float32)),
+            ([False, True] * 6, ["false", "true"]),
+            ([False, True] * 6, ["FALSE", "TRUE"]),
+            (["false", "true"] * 6, [False, True]),
+            ([1, 2] * 6, ["01", "2.0"]),
+            (["-", "none"] * 6, ["-", "none"]),
+        ],
+    )
+    def test_a_class_is_known_from_a_file_of_another_kind(self, learnt, asked):
+        target = Target.learn(pd.Series(learnt, name="y"), "classification")
+        assert target.encode(pd.Series(asked, name="y")).tolist() == [0, 1]
+        assert target.encode(pd.Series(asked[:1], name="y")).tolist() == [0]
+
+    @pytest.mark.parametrize(
+        ("learnt", "asked", "lacking"),
+        [
+            (["-", "+"] * 6, ["-", "", "-"], [False, True, False]),
+            ([0, 1] * 6, ["-", "", "NA"], [True] * 3),
+            (np.arange(ROWS) / 2, ["-", "1", None], [True, False, True]),
+        ],
+    )
+    def test_a_target_is_missing_by_what_it_was_in_training(self, learnt, asked, lacking):
+        target = Target.learn(pd.Series(learnt, name="y"))
+        assert target.lacking(pd.DataFrame({"y": asked})).tolist() == lacking
 
     @pytest.mark.parametrize(
         ("values", "task", "message"),
@@ -369,9 +439,13 @@ class TestTargets:
             Target.learn(pd.Series(learnt, name="y")).encode(pd.Series(values, name="y"))
 
     def test_rows_without_a_target_are_dropped_and_counted(self):
-        frame = pd.DataFrame({"x": range(6), "y": ["a", "", None, "NA", "b", "a"]})
+        frame = pd.DataFrame({"x": range(6), "y": ["a", "", None, " ", "none", "a"]})
         kept, dropped = drop_missing_targets(frame, "y")
         assert (kept["x"].tolist(), kept.index.tolist(), dropped) == ([0, 4, 5], [0, 1, 2], 3)
+
+    def test_beside_numbers_a_word_for_none_is_no_target(self):
+        frame = pd.DataFrame({"x": range(6), "y": ["1", "", None, "NA", "-", "2"]})
+        assert drop_missing_targets(frame, "y")[0]["x"].tolist() == [0, 5]
 
     @pytest.mark.parametrize(
         ("frame", "message"),
@@ -402,135 +476,3 @@ class TestTargets:
     def test_two_columns_of_one_name(self):
         with pytest.raises(ValueError, match="2 columns of the name 'x'; rename them"):
             Schema.learn(pd.concat([table(x=NUMBERS), table(x=NUMBERS)[["x"]]], axis=1), "kind")
-
-
-CSV = "x,colour,kind\n" + "".join(f'{i},"{c}",{k}\n' for i, (c, k) in enumerate(zip(WORDS, "ab" * 6, strict=True)))
-
-
-class TestFiles:
-    @pytest.mark.parametrize(
-        ("content", "first"),
-        [
-            (CSV, ["0", "red", "a"]),
-            (CSV.replace(",", ";"), ["0", "red", "a"]),
-            (CSV.replace(",", "\t"), ["0", "red", "a"]),
-            (CSV.replace(",", ", "), ["0", "red", "a"]),
-            (CSV.replace("\n", "\r\n"), ["0", "red", "a"]),
-            (CSV.rstrip("\n"), ["0", "red", "a"]),
-            (b"\xef\xbb\xbf" + CSV.encode(), ["0", "red", "a"]),
-            (CSV.replace("red", "rosé").encode("latin-1"), ["0", "rosé", "a"]),
-            (CSV.replace("red", "rosé"), ["0", "rosé", "a"]),
-            (CSV.replace("red", "red, or pink"), ["0", "red, or pink", "a"]),
-            (CSV.replace("red", 'the ""red"" one'), ["0", 'the "red" one', "a"]),
-            (CSV.replace("red", "red\nwine"), ["0", "red\nwine", "a"]),
-            (CSV.replace("0,", "NA,", 1), ["NA", "red", "a"]),
-            (CSV.replace("x,", " x ,", 1), ["0", "red", "a"]),
-        ],
-    )
-    def test_dialects_of_csv(self, write, content, first):
-        frame = read_frame(write(content))
-        assert list(frame.columns) == ["x", "colour", "kind"]
-        assert frame.iloc[0].tolist() == first
-        assert len(frame) == ROWS
-
-    @pytest.mark.parametrize("separator", [";", "\t", "|"])
-    def test_decimal_commas(self, write, separator):
-        rows = [
-            ["x", "y", "note", "n"],
-            ["1,5", "-1.234,5", "a, b", "7"],
-            ["2", "NA", "c", "8"],
-            ["2,5e3", ",25", "d", "9"],
-        ]
-        frame = read_frame(write("\n".join(separator.join(row) for row in rows) + "\n"))
-        assert frame["x"].tolist() == ["1.5", "2", "2.5e3"]
-        assert frame["y"].tolist() == ["-1234.5", "", ".25"]
-        assert frame["note"].tolist() == ["a, b", "c", "d"]
-        assert frame["n"].tolist() == ["7", "8", "9"]
-
-    @pytest.mark.parametrize(
-        "content",
-        [
-            "x;y\n1,5;0.5\n2,5;1.5\n",  # a point elsewhere: who knows what the comma means
-            "x;y\n1,5;a\n2,5 kg;b\n",
-            "x;y\n1,2,3;a\n2,5;b\n",
-            'x,y\n"1,5",a\n"2,5",b\n',  # separated by commas: those of numbers group digits
-        ],
-    )
-    def test_commas_that_are_left_as_they_are(self, write, content):
-        assert "," in read_frame(write(content))["x"].iloc[0]
-
-    def test_parquet_says_what_csv_says(self, write):
-        frame = table(x=NUMBERS, colour=WORDS, day=ISO)
-        buffer = io.BytesIO()
-        frame.to_parquet(buffer)
-        parquet = read_frame(write(buffer.getvalue(), "table.parquet"))
-        text = read_frame(write(frame.to_csv(index=False)))
-        one, other = Schema.learn(parquet, "kind"), Schema.learn(text, "kind")
-        assert one == other
-        assert np.array_equal(one.features(text), other.features(parquet))
-
-    @pytest.mark.parametrize(
-        ("content", "message"),
-        [
-            ("", "is empty"),
-            (" \n\n", "is empty"),
-            (b"\xef\xbb\xbf", "is no CSV file"),
-            ("a,b,c\n", "has no rows below its names"),
-            ("one word\nand another\n", "no CSV file of several columns"),
-            ("Dear Sir, hello\nI am, well, fine, really.\n", "is no CSV file"),
-            ("a,b\n1,2,3\n4,5,6\n", "its rows hold more values than its first row has names"),
-            ("a,b\n1,2\n4,5,6\n", "is no CSV file.*line 3"),
-            ('a,b\n"1,2\n3,4\n', "is no CSV file"),
-            ("a,a ,b\n1,2,3\n", "2 columns of the name 'a'"),
-            (bytes(range(256)), "neither a CSV nor a Parquet file"),
-            ("a,b\n1,2\n".encode("utf-16"), "neither a CSV nor a Parquet file"),
-            (b"PAR1 and nothing of the kind", "damaged Parquet file"),
-        ],
-    )
-    @pytest.mark.filterwarnings("default")  # as it is for people: nothing may hang on warnings that are errors
-    def test_what_is_no_table(self, write, content, message):
-        with pytest.raises(ValueError, match=message) as caught:
-            read_frame(write(content))
-        assert "\n" not in str(caught.value)
-
-    @pytest.mark.parametrize(
-        ("source", "message"),
-        [
-            ("nowhere.csv", "there is no file nowhere.csv"),
-            ("mooons", "did you mean the bundled 'moons'"),
-            (".", "is a folder"),
-        ],
-    )
-    def test_what_is_not_there(self, source, message):
-        with pytest.raises(ValueError, match=message):
-            load_table(source, "y")
-
-    def test_a_file_is_known_by_its_content(self, write):
-        path = write(CSV)
-        one = load_table(path, "kind")
-        assert (one.target, one.task, one.source, len(one.frame)) == ("kind", None, path, ROWS)
-        write(CSV.replace("red", "rot"))
-        assert load_table(path, "kind").sha256 != one.sha256
-
-    def test_a_target_must_be_named_and_there(self, write):
-        path = write(CSV)
-        with pytest.raises(ValueError, match=r"which column to predict.*x, colour, kind"):
-            load_table(path)
-        with pytest.raises(ValueError, match="no column 'kin' to predict; did you mean 'kind'"):
-            load_table(path, "kin")
-
-    def test_a_bundled_set_knows_its_target_and_may_be_asked_for_another(self):
-        iris = load_table("iris")
-        assert (iris.target, iris.task) == ("species", "classification")
-        other = load_table("iris", "petal width (cm)")
-        assert (other.target, other.task, other.sha256) == ("petal width (cm)", None, iris.sha256)
-        with pytest.raises(ValueError, match="no column 'specie' to predict; did you mean 'species'"):
-            load_table("iris", "specie")
-
-    def test_from_a_file_to_numbers(self, write):
-        """Text in, the same text out: the whole way of one table."""
-        frame, dropped = drop_missing_targets(read_frame(write(CSV + "3,red,\n")), "kind")
-        schema = Schema.learn(frame, "kind")
-        assert (dropped, schema.n_inputs, schema.n_outputs) == (1, 4, 2)
-        codes = schema.target.encode(frame["kind"])
-        assert schema.target.decode(np.eye(2)[codes]).tolist() == frame["kind"].tolist()

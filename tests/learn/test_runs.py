@@ -357,6 +357,50 @@ def test_rows_that_changed_or_moved_are_not_taken_for_the_run_s(table, tmp_path)
     assert len(run.frame(str(table))) == ROWS
 
 
+@pytest.fixture
+def german(tmp_path):
+    """A run from a file that writes 12.345,6, and the income that it learnt from."""
+    income = np.random.default_rng(0).uniform(1e4, 1e5, ROWS).round(1)
+    rows = [f"{x:_.1f};{x / 7:_.1f}".replace(".", ",").replace("_", ".") for x in income]
+    (tmp_path / "german.csv").write_text("income;price\n" + "\n".join(rows) + "\n")
+    return train_run(configure(tmp_path / "german.csv", "data.target=price"), tmp_path / "run"), income
+
+
+def test_new_rows_are_read_as_those_that_were_learnt_from(german, tmp_path):
+    """12.345 alone may be a dozen or twelve thousand."""
+    run, income = german
+    assert run.frame()["income"].astype(float).tolist() == income.tolist()
+    path = tmp_path / "new.csv"
+    for content in ("income;k\n12.345;1\n20.500;2\n900;3\n", "income\n12.345\n20.500\n900\n"):
+        path.write_text(content)
+        for loaded in (run, Run.load(run.path)):
+            assert loaded.rows(str(path))["income"].tolist() == ["12345", "20500", "900"]
+    path.write_text("income;price\n12.345;1.000\n20.500;2.000\n900;3.000\n")
+    assert run.frame(str(path))["price"].tolist() == ["1000", "2000", "3000"]
+
+
+def test_a_notation_that_was_asked_for_holds_for_new_rows(tmp_path):
+    path = tmp_path / "table.csv"
+    path.write_text("income;price\n" + "".join(f"{n},{100 + n};{n}\n" for n in range(1, ROWS)))
+    asked = configure(path, "data.target=price")
+    with pytest.raises(ValueError, match=r"'1,101' in column 'income'.*data\.decimal=point"):
+        prepare(asked)
+    run = train_run(asked.with_overrides(["data.decimal=point"]), tmp_path / "run")
+    assert run.frame()["income"].astype(float).max() == 59159
+    assert run.rows(str(path))["income"].astype(float).max() == 59159
+
+
+def test_a_run_that_did_not_keep_its_notation_is_read(german):
+    run, _ = german
+    path = run.path / "data.json"
+    record = json.loads(path.read_bytes())
+    assert record["schema"].pop("decimal") == "comma"
+    path.write_text(json.dumps(record))
+    loaded = Run.load(run.path)
+    assert loaded.schema.decimal is None
+    assert loaded.predict(loaded.frame()).equals(Run.load(run.path).predict(run.frame()))
+
+
 def test_a_category_that_training_did_not_see_is_named_and_counts_as_none(houses):
     frame = houses.frame().assign(town="Cul")
     assert houses.unseen(frame) == {"town": ["Cul"]}

@@ -45,11 +45,11 @@ def predict(
     if out is not None:
         _check_out(out, force)
 
-    from ..learn.runs import Run, read_rows
+    from ..learn.runs import Run
 
     screen = console()
     trained = Run.load(run)
-    frame = read_rows(data, trained.config.data.data_dir)
+    frame = trained.rows(data)
     answers = trained.predict(frame)
     for name, values in trained.unseen(frame).items():
         known = ", ".join(repr(value) for value in values[:3]) + (", …" if len(values) > 3 else "")
@@ -100,7 +100,8 @@ def _write(answers: pd.DataFrame, out: Path) -> None:
     from ..learn.runs import write_whole
 
     if out.suffix == ".parquet":
-        write_whole(out, answers.to_parquet(index=False))
+        words = {name: str for name in answers if answers[name].dtype == object}  # and whole numbers beyond 64 bits
+        write_whole(out, answers.astype(words).to_parquet(index=False))
     else:
         write_whole(out, answers.to_csv(index=False).encode())
 

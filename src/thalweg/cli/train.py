@@ -100,7 +100,10 @@ def _introduce(screen: Console, asked: Config, data: Prepared) -> None:
     screen.print(_sum_up(data.schema) if len(columns) > _MANY else _list(data.schema))
     screen.print()
     if data.without_target:
-        screen.print(f"{count(data.without_target, 'row')} without a target left out")
+        screen.print(
+            f"{count(data.without_target, 'row')} without a target left out "
+            "(in a CSV file NA, NaN, null and ? are none; a class needs another name)"
+        )
     held_out = asked.training.validation_fraction
     choosing = f" (of which {held_out:.0%} held out, to choose the best epoch)" if held_out else ""
     screen.print(f"{count(len(data.train), 'row')} to learn from{choosing}, {len(data.test)} kept apart to judge by\n")

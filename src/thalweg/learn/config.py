@@ -47,6 +47,8 @@ class DataConfig(_Part):
         None: decided from the target.
     data_dir : str or None
         Where the IDX files of `mnist` are.
+    decimal : {"point", "comma"} or None
+        How a CSV file writes decimals; None: found out.
     test_size : float
         The share of rows that is kept apart, to judge the trained model by.
     """
@@ -55,6 +57,7 @@ class DataConfig(_Part):
     target: str | None = None
     task: Literal["classification", "regression"] | None = None
     data_dir: str | None = None
+    decimal: Literal["point", "comma"] | None = None
     test_size: Fraction = 0.2
 
 

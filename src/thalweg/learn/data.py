@@ -6,51 +6,39 @@ by the names of their columns. features: (N, n_inputs), float64, standardised.
 
 from __future__ import annotations
 
-import csv
-import difflib
-import hashlib
-import io
-import warnings
+import re
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Annotated, Any, Final, Literal, TypeAlias
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
-from .datasets import BUNDLED, Task, load_bundled
-
-Array: TypeAlias = NDArray[np.float64]
-Label: TypeAlias = bool | int | float | str
-
-MISSING = frozenset({"", "na", "n/a", "nan", "null", "none", "?", "-", "<na>", "nat"})
-"""What stands for no value, in any case of letters."""
+from .datasets import Task
+from .tables import Decimal, check_names, check_target
+from .values import (
+    Array,
+    Label,
+    bare_text,
+    dates_of,
+    floats,
+    is_category,
+    labels_of,
+    like,
+    no_date,
+    no_number,
+    number_labels,
+    numbers_of,
+    says_numbers,
+    sound,
+    text_of,
+)
 
 _MOST_LEVELS = 50  # of a category; rarer ones are as unseen ones
 _FEW_VALUES = 20  # an integer target with no more different values than this names classes
-_DATE = (
-    r"^(?:(?P<year>\d{4})[-/.](?P<month>\d{1,2})[-/.](?P<day>\d{1,2})"
-    r"|(?P<first>\d{1,2})[-/.](?P<second>\d{1,2})[-/.](?P<last>\d{4}))(?P<clock>[T ].*)?$"
-)
-_DECIMAL_COMMA = r"[+-]?(?:(?:\d{1,3}(?:\.\d{3})+|\d+)(?:,\d*)?|,\d+)(?:[eE][+-]?\d+)?"
-_SEPARATORS = ",;\t|"
 _CYCLES = {"month": 12, "weekday": 7, "hour": 24}
-_INSTANT: Final = "datetime64[us, UTC]"
-_LARGEST = 1e150  # of a number: the square of a larger one overflows
-
-
-@dataclass(frozen=True)
-class Table:
-    """Rows with their target, and where they came from."""
-
-    frame: pd.DataFrame
-    target: str
-    task: Task | None
-    source: str
-    sha256: str
+_NAMELESS = re.compile(r"(?:Unnamed: \d+)?")  # as pandas calls what has no name in a file
 
 
 class _Column(BaseModel):
@@ -74,7 +62,7 @@ class NumberColumn(_Column):
 
     def features(self, values: pd.Series) -> Array:
         """The features (N, size)."""
-        numbers = _numbers(values, self.name)
+        numbers = numbers_of(values, self.name)
         absent = np.isnan(numbers)
         columns = [(np.where(absent, self.fill, numbers) - self.mean) / self.scale]
         return np.column_stack([*columns, absent.astype(float)] if self.missing else columns)
@@ -85,11 +73,12 @@ class NumberColumn(_Column):
 
 
 class CategoryColumn(_Column):
-    """One 0/1 column for each value; one that was not seen in training is 0 in all."""
+    """One 0/1 column for each value; one that was not seen in training is 0 in all, and so are the rarest."""
 
     role: Literal["category"] = "category"
     levels: list[str]
     rare: int = 0
+    rarest: list[str] = []  # by name, which older runs did not keep
 
     @property
     def size(self) -> int:
@@ -98,12 +87,13 @@ class CategoryColumn(_Column):
 
     def features(self, values: pd.Series) -> Array:
         """The features (N, size)."""
-        text = _text(values).to_numpy()[:, None]
+        text = np.array(like(text_of(values), self.levels), dtype=object)[:, None]
         return (text == np.array(self.levels, dtype=object)).astype(float)
 
     def unseen(self, values: pd.Series) -> list[str]:
-        """The values, each once, that are none of the levels."""
-        return [str(value) for value in _text(values).unique() if value not in self.levels]
+        """The values, each once, that training did not see."""
+        seen = {"", *self.levels, *self.rarest}
+        return [word for word in dict.fromkeys(like(text_of(values), self.levels)) if word not in seen]
 
     def describe(self) -> str:
         """In words."""
@@ -130,10 +120,11 @@ class DateColumn(_Column):
 
     def features(self, values: pd.Series) -> Array:
         """The features (N, size)."""
-        dates = _dates(values, self.day_first)
-        if dates is None:
+        dates = dates_of(values, self.day_first)
+        wrong = no_date(values, dates)
+        if wrong is not None:
             raise ValueError(
-                f"column {self.name!r} held dates in training, but {_example(values)!r} is none; write it as 2026-01-31"
+                f"column {self.name!r} held dates in training, but {wrong!r} is none; write it as 2026-01-31"
             )
         absent = dates.isna().to_numpy()
         dates = dates.fillna(pd.Timestamp(round(self.fill * 1e6), unit="us", tz="UTC"))
@@ -192,6 +183,11 @@ class Target(BaseModel):
         rows = np.arange(len(values)) if rows is None else rows
         return _target(values, str(values.name), task, rows)
 
+    def lacking(self, frame: pd.DataFrame) -> pd.Series:
+        """Whether each row lacks its target (N,)."""
+        check_target(frame, self.name)
+        return self._missing(frame[self.name])
+
     def encode(self, values: pd.Series) -> NDArray[Any]:
         """Class codes (N,), or standardised numbers (N, 1).
 
@@ -200,14 +196,12 @@ class Target(BaseModel):
         ValueError
             When a value is missing, is no number, or is a class that is not known.
         """
-        if _absent(values).any():
+        if self._missing(values).any():
             raise ValueError(f"target {self.name!r} has missing values; drop these rows")
         if self.task == "regression":
-            return ((_numbers(values, self.name) - self.mean) / self.scale)[:, None]
+            return ((numbers_of(values, self.name) - self.mean) / self.scale)[:, None]
         codes = {str(label): code for code, label in enumerate(self.classes)}
-        # text stays as it is written: these rows may hold no class but '1.0', others 'n.a.'
-        as_text = all(isinstance(label, str) for label in self.classes)
-        labels = [str(label) for label in (_text(values) if as_text else _labels(values))]
+        labels = self._labels(values)
         unknown = sorted({label for label in labels if label not in codes})
         if unknown:
             raise ValueError(
@@ -228,6 +222,19 @@ class Target(BaseModel):
         shown = ", ".join(map(str, self.classes[:6])) + (", …" if len(self.classes) > 6 else "")
         return f"classification, as {self.reason}: {len(self.classes)} classes ({shown})"
 
+    def _missing(self, values: pd.Series) -> pd.Series:
+        return (text_of(values) if self._is_of_words else bare_text(values)).eq("")
+
+    def _labels(self, values: pd.Series) -> list[str]:
+        """The labels, written as the classes are: these rows may hold no class but '1.0', others 'n.a.'."""
+        if not self._is_of_words and says_numbers(values):
+            return [str(label) for label in number_labels(values)]
+        return like(text_of(values), [str(label) for label in self.classes])
+
+    @property
+    def _is_of_words(self) -> bool:
+        return self.task == "classification" and all(isinstance(label, bool | str) for label in self.classes)
+
 
 class Schema(BaseModel):
     """How a table becomes numbers; it goes through JSON unchanged.
@@ -247,10 +254,16 @@ class Schema(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
     columns: list[Column]
     target: Target
+    decimal: Decimal | None = None  # how the file wrote it, which others of its kind may leave open
 
     @classmethod
     def learn(
-        cls, frame: pd.DataFrame, target: str, task: Task | None = None, rows: NDArray[np.intp] | None = None
+        cls,
+        frame: pd.DataFrame,
+        target: str,
+        task: Task | None = None,
+        rows: NDArray[np.intp] | None = None,
+        decimal: Decimal | None = None,
     ) -> Schema:
         """Find out what each column is.
 
@@ -263,7 +276,10 @@ class Schema(BaseModel):
         task : {"classification", "regression"}, optional
             Decided from the target where it is not given.
         rows : array of int, optional
-            The rows that means and the like are taken from; all by default. What a column is, all rows decide.
+            The rows that are learnt from; all by default. All rows decide what a column is, and these alone what there
+            is to learn from it: means, levels and the like.
+        decimal : {"point", "comma"}, optional
+            How the file that the rows came from writes decimals.
 
         Raises
         ------
@@ -271,10 +287,10 @@ class Schema(BaseModel):
             When the target does not exist, is constant or cannot be what the task asks for, when numbers are infinite,
             when two columns share a name, or when no column is left to learn from.
         """
-        _check_target(frame, target)
+        check_target(frame, target)
         rows = np.arange(len(frame)) if rows is None else rows
         columns = learn_columns(frame.drop(columns=target), rows)
-        return cls(columns=columns, target=Target.learn(frame[target], task, rows))
+        return cls(columns=columns, target=Target.learn(frame[target], task, rows), decimal=decimal)
 
     @property
     def n_inputs(self) -> int:
@@ -301,7 +317,7 @@ def learn_columns(frame: pd.DataFrame, rows: NDArray[np.intp] | None = None) -> 
     """Find out what each column of inputs is; arguments and errors as for `Schema.learn`."""
     if not len(frame.columns):
         raise ValueError("the table has no columns to learn from, none but the target")
-    _check_names(frame)
+    check_names(frame.columns)
     rows = np.arange(len(frame)) if rows is None else rows
     columns: list[Column] = [_column(frame[name], str(name), rows) for name in frame.columns]
     if not any(column.size for column in columns):
@@ -320,86 +336,15 @@ def frame_features(columns: Sequence[Column], frame: pd.DataFrame) -> Array:
             f"the table lacks column{'s' if len(missing) > 1 else ''} "
             f"{', '.join(map(repr, missing))}, which the model was trained with"
         )
-    _check_names(frame[[column.name for column in used]])
+    check_names(frame[[column.name for column in used]].columns)
     return np.concatenate([column.features(frame[column.name]) for column in used], axis=1)
-
-
-def load_table(source: str, target: str | None = None, data_dir: str | None = None) -> Table:
-    """Read a file, or a bundled data set by its name.
-
-    Parameters
-    ----------
-    source : str
-        A CSV file (comma, semicolon or tab; a first row of names; numbers with a decimal comma where that does not
-        separate values), a Parquet file, or a name of `BUNDLED`.
-    target : str, optional
-        The column to predict; bundled data sets know theirs.
-    data_dir : str, optional
-        Where the files of `mnist` are.
-
-    Raises
-    ------
-    ValueError
-        When there is no such file or name, it is empty or no table, or the target is not named or not there.
-    """
-    if source in BUNDLED and not Path(source).is_file():
-        bundled = load_bundled(source, data_dir)
-        known = bundled.target if target is None else target
-        digest = hashlib.sha256(pd.util.hash_pandas_object(bundled.frame, index=False).to_numpy().tobytes()).hexdigest()
-        table = Table(bundled.frame, known, bundled.task if known == bundled.target else None, source, digest)
-    else:
-        frame = read_frame(source)
-        if target is None:
-            raise ValueError(
-                f"say which column to predict with --target (target=); {source} has "
-                f"{', '.join(map(str, frame.columns[:12]))}{', …' if len(frame.columns) > 12 else ''}"
-            )
-        table = Table(frame, target, None, source, hashlib.sha256(Path(source).read_bytes()).hexdigest())
-    _check_target(table.frame, table.target)
-    return table
-
-
-def read_frame(path: str | Path) -> pd.DataFrame:
-    """Read a CSV or Parquet file; the values of a CSV file stay text until a schema says what they are.
-
-    Raises
-    ------
-    ValueError
-        When there is no such file, or it is empty or no table.
-    """
-    path = Path(path)
-    if path.is_dir():
-        raise ValueError(f"{path} is a folder; name a CSV or Parquet file in it")
-    if not path.is_file():
-        near = difflib.get_close_matches(str(path), BUNDLED, n=1)
-        hint = f"; did you mean the bundled {near[0]!r}?" if near else f" (bundled data sets: {', '.join(BUNDLED)})"
-        raise ValueError(f"there is no file {path}{hint}")
-    content = path.read_bytes()
-    if not content.strip():
-        raise ValueError(f"{path} is empty")
-    if content[:4] == b"PAR1":
-        try:
-            frame = pd.read_parquet(io.BytesIO(content))
-        except Exception as error:  # pyarrow raises errors of many kinds
-            raise ValueError(f"{path} is a damaged Parquet file: {error}") from None
-    else:
-        frame = _read_csv(path, content)
-    frame.columns = [str(name).strip() for name in frame.columns]
-    _check_names(frame)
-    if frame.empty:
-        raise ValueError(f"{path} has no rows below its names")
-    return frame
-
-
-def lacks_target(frame: pd.DataFrame, target: str) -> pd.Series:
-    """Whether each row lacks its target (N,)."""
-    _check_target(frame, target)
-    return _absent(frame[target])
 
 
 def drop_missing_targets(frame: pd.DataFrame, target: str) -> tuple[pd.DataFrame, int]:
     """The rows that have a target, and the number of those that have none."""
-    absent = lacks_target(frame, target)
+    check_target(frame, target)
+    values = frame[target]
+    absent = (bare_text(values) if says_numbers(values) else text_of(values)).eq("")
     if absent.all():
         raise ValueError(f"target {target!r} has no values")
     if len(frame) - absent.sum() == 1:
@@ -407,111 +352,40 @@ def drop_missing_targets(frame: pd.DataFrame, target: str) -> tuple[pd.DataFrame
     return frame.loc[~absent].reset_index(drop=True), int(absent.sum())
 
 
-def _read_csv(path: Path, content: bytes) -> pd.DataFrame:
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        text = content.decode("latin-1")
-    if "\0" in text:
-        raise ValueError(f"{path} is neither a CSV nor a Parquet file: it holds binary data")
-    separator = _separator(text)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", pd.errors.ParserWarning)  # that values are about to be dropped
-            frame = pd.read_csv(
-                io.StringIO(text),
-                sep=separator,
-                dtype=str,
-                keep_default_na=False,
-                skipinitialspace=True,
-                index_col=False,
-            )
-    except pd.errors.ParserWarning:
-        raise ValueError(f"{path} is no CSV file: its rows hold more values than its first row has names") from None
-    except ValueError as error:  # as all of the reader's errors are
-        raise ValueError(f"{path} is no CSV file: {' '.join(str(error).split())}") from None
-    if len(frame.columns) < 2:
-        raise ValueError(
-            f"{path} is no CSV file of several columns: nothing in its lines is separated by a comma, semicolon or tab"
-        )
-    return frame if separator == "," else _with_points(frame)
-
-
-def _separator(text: str) -> str:
-    """What stands between the values of a row."""
-    lines = text.splitlines()
-    in_names = [x for x in _SEPARATORS if x in "".join(lines[:1])]
-    if len(in_names) == 1:  # in the rows there may be decimal commas too
-        return in_names[0]
-    try:
-        return csv.Sniffer().sniff("\n".join(lines[:50]), delimiters=_SEPARATORS).delimiter
-    except csv.Error:
-        return ","
-
-
-def _with_points(frame: pd.DataFrame) -> pd.DataFrame:
-    """The table with 1234.5 where its numbers are written 1.234,5; as it is where a column has numbers with a point."""
-    texts = {name: _text(frame[name]) for name in frame.columns}
-    present = {name: text[text.ne("")] for name, text in texts.items()}
-    if any(_parses(text) and text.str.contains(".", regex=False).any() for text in present.values()):
-        return frame
-    for name, text in present.items():
-        if len(text) and text.str.contains(",").any() and text.str.fullmatch(_DECIMAL_COMMA).all():
-            frame[name] = texts[name].str.replace(".", "", regex=False).str.replace(",", ".", regex=False)
-    return frame
-
-
-def _check_target(frame: pd.DataFrame, target: str) -> None:
-    if target not in frame.columns:
-        names = [str(name) for name in frame.columns]
-        near = difflib.get_close_matches(str(target), names, n=1)
-        hint = (
-            f"did you mean {near[0]!r}?"
-            if near
-            else f"the columns are {', '.join(names[:12])}" + (", …" if len(names) > 12 else "")
-        )
-        raise ValueError(f"there is no column {target!r} to predict; {hint}")
-    _check_names(frame[[target]])
-
-
-def _check_names(frame: pd.DataFrame) -> None:
-    twice = frame.columns[frame.columns.duplicated()]
-    if len(twice):
-        raise ValueError(f"there are {sum(frame.columns == twice[0])} columns of the name {twice[0]!r}; rename them")
-
-
 def _column(values: pd.Series, name: str, rows: NDArray[np.intp]) -> Any:
     """What a column is."""
-    text = _text(values) if not _is_number(values) and not _is_date(values) else None
-    present = values.notna() if text is None else text.ne("")
-    if not present.any():
-        return IgnoredColumn(name=name, reason="it has no values")
-    if (values[present] if text is None else text[present]).nunique() == 1 and present.all():
-        return IgnoredColumn(name=name, reason="it is constant")
-    if _is_number(values) or (text is not None and not _is_bool(values) and _parses(text)):
-        return _number_column(_numbers(values, name), name, rows)
+    if _NAMELESS.fullmatch(name):
+        return IgnoredColumn(name=name, reason="it has no name in its file, as numbers of rows have none")
+    if is_category(values):
+        return _category_column(text_of(values), name, rows)
+    if says_numbers(values):
+        return _number_column(values, name, rows)
     for day_first in (False, True):
-        dates = _dates(values, day_first)
-        if dates is not None:
+        dates = dates_of(values, day_first)
+        if dates.notna().any() and no_date(values, dates) is None:
             return _date_column(dates, name, day_first, rows)
-    assert text is not None
-    return _category_column(text, name)
+    return _category_column(text_of(values), name, rows)
 
 
-def _number_column(numbers: Array, name: str, rows: NDArray[np.intp]) -> NumberColumn:
-    learnt = numbers[rows]
-    seen = learnt[~np.isnan(learnt)] if not np.isnan(learnt).all() else np.zeros(1)
-    fill = float(np.median(seen))
+def _number_column(values: pd.Series, name: str, rows: NDArray[np.intp]) -> NumberColumn | IgnoredColumn:
+    numbers = floats(values)
+    reason = _nothing_to_learn(pd.Series(numbers), rows)
+    if reason:
+        return IgnoredColumn(name=name, reason=reason)
+    learnt = sound(numbers, values, name)[rows]
+    fill = float(np.nanmedian(learnt))
     filled = np.where(np.isnan(learnt), fill, learnt)
     return NumberColumn(
         name=name, mean=float(filled.mean()), scale=_scale(filled), fill=fill, missing=bool(np.isnan(learnt).any())
     )
 
 
-def _date_column(dates: pd.Series, name: str, day_first: bool, rows: NDArray[np.intp]) -> DateColumn:
+def _date_column(dates: pd.Series, name: str, day_first: bool, rows: NDArray[np.intp]) -> DateColumn | IgnoredColumn:
+    reason = _nothing_to_learn(dates, rows)
+    if reason:
+        return IgnoredColumn(name=name, reason=reason)
     learnt = dates.iloc[rows]
-    absent = learnt.isna()
-    seen = learnt[~absent] if not absent.all() else dates.dropna()
+    seen = learnt.dropna()
     seconds = _seconds(seen)
     fill = float(np.median(seconds))
     cycles: list[Any] = [cycle for cycle in _CYCLES if len(np.unique(np.floor(_phase(seen, cycle)))) > 1]
@@ -520,34 +394,46 @@ def _date_column(dates: pd.Series, name: str, day_first: bool, rows: NDArray[np.
         mean=float(seconds.mean()),
         scale=_scale(seconds),
         fill=fill,
-        missing=bool(absent.any()),
+        missing=bool(learnt.isna().any()),
         cycles=cycles,
         day_first=day_first,
     )
 
 
-def _category_column(text: pd.Series, name: str) -> CategoryColumn | IgnoredColumn:
-    counts = text.value_counts()
-    if len(counts) > max(20, len(text) // 2):
+def _category_column(text: pd.Series, name: str, rows: NDArray[np.intp]) -> CategoryColumn | IgnoredColumn:
+    reason = _nothing_to_learn(text.mask(text.eq("")), rows)
+    if reason:
+        return IgnoredColumn(name=name, reason=reason)
+    if text.nunique() > max(20, len(text) // 2):
         share = pd.to_numeric(text[text.ne("")], errors="coerce").notna().mean()
-        example = next((v for v in text if v and not _parses(pd.Series([v]))), "")
-        numbers = f"; {share:.0%} are numbers, but not {example!r}" if share > 0.5 else ""
+        numbers = f"; {share:.0%} are numbers, but not {no_number(text, floats(text))!r}" if share > 0.5 else ""
         return IgnoredColumn(name=name, reason=f"nearly every row has its own text, as an identifier has{numbers}")
-    kept = sorted(counts.index[:_MOST_LEVELS])
-    return CategoryColumn(name=name, levels=kept, rare=max(0, len(counts) - _MOST_LEVELS))
+    levels = [str(level) for level in text.iloc[rows].value_counts().index]
+    rarest = sorted(levels[_MOST_LEVELS:])
+    return CategoryColumn(name=name, levels=sorted(levels[:_MOST_LEVELS]), rare=len(rarest), rarest=rarest)
+
+
+def _nothing_to_learn(values: pd.Series, rows: NDArray[np.intp]) -> str | None:
+    """Why there is nothing to learn from values in these rows, if so: a weight on them would stay as it was drawn."""
+    for part, where in ((values, ""), (values.iloc[rows], " in the rows that are learnt from")):
+        if part.isna().all():
+            return f"it has no values{where}"
+        if part.nunique() == 1 and part.notna().all():
+            return f"it is constant{where}"
+    return None
 
 
 def _target(values: pd.Series, name: str, task: Task | None, rows: NDArray[np.intp]) -> Target:
     """What the target is; every row has one."""
-    numeric = _is_number(values) or (not _is_bool(values) and not _is_date(values) and _parses(_text(values)))
-    labels = _labels(values)
+    numeric = says_numbers(values)
+    labels = labels_of(values)
     distinct = sorted(set(labels), key=lambda v: (isinstance(v, str), v))
     if len(distinct) == 1:
         raise ValueError(f"target {name!r} is constant ({distinct[0]}): there is nothing to learn")
-    whole = numeric and all(isinstance(label, int) for label in distinct)
+    whole = numeric and bool((np.mod(numbers_of(values, name), 1) == 0).all())
     if task is None:
-        if not numeric:
-            task, reason = "classification", "the target is no number"
+        if not numeric or is_category(values):
+            task, reason = "classification", "the target is no number" if not numeric else "the target is of categories"
         elif whole and len(distinct) <= _FEW_VALUES:
             task, reason = "classification", f"the target has {len(distinct)} different whole numbers"
         else:
@@ -557,10 +443,10 @@ def _target(values: pd.Series, name: str, task: Task | None, rows: NDArray[np.in
     if task == "regression":
         if not numeric:
             raise ValueError(
-                f"target {name!r} must hold numbers for regression, but {_example(values)!r} is none; "
+                f"target {name!r} must hold numbers for regression, but {no_number(values, floats(values))!r} is none; "
                 "leave out the task, or choose classification"
             )
-        numbers = _numbers(values, name)[rows]
+        numbers = numbers_of(values, name)[rows]
         return Target(name=name, task=task, reason=reason, mean=float(numbers.mean()), scale=_scale(numbers))
     counts = pd.Series(labels, dtype=object).value_counts()
     single = [label for label in distinct if counts[label] < 2]
@@ -570,61 +456,6 @@ def _target(values: pd.Series, name: str, task: Task | None, rows: NDArray[np.in
             "and one to be judged by; give it more rows, drop it" + (", or choose regression" if numeric else "")
         )
     return Target(name=name, task=task, reason=reason, classes=distinct)
-
-
-def _labels(values: pd.Series) -> list[Label]:
-    """Class labels as Python values: whole numbers as int, other numbers as float, truth as bool, the rest as text."""
-    if _is_bool(values):
-        return [bool(value) for value in values]
-    if _is_number(values) or (not _is_date(values) and _parses(_text(values))):
-        written = values if _is_number(values) else _text(values)
-        return [_label(*pair) for pair in zip(written, _numbers(values, str(values.name)), strict=True)]
-    return list(_text(values))
-
-
-def _label(written: Any, number: float) -> Label:
-    """A whole number as int, to its last digit, another as float."""
-    if not number.is_integer():
-        return float(number)
-    try:
-        return int(written)
-    except ValueError:  # text such as '2.0'
-        return int(number)
-
-
-def _numbers(values: pd.Series, name: str) -> Array:
-    """As float64, NaN where missing."""
-    if _is_number(values) or _is_bool(values):
-        numbers = values.to_numpy(dtype=np.float64, na_value=np.nan)
-    else:
-        text = _text(values)
-        numbers = pd.to_numeric(text.mask(text.eq("")), errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
-        wrong = text[np.isnan(numbers) & text.ne("").to_numpy()]
-        if len(wrong):
-            raise ValueError(f"column {name!r} must hold numbers, as it did in training, but {wrong.iloc[0]!r} is none")
-    beyond = np.flatnonzero(np.abs(numbers) > _LARGEST)
-    if len(beyond):
-        extent = "infinite" if np.isinf(numbers[beyond[0]]) else f"{numbers[beyond[0]]:g}, too large for arithmetic,"
-        raise ValueError(
-            f"column {name!r} is {extent} in row {beyond[0] + 1} (of {len(beyond)} such); "
-            "replace it by a number, or leave it empty"
-        )
-    return numbers
-
-
-def _dates(values: pd.Series, day_first: bool) -> pd.Series | None:
-    """As UTC times, NaT where missing; None where a value is no date."""
-    if _is_date(values):
-        return pd.to_datetime(values, utc=True).astype(_INSTANT)
-    if (_is_number(values) or _is_bool(values)) and values.notna().any():
-        return None
-    text = _text(values)
-    parts = text.str.extract(_DATE).astype("string")  # not objects, which older pandas makes numbers of
-    day, month = (parts["first"], parts["second"]) if day_first else (parts["second"], parts["first"])
-    date = [parts["year"].fillna(parts["last"]), parts["month"].fillna(month), parts["day"].fillna(day)]
-    iso = date[0] + "-" + date[1].str.zfill(2) + "-" + date[2].str.zfill(2) + parts["clock"].fillna("")
-    dates = pd.to_datetime(iso, errors="coerce", utc=True, format="ISO8601")
-    return None if dates[text.ne("")].isna().any() else dates.astype(_INSTANT)
 
 
 def _seconds(dates: pd.Series) -> Array:
@@ -640,42 +471,7 @@ def _phase(dates: pd.Series, cycle: str) -> Array:
     return (dates.dt.hour + dates.dt.minute / 60).to_numpy(np.float64)
 
 
-def _text(values: pd.Series) -> pd.Series:
-    """As stripped text, empty where missing."""
-    text = values.astype(object).where(values.notna(), "").map(str).str.strip()
-    return text.mask(text.str.lower().isin(MISSING), "").astype(object)
-
-
-def _absent(values: pd.Series) -> pd.Series:
-    """Whether each value is missing."""
-    return values.isna() | _text(values).eq("")
-
-
-def _parses(text: pd.Series) -> bool:
-    """Whether all that is there is numbers."""
-    present = text[text.ne("")]
-    return len(present) > 0 and bool(pd.to_numeric(present, errors="coerce").notna().all())
-
-
-def _is_bool(values: pd.Series) -> bool:
-    return pd.api.types.is_bool_dtype(values)
-
-
-def _is_number(values: pd.Series) -> bool:
-    return pd.api.types.is_numeric_dtype(values) and not _is_bool(values)
-
-
-def _is_date(values: pd.Series) -> bool:
-    return pd.api.types.is_datetime64_any_dtype(values)
-
-
 def _scale(numbers: Array) -> float:
     """The standard deviation, or 1 where it is nothing but rounding."""
     scale = float(numbers.std())
     return scale if scale > 1e-12 * max(1e-300, float(np.abs(numbers).max())) else 1.0
-
-
-def _example(values: pd.Series) -> Any:
-    """A value that is no number."""
-    text: Sequence[str] = list(_text(values))
-    return next((v for v in text if v and not _parses(pd.Series([v]))), text[0] if len(text) else "")

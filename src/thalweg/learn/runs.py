@@ -39,9 +39,10 @@ from torch import Tensor
 
 from .. import __version__
 from .config import Config, ModelConfig, SolverConfig
-from .data import CategoryColumn, Schema, Table, Target, drop_missing_targets, lacks_target, load_table, read_frame
+from .data import CategoryColumn, Schema, Target, drop_missing_targets
 from .datasets import BUNDLED
 from .model import FlowModel, build_model, choose_dropout, choose_state_dim
+from .tables import Table, load_table, read_frame
 from .training import (
     EpochRecord,
     History,
@@ -315,9 +316,23 @@ class Run:
         found = {column.name: column.unseen(frame[column.name]) for column in columns}
         return {name: values for name, values in found.items() if values}
 
+    def rows(self, source: str) -> pd.DataFrame:
+        """Read rows to predict, with or without their target: a CSV or Parquet file, or a bundled data set by its name.
+
+        Numbers that could have a decimal point or a comma have what they had where the run was made from.
+
+        Raises
+        ------
+        ValueError
+            When there is no such file, or it is empty or no table.
+        """
+        if _is_bundled(source):
+            return load_table(source, None, self.config.data.data_dir).frame
+        return read_frame(source, **self._written)
+
     def samples(self, frame: pd.DataFrame) -> Samples:
         """What the model takes and should answer, for the rows that have a target."""
-        absent = lacks_target(frame, self.target.name)
+        absent = self.target.lacking(frame)
         if absent.all():
             raise ValueError(f"target {self.target.name!r} has no values")
         return _samples(self.schema, frame.loc[~absent])
@@ -331,9 +346,9 @@ class Run:
             When they cannot be found, or are not what they were.
         """
         if source is not None:
-            return load_table(source, self.target.name, data_dir).frame
+            return load_table(source, self.target.name, data_dir, **self._written).frame
         try:
-            table = load_table(self.data.source, self.target.name, self.config.data.data_dir)
+            table = load_table(self.data.source, self.target.name, self.config.data.data_dir, **self._written)
         except (ValueError, OSError) as error:
             raise ValueError(
                 f"the rows of {self.path} are not where they were: {error}; say where, with --data"
@@ -345,6 +360,11 @@ class Run:
                 "give the rows as they were, or others, with --data"
             )
         return table.frame
+
+    @property
+    def _written(self) -> dict[str, Any]:
+        """How numbers are written, as was asked for and as was found."""
+        return {"decimal": self.config.data.decimal, "likely": self.schema.decimal}
 
 
 def train_run(
@@ -425,21 +445,16 @@ def prepare(config: Config) -> Prepared:
     >>> data.task, len(data.train), len(data.test)
     ('classification', 89, 89)
     """
-    table = load_table(config.data.source, config.data.target, config.data.data_dir)
+    table = load_table(config.data.source, config.data.target, config.data.data_dir, decimal=config.data.decimal)
     frame, _ = drop_missing_targets(table.frame, table.target)
     task = config.data.task or table.task
     target = Target.learn(frame[table.target], task)
     codes = target.encode(frame[table.target]) if target.task == "classification" else None
     apart = min(max(round(config.data.test_size * len(frame)), 1), len(frame) - 1)
     learn, judge = split_rows(len(frame), apart, codes, config.seed)
-    schema = Schema.learn(frame, table.target, task, rows=learn)
+    schema = Schema.learn(frame, table.target, task, rows=learn, decimal=table.decimal)
     samples = _samples(schema, frame)
     return Prepared(table, frame, schema, samples[torch.from_numpy(learn)], samples[torch.from_numpy(judge)])
-
-
-def read_rows(source: str, data_dir: str | None = None) -> pd.DataFrame:
-    """Read rows to predict: a CSV or Parquet file, or a bundled data set by its name."""
-    return load_table(source, None, data_dir).frame if _is_bundled(source) else read_frame(source)
 
 
 def check_free(out: str | Path) -> None:

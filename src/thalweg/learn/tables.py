@@ -1,0 +1,323 @@
+"""Tables: where rows come from, and how a file writes them.
+
+The values of a CSV file stay text. What it leaves out is missing, as in Parquet, and numbers are written with a decimal
+point alone, whichever way the file writes them.
+"""
+
+from __future__ import annotations
+
+import csv
+import difflib
+import hashlib
+import io
+import re
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, TypeAlias
+
+import pandas as pd
+
+from .datasets import BUNDLED, Task, load_bundled
+from .values import BESIDE_NUMBERS, MISSING
+
+Decimal: TypeAlias = Literal["point", "comma"]
+"""The mark before the decimals of a number; the other one may stand between its thousands."""
+
+_SEPARATORS = ",;\t|"
+_NO_SEPARATOR = "\x1f"  # which no table holds
+_MARKS: dict[Decimal, str] = {"point": ".", "comma": ","}
+_ENCODINGS = ("utf-8-sig", "cp1252", "latin-1")  # the last of which knows every byte
+
+
+def _written(decimal: str, thousands: str) -> re.Pattern[str]:
+    grouped = rf"[1-9]\d{{0,2}}(?:{thousands}\d{{3}})+"
+    return re.compile(rf"[+-]?(?:(?:{grouped}|\d+)(?:{decimal}\d*)?|{decimal}\d+)(?:[eE][+-]?\d+)?")
+
+
+_WRITTEN: dict[Decimal, re.Pattern[str]] = {"point": _written(r"\.", ","), "comma": _written(",", r"\.")}
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows with their target, and where they came from.
+
+    Attributes
+    ----------
+    frame : DataFrame
+    target : str
+        One of its columns.
+    task : {"classification", "regression"} or None
+        What is asked of a bundled data set.
+    source, sha256 : str
+        The file or the name, and the hash of what is in it.
+    decimal : {"point", "comma"} or None
+        How a CSV file writes decimals, where it tells.
+    """
+
+    frame: pd.DataFrame
+    target: str
+    task: Task | None
+    source: str
+    sha256: str
+    decimal: Decimal | None = None
+
+
+def load_table(
+    source: str,
+    target: str | None = None,
+    data_dir: str | None = None,
+    *,
+    decimal: Decimal | None = None,
+    likely: Decimal | None = None,
+) -> Table:
+    """Read a file, or a bundled data set by its name.
+
+    Parameters
+    ----------
+    source : str
+        A CSV file (comma, semicolon or tab; a first row of names), a Parquet file, or a name of `BUNDLED`.
+    target : str, optional
+        The column to predict; bundled data sets know theirs.
+    data_dir : str, optional
+        Where the files of `mnist` are.
+    decimal, likely : {"point", "comma"}, optional
+        As for `read_frame`.
+
+    Raises
+    ------
+    ValueError
+        When there is no such file or name, it is empty or no table, or the target is not named or not there.
+    """
+    if source in BUNDLED and not Path(source).is_file():
+        bundled = load_bundled(source, data_dir)
+        known = bundled.target if target is None else target
+        digest = hashlib.sha256(pd.util.hash_pandas_object(bundled.frame, index=False).to_numpy().tobytes()).hexdigest()
+        table = Table(bundled.frame, known, bundled.task if known == bundled.target else None, source, digest)
+    else:
+        frame, found = _read(Path(source), decimal, likely, least=2)
+        if target is None:
+            raise ValueError(
+                f"say which column to predict with --target (target=); {source} has "
+                f"{', '.join(map(str, frame.columns[:12]))}{', …' if len(frame.columns) > 12 else ''}"
+            )
+        table = Table(frame, target, None, source, hashlib.sha256(Path(source).read_bytes()).hexdigest(), found)
+    check_target(table.frame, table.target)
+    return table
+
+
+def read_frame(path: str | Path, *, decimal: Decimal | None = None, likely: Decimal | None = None) -> pd.DataFrame:
+    """Read a CSV or Parquet file; the values of a CSV file stay text until a schema says what they are.
+
+    Parameters
+    ----------
+    path : str or Path
+    decimal : {"point", "comma"}, optional
+        How a CSV file writes decimals. By default the file tells: commas between its values, or one number that is
+        none otherwise.
+    likely : {"point", "comma"}, optional
+        How it does where it does not tell.
+
+    Raises
+    ------
+    ValueError
+        When there is no such file, it is empty or no table, or its numbers could be one or the other.
+    """
+    return _read(Path(path), decimal, likely, least=1)[0]
+
+
+def check_target(frame: pd.DataFrame, target: str) -> None:
+    """See that there is a target.
+
+    Raises
+    ------
+    ValueError
+        When there is no such column, or more than one.
+    """
+    if target not in frame.columns:
+        names = [str(name) for name in frame.columns]
+        near = difflib.get_close_matches(str(target), names, n=1)
+        hint = (
+            f"did you mean {near[0]!r}?"
+            if near
+            else f"the columns are {', '.join(names[:12])}" + (", …" if len(names) > 12 else "")
+        )
+        raise ValueError(f"there is no column {target!r} to predict; {hint}")
+    check_names(frame[[target]].columns)
+
+
+def check_names(names: pd.Index) -> None:
+    """See that no two columns share a name.
+
+    Raises
+    ------
+    ValueError
+        When two do.
+    """
+    twice = names[names.duplicated()]
+    if len(twice):
+        raise ValueError(f"there are {sum(names == twice[0])} columns of the name {twice[0]!r}; rename them")
+
+
+def _read(
+    path: Path, decimal: Decimal | None, likely: Decimal | None, *, least: int
+) -> tuple[pd.DataFrame, Decimal | None]:
+    """A file's rows, of at least so many columns where it is CSV, and how it writes decimals."""
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder; name a CSV or Parquet file in it")
+    if not path.is_file():
+        near = difflib.get_close_matches(str(path), BUNDLED, n=1)
+        hint = f"; did you mean the bundled {near[0]!r}?" if near else f" (bundled data sets: {', '.join(BUNDLED)})"
+        raise ValueError(f"there is no file {path}{hint}")
+    content = path.read_bytes()
+    if not content.strip():
+        raise ValueError(f"{path} is empty")
+    if content[:4] == b"PAR1":
+        frame = _read_parquet(path, content)
+    else:
+        text, separator = _separated(_decoded(path, content))
+        frame = _read_csv(path, text, separator)
+        if len(frame.columns) < least:
+            raise ValueError(
+                f"{path} is no CSV file of several columns: "
+                "nothing in its first line is separated by a comma, semicolon or tab"
+            )
+        decimal = decimal or _decimal(path, frame, separator, likely)
+        frame = _with_points(frame, decimal)
+    frame.columns = [str(name).strip() for name in frame.columns]
+    check_names(frame.columns)
+    if frame.empty:
+        raise ValueError(f"{path} has no rows below its names")
+    return frame, decimal
+
+
+def _read_parquet(path: Path, content: bytes) -> pd.DataFrame:
+    try:
+        frame = pd.read_parquet(io.BytesIO(content))
+    except Exception as error:  # pyarrow raises errors of many kinds
+        raise ValueError(f"{path} is a damaged Parquet file: {error}") from None
+    named = [name for name in frame.index.names if name is not None]
+    return frame.reset_index(named, allow_duplicates=True)  # an index with a name is a column like any other
+
+
+def _decoded(path: Path, content: bytes) -> str:
+    for encoding in _ENCODINGS:
+        try:
+            text = content.decode(encoding)
+            break
+        except UnicodeDecodeError:
+            continue
+    if "\0" in text:
+        raise ValueError(f"{path} is neither a CSV nor a Parquet file: it holds binary data")
+    return text
+
+
+def _separated(text: str) -> tuple[str, str]:
+    """A table's text, and what stands between the values of a row."""
+    told = re.match(r'\s*"?sep=(.)"?[ \t]*\r?\n', text, re.IGNORECASE)  # as Excel has it
+    if told:
+        return text[told.end() :], told[1]
+    lines = [line for line in text.splitlines() if line.strip()]
+    names = lines[0] if lines else ""
+    found = [x for x in _SEPARATORS if x in names]
+    if len(found) == 1:  # in the rows there may be decimal commas too
+        return text, found[0]
+    if not found and names.count('"') % 2 == 0:  # one name, which ends in this line
+        return text, _NO_SEPARATOR
+    try:
+        return text, csv.Sniffer().sniff("\n".join(lines[:50]), delimiters=_SEPARATORS).delimiter
+    except csv.Error:
+        return text, ","
+
+
+def _read_csv(path: Path, text: str, separator: str) -> pd.DataFrame:
+    def read(**options: object) -> pd.DataFrame:
+        return pd.read_csv(  # type: ignore[call-overload]
+            io.StringIO(text),
+            sep=separator,
+            dtype=str,
+            keep_default_na=False,
+            skipinitialspace=True,
+            index_col=False,
+            **options,
+        )
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", pd.errors.ParserWarning)  # that values are about to be dropped
+            names, frame = read(header=None, nrows=1).iloc[0].str.strip(), read()
+    except pd.errors.ParserWarning:
+        raise ValueError(f"{path} is no CSV file: its rows hold more values than its first row has names") from None
+    except ValueError as error:  # as all of the reader's errors are
+        raise ValueError(f"{path} is no CSV file: {' '.join(str(error).split())}") from None
+    check_names(pd.Index(names[names.ne("")]))  # of two that are one, the reader has renamed the second
+    return pd.DataFrame({name: _without_missing(frame[name]) for name in frame.columns})
+
+
+def _without_missing(values: pd.Series) -> pd.Series:
+    """The column with nothing where a word says that there is nothing."""
+    words = [word for word in values.unique().tolist() if word.strip().lower() in MISSING]
+    return values.mask(values.isin(words)) if words else values
+
+
+def _decimal(path: Path, frame: pd.DataFrame, separator: str, likely: Decimal | None) -> Decimal | None:
+    """How a file writes decimals; None where nothing depends on it.
+
+    1,5 and 1.234,5 are numbers in one way only, and 1,234 in two. What is sure says how the others are meant.
+    """
+    if separator == "," and likely != "comma":
+        return "point"
+    told: set[Decimal] = {"point"} if separator == "," else set()
+    unsure: list[tuple[str, str]] = []
+    for name, values in _numbers_with_marks(frame):
+        ways: list[Decimal] = [way for way, form in _WRITTEN.items() if all(map(form.fullmatch, values))]
+        if len(ways) == 2:
+            unsure.append((name, next(value for value in values if _has_marks(value))))
+        elif separator != ",":  # beside such commas others are no decimal ones
+            told |= set(ways)
+    if unsure and likely:
+        told.add(likely)
+    if unsure and len(told) != 1:
+        name, value = unsure[0]
+        plain = {way: float(_plain(value, way)) for way in _WRITTEN}
+        others = "its other numbers say both" if told else "nothing else in it says which"
+        raise ValueError(
+            f"{path} has {value!r} in column {name!r}, which is {plain['point']:.10g} with a decimal point and "
+            f"{plain['comma']:.10g} with a decimal comma, and {others}; write its numbers without marks between "
+            "thousands, or say which it is as you train, by data.decimal=point or data.decimal=comma"
+        )
+    if len(told) == 1:
+        return told.pop()
+    return "point" if told else likely
+
+
+def _with_points(frame: pd.DataFrame, decimal: Decimal | None) -> pd.DataFrame:
+    """The table with 1234.5 where its numbers are written 1.234,5 or 1,234.5."""
+    if decimal is None:
+        return frame
+    changed = {
+        name: frame[name].str.strip().map(lambda value: _plain(value, decimal), na_action="ignore")
+        for name, values in _numbers_with_marks(frame, "," if decimal == "point" else ",.")
+        if all(map(_WRITTEN[decimal].fullmatch, values))
+    }
+    return pd.DataFrame({name: changed.get(name, frame[name]) for name in frame.columns})
+
+
+def _numbers_with_marks(frame: pd.DataFrame, marks: str = ",.") -> Iterator[tuple[str, list[str]]]:
+    """The columns with such marks, each with all its different values but those that stand for none beside numbers."""
+    for name in frame.columns:
+        values = frame[name].dropna().unique().tolist()
+        written = "".join(values)
+        if any(mark in written for mark in marks):
+            yield name, [value.strip() for value in values if value.strip().lower() not in BESIDE_NUMBERS]
+
+
+def _has_marks(value: str) -> bool:
+    return "," in value or "." in value
+
+
+def _plain(value: str, decimal: Decimal) -> str:
+    """A number as Python writes it; what is none beside numbers stays what it is."""
+    thousands = "," if decimal == "point" else "."
+    return value.replace(thousands, "").replace(_MARKS[decimal], ".")

@@ -1,0 +1,169 @@
+"""Values of one column of a table: text, numbers, dates, and what stands for none."""
+
+from __future__ import annotations
+
+from typing import Any, Final, TypeAlias
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+Array: TypeAlias = NDArray[np.float64]
+Label: TypeAlias = bool | int | float | str
+
+MISSING = frozenset({"", "na", "n/a", "nan", "null", "?", "<na>", "nat"})
+"""What stands for no value in a CSV file, which has no other way to say so, in any case of letters."""
+
+BESIDE_NUMBERS = MISSING | {"none", "-"}
+"""What stands for no value beside numbers and dates; among words `none` and `-` are words."""
+
+_DATE = (
+    r"^(?:(?P<year>\d{4})[-/.](?P<month>\d{1,2})[-/.](?P<day>\d{1,2})"
+    r"|(?P<first>\d{1,2})[-/.](?P<second>\d{1,2})[-/.](?P<last>\d{4}))(?P<clock>[T ].*)?$"
+)
+_CODE = r"[+-]?0\d"  # how a number does not begin
+_INSTANT: Final = "datetime64[us, UTC]"
+_LARGEST = 1e150  # of a number: the square of a larger one overflows
+
+
+def is_bool(values: pd.Series) -> bool:
+    """Whether it is of truth values."""
+    return pd.api.types.is_bool_dtype(values)
+
+
+def is_number(values: pd.Series) -> bool:
+    """Whether it is of numbers, not of text that says them."""
+    return pd.api.types.is_numeric_dtype(values) and not is_bool(values)
+
+
+def is_date(values: pd.Series) -> bool:
+    """Whether it is of dates, not of text that says them."""
+    return pd.api.types.is_datetime64_any_dtype(values)
+
+
+def is_category(values: pd.Series) -> bool:
+    """Whether who made the table said that it is of categories."""
+    return isinstance(values.dtype, pd.CategoricalDtype)
+
+
+def says_numbers(values: pd.Series) -> bool:
+    """Whether all that is there is numbers, or text that says them."""
+    if is_number(values):
+        return True
+    return not is_bool(values) and not is_date(values) and parses(bare_text(values))
+
+
+def text_of(values: pd.Series) -> pd.Series:
+    """As stripped text, empty where missing."""
+    return values.astype(object).where(values.notna(), "").map(str).str.strip().astype(object)
+
+
+def bare_text(values: pd.Series) -> pd.Series:
+    """As text, empty where missing or where a word stands for that, as beside numbers and dates."""
+    text = text_of(values)
+    return text.mask(text.str.lower().isin(BESIDE_NUMBERS), "").astype(object)
+
+
+def parses(text: pd.Series) -> bool:
+    """Whether all that is there is numbers."""
+    present = text[text.ne("")]
+    return len(present) > 0 and bool(pd.to_numeric(present, errors="coerce").notna().all())
+
+
+def floats(values: pd.Series) -> Array:
+    """As float64, NaN where missing or no number."""
+    if is_number(values) or is_bool(values):
+        return values.to_numpy(dtype=np.float64, na_value=np.nan)
+    text = bare_text(values)
+    return pd.to_numeric(text.mask(text.eq("")), errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
+
+
+def numbers_of(values: pd.Series, name: str) -> Array:
+    """As float64, NaN where missing.
+
+    Raises
+    ------
+    ValueError
+        When a value is no number, or one that cannot be computed with.
+    """
+    return sound(floats(values), values, name)
+
+
+def sound(numbers: Array, values: pd.Series, name: str) -> Array:
+    """Values as the float64 that `floats` made of them, if all are numbers to compute with; see `numbers_of`."""
+    wrong = no_number(values, numbers)
+    if wrong is not None:
+        raise ValueError(f"column {name!r} must hold numbers, as it did in training, but {wrong!r} is none")
+    beyond = np.flatnonzero(np.abs(numbers) > _LARGEST)
+    if len(beyond):
+        extent = "infinite" if np.isinf(numbers[beyond[0]]) else f"{numbers[beyond[0]]:g}, too large for arithmetic,"
+        raise ValueError(
+            f"column {name!r} is {extent} in row {beyond[0] + 1} (of {len(beyond)} such); "
+            "replace it by a number, or leave it empty"
+        )
+    return numbers
+
+
+def no_number(values: pd.Series, numbers: Array) -> str | None:
+    """The first value that is there though its number is missing."""
+    if is_number(values) or is_bool(values) or not np.isnan(numbers).any():
+        return None
+    text = bare_text(values)
+    wrong = text[np.isnan(numbers) & text.ne("").to_numpy()]
+    return str(wrong.iloc[0]) if len(wrong) else None
+
+
+def dates_of(values: pd.Series, day_first: bool) -> pd.Series:
+    """As UTC times, NaT where missing or no date."""
+    if is_date(values):
+        return pd.to_datetime(values, utc=True).astype(_INSTANT)
+    text = bare_text(values)
+    parts = text.str.extract(_DATE).astype("string")  # not objects, which older pandas makes numbers of
+    day, month = (parts["first"], parts["second"]) if day_first else (parts["second"], parts["first"])
+    date = [parts["year"].fillna(parts["last"]), parts["month"].fillna(month), parts["day"].fillna(day)]
+    iso = date[0] + "-" + date[1].str.zfill(2) + "-" + date[2].str.zfill(2) + parts["clock"].fillna("")
+    return pd.to_datetime(iso, errors="coerce", utc=True, format="ISO8601").astype(_INSTANT)
+
+
+def no_date(values: pd.Series, dates: pd.Series) -> str | None:
+    """The first value that is there though its date is missing."""
+    if is_date(values):
+        return None
+    text = bare_text(values)
+    wrong = text[text.ne("") & dates.isna()]
+    return str(wrong.iloc[0]) if len(wrong) else None
+
+
+def labels_of(values: pd.Series) -> list[Label]:
+    """Class labels as Python values: whole numbers as int, other numbers as float, truth as bool, the rest as text.
+
+    Text that is written as no number is, such as 007, is a code and stays as it is.
+    """
+    if is_bool(values):
+        return [bool(value) for value in values]
+    if says_numbers(values) and (is_number(values) or not text_of(values).str.match(_CODE).any()):
+        return number_labels(values)
+    return list(text_of(values))
+
+
+def number_labels(values: pd.Series) -> list[Label]:
+    """The labels of values that are numbers, or text that says them."""
+    written = values.to_numpy() if is_number(values) else bare_text(values)
+    return [_label(*pair) for pair in zip(written, numbers_of(values, str(values.name)), strict=True)]
+
+
+def _label(written: Any, number: float) -> Label:
+    """A whole number as int, to its last digit, another as float, in as few digits as name it."""
+    if not number.is_integer():
+        return float(str(written)) if isinstance(written, np.floating) else float(number)
+    try:
+        return int(written)
+    except ValueError:  # text such as '2.0'
+        return int(number)
+
+
+def like(text: pd.Series, known: list[str]) -> list[str]:
+    """Text, with truth written as it is among what is known: Parquet's True is what a CSV file may call true."""
+    seen = set(known)
+    truths = {word.lower(): word for word in known if word.lower() in ("true", "false")}
+    return [word if word in seen else truths.get(word.lower(), word) for word in text]

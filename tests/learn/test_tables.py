@@ -1,0 +1,278 @@
+"""Files of tables: whichever way they are written, the same table is read, or none."""
+
+import io
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from thalweg.learn.data import Schema, drop_missing_targets
+from thalweg.learn.tables import load_table, read_frame
+
+ROWS = 12
+WORDS = ["red", "green", "blue"] * 4
+CSV = "x,colour,kind\n" + "".join(f'{i},"{c}",{k}\n' for i, (c, k) in enumerate(zip(WORDS, "ab" * 6, strict=True)))
+
+
+@pytest.fixture
+def write(tmp_path):
+    """Writes text or bytes to a file and says where."""
+
+    def write(content, name="table.csv"):
+        path = tmp_path / name
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+        return str(path)
+
+    return write
+
+
+@pytest.mark.parametrize(
+    ("content", "first"),
+    [
+        (CSV, ["0", "red", "a"]),
+        (CSV.replace(",", ";"), ["0", "red", "a"]),
+        (CSV.replace(",", "\t"), ["0", "red", "a"]),
+        (CSV.replace(",", ", "), ["0", "red", "a"]),
+        (CSV.replace("\n", "\r\n"), ["0", "red", "a"]),
+        (CSV.rstrip("\n"), ["0", "red", "a"]),
+        (b"\xef\xbb\xbf" + CSV.encode(), ["0", "red", "a"]),
+        (CSV.replace("red", "rosé").encode("latin-1"), ["0", "rosé", "a"]),
+        (CSV.replace("red", "rosé"), ["0", "rosé", "a"]),
+        (CSV.replace("red", "red, or pink"), ["0", "red, or pink", "a"]),
+        (CSV.replace("red", 'the ""red"" one'), ["0", 'the "red" one', "a"]),
+        (CSV.replace("red", "red\nwine"), ["0", "red\nwine", "a"]),
+        ("sep=;\n" + CSV.replace(",", ";"), ["0", "red", "a"]),
+        ("SEP=,\r\n" + CSV, ["0", "red", "a"]),
+        ("sep=#\n" + CSV.replace(",", "#"), ["0", "red", "a"]),
+        (CSV.replace("red", "5 € “net”").encode("cp1252"), ["0", "5 € “net”", "a"]),
+        (CSV.replace("red", "\x81").encode("latin-1"), ["0", "\x81", "a"]),
+        ("\n" + CSV, ["0", "red", "a"]),
+        (b'"x",colour,kind\n"0,5",red,a\n' + 11 * b"1,blue,b\n", ["0,5", "red", "a"]),
+        (CSV.replace("x,", " x ,", 1), ["0", "red", "a"]),
+    ],
+)
+def test_dialects_of_csv(write, content, first):
+    frame = read_frame(write(content))
+    assert list(frame.columns) == ["x", "colour", "kind"]
+    assert frame.iloc[0].tolist() == first
+    assert len(frame) == ROWS
+
+
+@pytest.mark.parametrize("separator", [";", "\t", "|"])
+def test_decimal_commas(write, separator):
+    rows = [
+        ["x", "y", "note", "n"],
+        ["1,5", "-1.234,5", "a, b", "7"],
+        ["2", "NA", "c", "8"],
+        ["2,5e3", ",25", "d", "9"],
+    ]
+    frame = read_frame(write("\n".join(separator.join(row) for row in rows) + "\n"))
+    assert frame["x"].tolist() == ["1.5", "2", "2.5e3"]
+    assert frame["y"].fillna("").tolist() == ["-1234.5", "", ".25"]
+    assert frame["note"].tolist() == ["a, b", "c", "d"]
+    assert frame["n"].tolist() == ["7", "8", "9"]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "x;y\n1,5;0.5\n2,5;1.5\n",  # a point elsewhere: who knows what the comma means
+        "x;y\n1,5;a\n2,5 kg;b\n",
+        "x;y\n1,2,3;a\n2,5;b\n",
+        'x,y\n"1,5",a\n"2,5",b\n',  # separated by commas: those of numbers group digits
+    ],
+)
+def test_commas_that_are_left_as_they_are(write, content):
+    assert "," in read_frame(write(content))["x"].iloc[0]
+
+
+def test_parquet_says_what_csv_says(write):
+    days = pd.date_range("2026-01-28", periods=ROWS, freq="MS").strftime("%Y-%m-%d")
+    frame = pd.DataFrame({"x": np.arange(ROWS) / 7, "colour": WORDS, "day": days, "kind": list("abc") * 4})
+    buffer = io.BytesIO()
+    frame.to_parquet(buffer)
+    parquet = read_frame(write(buffer.getvalue(), "table.parquet"))
+    text = read_frame(write(frame.to_csv(index=False)))
+    one, other = Schema.learn(parquet, "kind"), Schema.learn(text, "kind")
+    assert one == other
+    assert np.array_equal(one.features(text), other.features(parquet))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("", "is empty"),
+        (" \n\n", "is empty"),
+        (b"\xef\xbb\xbf", "is no CSV file"),
+        ("a,b,c\n", "has no rows below its names"),
+        ("Dear Sir, hello\nI am, well, fine, really.\n", "is no CSV file"),
+        ("a,b\n1,2,3\n4,5,6\n", "its rows hold more values than its first row has names"),
+        ("a,b\n1,2\n4,5,6\n", "is no CSV file.*line 3"),
+        ('a,b\n"1,2\n3,4\n', "is no CSV file"),
+        ("a,a ,b\n1,2,3\n", "2 columns of the name 'a'"),
+        ("x,y,y\n1,2,2\n", "there are 2 columns of the name 'y'; rename them"),
+        ("y;x;y;y\n1;2;2;3\n", "there are 3 columns of the name 'y'; rename them"),
+        (bytes(range(256)), "neither a CSV nor a Parquet file"),
+        ("a,b\n1,2\n".encode("utf-16"), "neither a CSV nor a Parquet file"),
+        (b"PAR1 and nothing of the kind", "damaged Parquet file"),
+    ],
+)
+@pytest.mark.filterwarnings("default")  # as it is for people: nothing may hang on warnings that are errors
+def test_what_is_no_table(write, content, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        read_frame(write(content))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("rows", "numbers"),
+    [
+        (["1,200;a", "950;b", "12.5;c"], [1200, 950, 12.5]),  # one point that is sure
+        (["1,200.50;a", "950;b", "12,500;c"], [1200.5, 950, 12500]),
+        (["1,200,000;a", "950;b", "12,500;c"], [1200000, 950, 12500]),
+        (["1.200;a", "950;b", "12,5;c"], [1200, 950, 12.5]),  # one comma that is sure
+        (["1.200;0,5", "12.500;1,5"], [1200, 12500]),  # in another column
+        (["1,200;0.5", "12,500;1.5"], [1200, 12500]),
+        (["1.234.567;a", "950;b"], [1234567, 950]),
+        (["0,500;a", "1,250;b"], [0.5, 1.25]),  # no group of digits begins by 0
+        (["1234,567;a", "1,250;b"], [1234.567, 1.25]),
+        (["NA;a", "-1,250;b", "none;c", "0,5;d"], [np.nan, -1.25, np.nan, 0.5]),
+    ],
+)
+@pytest.mark.parametrize("separator", [";", "\t"])
+def test_a_number_that_is_sure_says_how_the_others_are_written(write, rows, numbers, separator):
+    frame = read_frame(write("x;y\n".replace(";", separator) + "\n".join(rows).replace(";", separator)))
+    assert np.array_equal(pd.to_numeric(frame["x"], errors="coerce"), numbers, equal_nan=True)
+
+
+def test_between_commas_other_commas_group_digits(write):
+    frame = read_frame(write('x,y\n"1,200",a\n950,b\n"12,500.5",c\n'))
+    assert frame["x"].tolist() == ["1200", "950", "12500.5"]
+
+
+UNSURE = 'income\tprice\n"1,200"\t120\n950\t95\n"12,500"\t1250\n'
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (UNSURE, "'1,200' in column 'income', which is 1200 with a decimal point and 1.2 with a decimal comma"),
+        ("x;y\n1.234;12.500\n2.345;13.000\n", "'1.234' in column 'x', which is 1.234 .* and 1234 .* comma"),
+        ("x;y;z\n1.234;0.5;0,5\n", "its other numbers say both"),
+    ],
+)
+def test_numbers_that_could_be_others_are_refused(write, content, message):
+    with pytest.raises(ValueError, match=f"{message}.*without marks between thousands.*data.decimal"):
+        read_frame(write(content))
+
+
+def test_who_knows_how_numbers_are_written_can_say_so(write):
+    path = write(UNSURE)
+    assert read_frame(path, decimal="point")["income"].tolist() == ["1200", "950", "12500"]
+    assert read_frame(path, decimal="comma")["income"].tolist() == ["1.200", "950", "12.500"]
+    assert read_frame(path, likely="point")["income"].tolist() == ["1200", "950", "12500"]
+    assert load_table(path, "price", decimal="comma").frame["income"].tolist() == ["1.200", "950", "12.500"]
+
+
+def test_what_is_sure_goes_before_what_is_likely(write):
+    path = write("x;y\n1.5;2\n")
+    assert read_frame(path, likely="comma")["x"].tolist() == ["1.5"]
+    for content in ("x;y\n1.5;12.345\n", "x,y\n1.5,12.345\n"):
+        with pytest.raises(ValueError, match="its other numbers say both"):
+            read_frame(write(content), likely="comma")
+
+
+@pytest.mark.parametrize(
+    ("content", "decimal"),
+    [
+        ("x;y\n1,5;2\n", "comma"),
+        ("x;y\n1.5;2\n", "point"),
+        ("x,y\n1,2\n", "point"),
+        ("x;y\n1;2\n", None),
+    ],
+)
+def test_a_table_tells_how_it_writes_decimals(write, content, decimal):
+    assert load_table(write(content), "y").decimal == decimal
+
+
+@pytest.mark.parametrize("content", ["x\n1\n2\n", "x\n1,5\n2,5\n", '"x"\r\n"1,5"\r\n2\r\n'])
+def test_one_column_is_enough_to_predict_and_too_few_to_learn_from(write, content):
+    path = write(content)
+    frame = read_frame(path)
+    assert (list(frame.columns), len(frame)) == (["x"], 2)
+    with pytest.raises(ValueError, match="no CSV file of several columns"):
+        load_table(path, "x")
+
+
+def test_a_word_for_none_is_missing_where_a_file_has_no_other_way_to_say_so(write):
+    words = ["", "NA", "n/a", "NaN", "null", "?", "<NA>", "NaT", "none", "-", "x"]
+    frame = pd.DataFrame({"n": range(11), "y": words})
+    assert read_frame(write(frame.to_csv(index=False)))["y"].isna().tolist() == [True] * 8 + [False] * 3
+    frame.to_parquet(path := write("", "table.parquet"))
+    assert read_frame(path)["y"].tolist() == words
+
+
+def test_an_index_of_parquet_is_a_column_where_it_has_a_name(write):
+    frame = pd.DataFrame({"x": range(3), "y": list("abc")})
+    path = write("", "table.parquet")
+    frame.set_index("x").to_parquet(path)
+    pd.testing.assert_frame_equal(read_frame(path), frame, check_dtype=False)
+    frame.set_index(["x", frame.index]).to_parquet(path)
+    assert sorted(read_frame(path).columns) == ["x", "y"]
+    frame.set_index(pd.Index([5, 6, 7], name="y")).to_parquet(path)
+    with pytest.raises(ValueError, match="2 columns of the name 'y'"):
+        read_frame(path)
+
+
+def test_the_index_of_a_csv_file_is_not_learnt_from(write):
+    frame = pd.DataFrame({"x": np.arange(ROWS) / 7, "kind": list("abc") * 4})
+    schema = Schema.learn(read_frame(write(frame.to_csv())), "kind")
+    assert [column.role for column in schema.columns] == ["ignored", "number"]
+    assert np.array_equal(schema.features(read_frame(write(frame.to_csv(index=False)))), schema.features(frame))
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("nowhere.csv", "there is no file nowhere.csv"),
+        ("mooons", "did you mean the bundled 'moons'"),
+        (".", "is a folder"),
+    ],
+)
+def test_what_is_not_there(source, message):
+    with pytest.raises(ValueError, match=message):
+        load_table(source, "y")
+
+
+def test_a_file_is_known_by_its_content(write):
+    path = write(CSV)
+    one = load_table(path, "kind")
+    assert (one.target, one.task, one.source, len(one.frame)) == ("kind", None, path, ROWS)
+    write(CSV.replace("red", "rot"))
+    assert load_table(path, "kind").sha256 != one.sha256
+
+
+def test_a_target_must_be_named_and_there(write):
+    path = write(CSV)
+    with pytest.raises(ValueError, match=r"which column to predict.*x, colour, kind"):
+        load_table(path)
+    with pytest.raises(ValueError, match="no column 'kin' to predict; did you mean 'kind'"):
+        load_table(path, "kin")
+
+
+def test_a_bundled_set_knows_its_target_and_may_be_asked_for_another():
+    iris = load_table("iris")
+    assert (iris.target, iris.task) == ("species", "classification")
+    other = load_table("iris", "petal width (cm)")
+    assert (other.target, other.task, other.sha256) == ("petal width (cm)", None, iris.sha256)
+    with pytest.raises(ValueError, match="no column 'specie' to predict; did you mean 'species'"):
+        load_table("iris", "specie")
+
+
+def test_from_a_file_to_numbers(write):
+    """Text in, the same text out: the whole way of one table."""
+    frame, dropped = drop_missing_targets(read_frame(write(CSV + "3,red,\n")), "kind")
+    schema = Schema.learn(frame, "kind")
+    assert (dropped, schema.n_inputs, schema.n_outputs) == (1, 4, 2)
+    codes = schema.target.encode(frame["kind"])
+    assert schema.target.decode(np.eye(2)[codes]).tolist() == frame["kind"].tolist()

@@ -1,7 +1,10 @@
 """The front door: right answers, and clear refusals."""
 
+import copy
 import math
+import pickle
 from itertools import pairwise
+from multiprocessing.reduction import ForkingPickler
 
 import numpy as np
 import pytest
@@ -325,6 +328,34 @@ class TestFailures:
 
         with pytest.raises(KeyError, match="mine"):
             solve_ivp(field, (0.0, 1.0), torch.ones(1))
+
+    @pytest.mark.parametrize("again", [lambda error: pickle.loads(pickle.dumps(error)), copy.copy, copy.deepcopy])
+    @pytest.mark.parametrize(("dense", "needs_grad"), [(False, False), (False, True), (True, True)])
+    def test_the_error_can_be_pickled_and_copied(self, again, dense, needs_grad):
+        """With its solution, which leaves its graph behind."""
+        y0 = torch.ones(1, requires_grad=needs_grad)
+        options = {"dense_output": dense, "gradient": "direct" if dense else None}
+        with pytest.raises(SolveError) as caught:
+            solve_ivp(decay, (0.0, 100.0), y0, max_steps=3, **options)
+        caught.value.add_note("of the third batch")
+        found, solution = again(caught.value), caught.value.solution
+        assert isinstance(found, SolveError)
+        assert str(found) == str(caught.value)
+        assert found.__notes__ == ["of the third batch"]
+        assert found.solution.message == solution.message
+        assert found.solution.stats == solution.stats
+        assert not found.solution.ys.requires_grad
+        torch.testing.assert_close(found.solution.ys, solution.ys, equal_nan=True)
+        if dense:
+            torch.testing.assert_close(found.solution(0.01), solution(0.01))
+        assert solution.ys.requires_grad == needs_grad
+
+    def test_a_process_hands_its_error_on(self):
+        """As a pool of processes does, by queues that refuse tensors with a graph."""
+        error = SolveError("no", torch.ones(1, requires_grad=True) * 2)
+        found = ForkingPickler.loads(ForkingPickler.dumps(error))
+        assert str(found) == "no"
+        assert found.solution.item() == 2
 
     def test_the_message_names_rows(self):
         y0 = torch.tensor([[1.0], [-1.0]], dtype=F64)

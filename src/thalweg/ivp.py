@@ -21,6 +21,7 @@ from .arguments import (
     check_jacobian,
     check_shrink,
     ends_of,
+    no_times,
     one_of,
     output_times,
     positive,
@@ -215,7 +216,8 @@ def solve_ivp(
     """
     usual = not (
         dense_output or shrink or progress or jac is not None or jac_sparsity is not None or events is not None
-        or norm is not None or callback is not None or t_eval is not None or step_ts != () or jump_ts != ()
+        or norm is not None or callback is not None or t_eval is not None
+        or not (no_times(step_ts) and no_times(jump_ts))
         or not (gradient is None or gradient == "checkpointed" or isinstance(gradient, Checkpointed))
     )  # fmt: skip
     key = None

@@ -156,7 +156,7 @@ class Field:
             error.add_note(f"(raised by {who} while thalweg evaluated it at t = {_describe(t)})")
             raise
         if self.layout.spec is not None:
-            slope = self._pack(slope)
+            slope = self._pack(slope, y)
         if not isinstance(slope, Tensor):
             raise ValueError(
                 f"{self.name} must return a tensor shaped like {self.state}, got {type(slope).__name__}; "
@@ -168,17 +168,21 @@ class Field:
                 f"{self.name} must return the shape of {self.state}, {expected}, but returned {got}; "
                 "check broadcasting between t and the state, and the field's last layer"
             )
+        if slope.dtype != y.dtype or slope.device != y.device:
+            raise self._of_another_kind(slope, y)
+        return slope
+
+    def _of_another_kind(self, slope: Tensor, y: Tensor) -> ValueError:
+        """The error for a slope, or a leaf of it, whose dtype or device is not the state's."""
         if slope.dtype != y.dtype:
-            raise ValueError(
+            return ValueError(
                 f"{self.name} must return the dtype of y, {y.dtype}, but returned {slope.dtype}; "
                 "convert the field (module.to(y.dtype)) or y0"
             )
-        if slope.device != y.device:
-            raise ValueError(
-                f"{self.name} must return a tensor on y's device, {y.device}, but returned one on {slope.device}; "
-                "move the field or y0"
-            )
-        return slope
+        return ValueError(
+            f"{self.name} must return a tensor on y's device, {y.device}, but returned one on {slope.device}; "
+            "move the field or y0"
+        )
 
     def jacobian(self, t: Tensor, y: Tensor) -> Tensor | None:
         """The user's Jacobian, checked; None where there is none."""
@@ -203,7 +207,7 @@ class Field:
             )
         return matrix
 
-    def _pack(self, slope: Any) -> Tensor:
+    def _pack(self, slope: Any, y: Tensor) -> Tensor:
         """Pack what the user's function returned for a structured state."""
         leaves, spec = pytree.tree_flatten(slope)
         if spec != self.layout.spec:
@@ -217,6 +221,8 @@ class Field:
                     f"{self.name} must return leaves shaped like those of {self.state}, expected {tuple(shape)}, "
                     f"got {got}"
                 )
+            if leaf.dtype != y.dtype or leaf.device != y.device:  # packing would convert it
+                raise self._of_another_kind(leaf, y)
         return self.layout.pack(slope)
 
 

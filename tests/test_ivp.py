@@ -426,6 +426,56 @@ def test_bad_input_is_one_clear_sentence(change, message):
         solve_ivp(**call)
 
 
+class TestWritingIntoTheState:
+    """The solve goes on with the state that a field is given, and would go on with what was written."""
+
+    @pytest.mark.parametrize("batching", ["joint", "per_sample"])
+    @pytest.mark.parametrize("gradient", ["direct", "checkpointed", "adjoint"])
+    @pytest.mark.parametrize(
+        "fun",
+        [
+            lambda t, y: {"x": -y["x"].mul_(2.0), "v": y["v"]},
+            lambda t, y: {"x": y["x"], "v": y["v"] + y["v"][..., :1].zero_()},
+            lambda t, y: {"x": y["x"] - y["x"].detach().clamp_(max=0.5), "v": y["v"]},
+        ],
+    )
+    def test_is_an_error_of_any_part_of_it(self, fun, gradient, batching):
+        y0 = {"x": torch.ones(3, 2), "v": torch.ones(3)[:, None]}
+        with pytest.raises(ValueError, match="fun must not write into y"):
+            solve_ivp(fun, (0.0, 1.0), y0, gradient=gradient, batching=batching, backend="eager")
+
+    @pytest.mark.parametrize("method", ["rk4", "scipy:RK45", "rodas5p"])
+    def test_is_an_error_whatever_takes_the_steps(self, method):
+        size = 0.1 if method == "rk4" else None
+        with pytest.raises((ValueError, RuntimeError), match=r"fun must not write into y|leaf Variable"):
+            solve_ivp(lambda t, y: y.neg_(), (0.0, 1.0), torch.ones(2), method, step_size=size, backend="eager")
+
+    def test_is_an_error_of_a_jacobian(self):
+        with pytest.raises(ValueError, match="jac must not write into y"):
+            solve_ivp(decay, (0.0, 1.0), torch.ones(2), "trbdf2", jac=lambda t, y: -torch.diag(y.detach().fill_(1.0)))
+
+    def test_each_of_a_pair_is_named(self):
+        pair = (lambda t, p: p, lambda t, q: q.neg_())
+        with pytest.raises(ValueError, match=r"fun\[1\] must not write into p"):
+            solve_ivp(pair, (0.0, 1.0), (torch.ones(2), torch.ones(2)), "leapfrog", step_size=0.1)
+
+    @pytest.mark.parametrize("batching", ["joint", "per_sample"])
+    def test_asking_for_its_gradient_is_no_writing(self, batching):
+        def field(t, y):
+            with torch.enable_grad():
+                return -torch.autograd.grad(y.requires_grad_().square().sum() / 2, y)[0]
+
+        sol = solve_ivp(field, (0.0, 1.0), torch.ones(2, 1, dtype=F64), batching=batching, rtol=1e-8, backend="eager")
+        torch.testing.assert_close(sol.ys[-1], torch.full((2, 1), math.exp(-1), dtype=F64), rtol=1e-6, atol=0)
+
+    def test_states_of_inference_mode_which_do_not_tell_are_solved(self):
+        with torch.inference_mode():
+            inside = torch.ones(1)
+            here = solve_ivp(decay, (0.0, 1.0), inside, backend="eager").ys[-1]
+        later = solve_ivp(decay, (0.0, 1.0), inside, backend="eager").ys[-1]
+        assert here.item() == later.item() == pytest.approx(math.exp(-1), rel=1e-3)
+
+
 def test_controllers_refuse_what_makes_no_sense():
     with pytest.raises(ValueError, match="safety"):
         PID(safety=1.5)

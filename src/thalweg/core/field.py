@@ -148,6 +148,7 @@ class Field:
 
     def __call__(self, t: Tensor, y: Tensor) -> Tensor:
         """dy/dt, checked."""
+        version = -1 if y.is_inference() else y._version  # as `version_of` has it, without the calls
         state = self.layout.unpack(y)
         try:
             slope = self.fun(t, state, *self.args)
@@ -155,6 +156,8 @@ class Field:
             who = "the field" if self.name == "fun" else self.name
             error.add_note(f"(raised by {who} while thalweg evaluated it at t = {_describe(t)})")
             raise
+        if version >= 0 and y._version != version:
+            raise wrote(self.name, self.state)
         if self.layout.spec is not None:
             slope = self._pack(slope, y)
         if not isinstance(slope, Tensor):
@@ -188,7 +191,10 @@ class Field:
         """The user's Jacobian, checked; None where there is none."""
         if self.jac is None:
             return None
+        version = version_of(y)
         matrix = self.jac if isinstance(self.jac, Tensor) else self.jac(t, self.layout.unpack(y), *self.args)
+        if version_of(y) != version:
+            raise wrote("jac", "y")
         rows = y.shape[:1] if self.layout.by_row else ()
         size = math.prod(y.shape[len(rows) :])
         if not isinstance(matrix, Tensor):
@@ -314,6 +320,22 @@ def _half_layout(layout: Layout, like: Tensor) -> Layout:
         )
     single = isinstance(state[0], Tensor)
     return Layout(None if single else parts[0][1], tuple(shapes[0]), layout.by_row)
+
+
+def version_of(y: Tensor) -> int:
+    """How often a state, or a view of it, was written to; always -1 of a tensor of inference mode, which counts none.
+
+    Whoever calls a person's function looks before and after, as the solve goes on with the state that it lends.
+    """
+    return -1 if y.is_inference() else y._version
+
+
+def wrote(name: str, state: str) -> ValueError:
+    """The error for a function that wrote into the state that it was given."""
+    return ValueError(
+        f"{name} must not write into {state}, with which the solve goes on: compute new tensors, by {state}.neg() in "
+        f"place of {state}.neg_(), or write into a copy, {state}.clone()"
+    )
 
 
 def time_of(field: FieldLike, t: Number, device: torch.device, h: Number = 0.0) -> Tensor:

@@ -178,9 +178,13 @@ class Field:
     def _of_another_kind(self, slope: Tensor, y: Tensor) -> ValueError:
         """The error for a slope, or a leaf of it, whose dtype or device is not the state's."""
         if slope.dtype != y.dtype:
+            kind, advice = y.device.type, "convert the field (module.to(y.dtype)) or y0"
+            if torch.is_autocast_enabled(kind) and slope.dtype == torch.get_autocast_dtype(kind):
+                advice = (
+                    "torch.autocast computes in it: convert what the field returns (.to(y.dtype)), or solve outside"
+                )
             return ValueError(
-                f"{self.name} must return the dtype of y, {y.dtype}, but returned {slope.dtype}; "
-                "convert the field (module.to(y.dtype)) or y0"
+                f"{self.name} must return the dtype of y, {y.dtype}, but returned {slope.dtype}; {advice}"
             )
         return ValueError(
             f"{self.name} must return a tensor on y's device, {y.device}, but returned one on {slope.device}; "

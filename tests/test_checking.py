@@ -85,6 +85,17 @@ def test_a_gradient_that_is_cut_is_found_out():
     assert "detach()" in report.recommendation
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_no_differences_are_taken_of_what_a_scripted_module_holds():
+    """It would not be moved, and an exact gradient would be far from them."""
+    module = torch.jit.script(torch.nn.Linear(2, 2, dtype=F64))
+    report = check_gradients(
+        lambda t, y: module(y), (0.0, 1.0), torch.ones(3, 2, dtype=F64), methods=["direct"], repeats=1
+    )
+    assert math.isnan(by_name(report)["direct"].to_differences)
+    assert "cannot be moved" in report.differences
+
+
 def test_many_numbers_are_moved_together():
     field = torch.nn.Linear(8, 8, dtype=F64)
     report = check_gradients(

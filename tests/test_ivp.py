@@ -1,7 +1,10 @@
 """The front door: right answers, and clear refusals."""
 
+import copy
 import math
+import pickle
 from itertools import pairwise
+from multiprocessing.reduction import ForkingPickler
 
 import numpy as np
 import pytest
@@ -326,6 +329,34 @@ class TestFailures:
         with pytest.raises(KeyError, match="mine"):
             solve_ivp(field, (0.0, 1.0), torch.ones(1))
 
+    @pytest.mark.parametrize("again", [lambda error: pickle.loads(pickle.dumps(error)), copy.copy, copy.deepcopy])
+    @pytest.mark.parametrize(("dense", "needs_grad"), [(False, False), (False, True), (True, True)])
+    def test_the_error_can_be_pickled_and_copied(self, again, dense, needs_grad):
+        """With its solution, which leaves its graph behind."""
+        y0 = torch.ones(1, requires_grad=needs_grad)
+        options = {"dense_output": dense, "gradient": "direct" if dense else None}
+        with pytest.raises(SolveError) as caught:
+            solve_ivp(decay, (0.0, 100.0), y0, max_steps=3, **options)
+        caught.value.add_note("of the third batch")
+        found, solution = again(caught.value), caught.value.solution
+        assert isinstance(found, SolveError)
+        assert str(found) == str(caught.value)
+        assert found.__notes__ == ["of the third batch"]
+        assert found.solution.message == solution.message
+        assert found.solution.stats == solution.stats
+        assert not found.solution.ys.requires_grad
+        torch.testing.assert_close(found.solution.ys, solution.ys, equal_nan=True)
+        if dense:
+            torch.testing.assert_close(found.solution(0.01), solution(0.01))
+        assert solution.ys.requires_grad == needs_grad
+
+    def test_a_process_hands_its_error_on(self):
+        """As a pool of processes does, by queues that refuse tensors with a graph."""
+        error = SolveError("no", torch.ones(1, requires_grad=True) * 2)
+        found = ForkingPickler.loads(ForkingPickler.dumps(error))
+        assert str(found) == "no"
+        assert found.solution.item() == 2
+
     def test_the_message_names_rows(self):
         y0 = torch.tensor([[1.0], [-1.0]], dtype=F64)
         sol = solve_ivp(lambda t, y: y * y, (0.0, 2.0), y0, batching="per_sample", on_failure="return")
@@ -339,6 +370,9 @@ BAD = [
     ({"fun": lambda t, y: y[..., :1]}, "fun must return the shape of y"),
     ({"fun": lambda t, y: y.double()}, "fun must return the dtype of y"),
     ({"fun": lambda t, y: y.to("meta")}, "fun must return a tensor on y's device"),
+    ({"fun": lambda t, y: [y[0], y[1].double()], "y0": [torch.ones(2)] * 2}, "fun must return the dtype of y"),
+    ({"fun": lambda t, y: [y[0].half(), y[1]], "y0": [torch.ones(2)] * 2}, "fun must return the dtype of y"),
+    ({"fun": lambda t, y: [y[0], y[1].to("meta")], "y0": [torch.ones(2)] * 2}, "fun must return a tensor on y's"),
     ({"fun": lambda t, y: (y, y)}, "fun must return a tensor"),
     ({"fun": lambda t, y: y.detach().numpy()}, "fun must return a tensor"),
     ({"fun": lambda t, y: None}, "fun must return a tensor"),
@@ -390,6 +424,56 @@ def test_bad_input_is_one_clear_sentence(change, message):
     call = {"fun": decay, "t_span": (0.0, 1.0), "y0": torch.ones(2), **change}
     with pytest.raises((ValueError, TypeError), match=message):
         solve_ivp(**call)
+
+
+class TestWritingIntoTheState:
+    """The solve goes on with the state that a field is given, and would go on with what was written."""
+
+    @pytest.mark.parametrize("batching", ["joint", "per_sample"])
+    @pytest.mark.parametrize("gradient", ["direct", "checkpointed", "adjoint"])
+    @pytest.mark.parametrize(
+        "fun",
+        [
+            lambda t, y: {"x": -y["x"].mul_(2.0), "v": y["v"]},
+            lambda t, y: {"x": y["x"], "v": y["v"] + y["v"][..., :1].zero_()},
+            lambda t, y: {"x": y["x"] - y["x"].detach().clamp_(max=0.5), "v": y["v"]},
+        ],
+    )
+    def test_is_an_error_of_any_part_of_it(self, fun, gradient, batching):
+        y0 = {"x": torch.ones(3, 2), "v": torch.ones(3)[:, None]}
+        with pytest.raises(ValueError, match="fun must not write into y"):
+            solve_ivp(fun, (0.0, 1.0), y0, gradient=gradient, batching=batching, backend="eager")
+
+    @pytest.mark.parametrize("method", ["rk4", "scipy:RK45", "rodas5p"])
+    def test_is_an_error_whatever_takes_the_steps(self, method):
+        size = 0.1 if method == "rk4" else None
+        with pytest.raises((ValueError, RuntimeError), match=r"fun must not write into y|leaf Variable"):
+            solve_ivp(lambda t, y: y.neg_(), (0.0, 1.0), torch.ones(2), method, step_size=size, backend="eager")
+
+    def test_is_an_error_of_a_jacobian(self):
+        with pytest.raises(ValueError, match="jac must not write into y"):
+            solve_ivp(decay, (0.0, 1.0), torch.ones(2), "trbdf2", jac=lambda t, y: -torch.diag(y.detach().fill_(1.0)))
+
+    def test_each_of_a_pair_is_named(self):
+        pair = (lambda t, p: p, lambda t, q: q.neg_())
+        with pytest.raises(ValueError, match=r"fun\[1\] must not write into p"):
+            solve_ivp(pair, (0.0, 1.0), (torch.ones(2), torch.ones(2)), "leapfrog", step_size=0.1)
+
+    @pytest.mark.parametrize("batching", ["joint", "per_sample"])
+    def test_asking_for_its_gradient_is_no_writing(self, batching):
+        def field(t, y):
+            with torch.enable_grad():
+                return -torch.autograd.grad(y.requires_grad_().square().sum() / 2, y)[0]
+
+        sol = solve_ivp(field, (0.0, 1.0), torch.ones(2, 1, dtype=F64), batching=batching, rtol=1e-8, backend="eager")
+        torch.testing.assert_close(sol.ys[-1], torch.full((2, 1), math.exp(-1), dtype=F64), rtol=1e-6, atol=0)
+
+    def test_states_of_inference_mode_which_do_not_tell_are_solved(self):
+        with torch.inference_mode():
+            inside = torch.ones(1)
+            here = solve_ivp(decay, (0.0, 1.0), inside, backend="eager").ys[-1]
+        later = solve_ivp(decay, (0.0, 1.0), inside, backend="eager").ys[-1]
+        assert here.item() == later.item() == pytest.approx(math.exp(-1), rel=1e-3)
 
 
 def test_controllers_refuse_what_makes_no_sense():

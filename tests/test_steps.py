@@ -3,6 +3,7 @@
 import math
 from itertools import pairwise
 
+import numpy as np
 import pytest
 import torch
 
@@ -113,6 +114,14 @@ class TestStops:
         sol, steps = tried(lambda t, y: y, (0, 1), torch.ones(1), method="euler", step_ts=grid, step_size=1.0)
         assert [step.t for step in steps] == pytest.approx([0.0, 0.1, 0.5])
         assert sol.ys[-1].item() == pytest.approx(1.1 * 1.4 * 1.5)
+
+    @pytest.mark.parametrize("name", ["step_ts", "jump_ts"])
+    @pytest.mark.parametrize("times", [[], [0.25], [0.25, 0.5]])
+    @pytest.mark.parametrize("kind", [list, tuple, np.array, torch.tensor])
+    def test_they_come_as_any_sequence(self, kind, times, name):
+        fun = Jump()
+        solve_ivp(fun, (0, 1), start(), rtol=0.1, **{name: kind(times)})
+        assert all(min(abs(t - time) for t in fun.times) < 1e-12 for time in times)
 
     @pytest.mark.parametrize("span", [(0.0, 1.0), (1.0, 0.0)])
     @pytest.mark.parametrize("method", ["implicit_midpoint", "sdirk2", "gl4", "radau5"])

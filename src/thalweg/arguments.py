@@ -19,9 +19,14 @@ from .methods import Method
 Time: TypeAlias = float | Tensor
 
 
+def no_times(times: Tensor | Sequence[float]) -> bool:
+    """Whether they are the default, the empty tuple: arrays and tensors compare with it number by number."""
+    return isinstance(times, tuple) and not times
+
+
 def stop_times(name: str, times: Tensor | Sequence[float]) -> list[float]:
     """Times that no step crosses."""
-    if isinstance(times, tuple) and not times:
+    if no_times(times):
         return []
     try:
         values = torch.as_tensor(times, dtype=torch.float64, device="cpu").detach()

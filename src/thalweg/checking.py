@@ -20,7 +20,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from .core.holdings import all_tensors
+from .core.holdings import all_tensors, scripted_tensors
 from .core.solution import Solution
 from .gradients import GRADIENTS, GradientMethod
 from .gradients.capture import captured_tensors
@@ -271,8 +271,19 @@ class _Problem:
                 found.append(vector)
         return found
 
+    @property
+    def _functions(self) -> tuple[Any, ...]:
+        """What may hold tensors out of sight."""
+        return (self.fun, self.loss, [x for x in self._leaves if callable(x)])
+
     def differences(self, vectors: list[list[Tensor]]) -> tuple[Tensor | None, str]:
         """Central differences along the directions, and how they were taken."""
+        unseen = {id(x) for x in scripted_tensors(self._functions)}
+        if any(x in unseen for x in self._sources):
+            return (
+                None,
+                "no differences: parameters of scripted and traced modules cannot be moved; give the module itself",
+            )
         way = (
             "one number at a time"
             if sum(x.numel() for x in self.sources) <= _EACH
@@ -319,7 +330,7 @@ class _Problem:
             return moved
 
         by_id = dict(zip(self._sources, moves, strict=True))
-        held = list(all_tensors((self.fun, self.loss, [x for x in self._leaves if callable(x)])))
+        held = list(all_tensors(self._functions))
         table = {id(x): converted(x) for x in [*held, *self._inner]}
         leaves = [converted(x) if isinstance(x, Tensor) else x for x in self._leaves]
         t_span, y0, t_eval, args = pytree.tree_unflatten(leaves, self._spec)

@@ -21,6 +21,7 @@ from .arguments import (
     check_jacobian,
     check_shrink,
     ends_of,
+    no_times,
     one_of,
     output_times,
     positive,
@@ -41,6 +42,7 @@ from .gradients import GRADIENTS, Adjoint, Checkpointed, Continuous, GradientMet
 from .gradients.back import BackState, WayBack
 from .gradients.base import Integrate
 from .gradients.segments import solve_with_events
+from .gradients.starting import with_moving_starts
 from .gradients.transforms import refuse_vmap, transformed
 from .loop.batching import Batching, Joint, PerSample
 from .loop.integrate import GraphTimes, Problem, Result, integrate
@@ -215,7 +217,8 @@ def solve_ivp(
     """
     usual = not (
         dense_output or shrink or progress or jac is not None or jac_sparsity is not None or events is not None
-        or norm is not None or callback is not None or t_eval is not None or step_ts != () or jump_ts != ()
+        or norm is not None or callback is not None or t_eval is not None
+        or not (no_times(step_ts) and no_times(jump_ts))
         or not (gradient is None or gradient == "checkpointed" or isinstance(gradient, Checkpointed))
     )  # fmt: skip
     key = None
@@ -303,15 +306,21 @@ def solve_ivp(
         if backend == "native":
             raise _refused("the engine does not know events")
         with bar or nullcontext():
-            evented = solve_with_events(run, maker, Request(problem, packed, graph_times, stats, backward), watched)
-        parts = (blotted(evented.ys, padding), t0, evented.t_end, times, stats, layout.unpack, packed, on_failure)
-        return _solution(problem, evented.result, *parts, evented.found)
+            request = Request(problem, packed, graph_times, stats, backward)
+            evented = solve_with_events(run, maker, request, watched)
+        ys, result = evented.ys, evented.result
+        if timed and torch.is_grad_enabled():
+            ys, result = with_moving_starts(ys, result, request)
+        parts = (blotted(ys, padding), t0, evented.t_end, times, stats, layout.unpack, packed, on_failure)
+        return _solution(problem, result, *parts, evented.found)
     request = Request(problem, packed, graph_times if timed else None, stats, backward)
     engine = None if backend == "eager" else _engine(chosen, maker, request, run, insist=backend == "native")
     with bar or nullcontext():
         ys, result = (maker if engine is None else engine).run(run, request)
     if engine is not None and key is not None:
         keep(key, engine)
+    if timed and torch.is_grad_enabled():
+        ys, result = with_moving_starts(ys, result, request)
     found, ys = None if events is None else (), blotted(ys, padding)
     return _solution(problem, result, ys, t0, t1, times, stats, layout.unpack, packed, on_failure, found)
 

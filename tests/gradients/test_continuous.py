@@ -251,6 +251,29 @@ class TestFields:
         torch.testing.assert_close(torch.stack(found), torch.tensor([-1.0, 1.0], dtype=F64) / 3**1.5, rtol=1e-5, atol=0)
 
     @pytest.mark.parametrize("gradient", CONTINUOUS)
+    @pytest.mark.parametrize("batching", BATCHINGS)
+    @pytest.mark.parametrize("method", ["tsit5", "kvaerno3", "scipy:RK45"])
+    def test_that_differentiate_inside_have_the_gradient_of_direct(self, method, batching, gradient):
+        """As those of energies do, by the state and the time that they are given: these then begin a graph."""
+        external = ":" in method
+        if (batching, gradient) != ("joint", "adjoint") if external else gradient not in ways(method):
+            return
+        w = torch.tensor([[1.0, 0.2], [0.3, 2.0]], dtype=F64, requires_grad=True)
+
+        def field(t, y):
+            with torch.enable_grad():
+                energy = (torch.tanh(y.requires_grad_() @ w).square() * torch.cos(t.requires_grad_())).sum()
+                by_time, by_state = torch.autograd.grad(energy, (t, y), create_graph=True)
+            return by_time / len(y) - by_state
+
+        y0, options = torch.tensor([[1.0, 0.5], [0.3, -0.2]], dtype=F64), {"batching": batching, "rtol": 1e-7}
+        found = [
+            torch.autograd.grad(solve_ivp(field, (0, 0.5), y0, how, gradient=way, **options).ys[-1].square().sum(), w)
+            for how, way in (("tsit5" if external else method, "direct"), (method, gradient))
+        ]
+        torch.testing.assert_close(*found, rtol=1e-4, atol=1e-5)
+
+    @pytest.mark.parametrize("gradient", CONTINUOUS)
     @pytest.mark.parametrize("method", ["tsit5", "rodas5p", "adams"])
     def test_that_do_not_depend_on_the_state_have_the_gradient_of_an_integral(self, method, gradient):
         k = torch.tensor(2.0, dtype=F64, requires_grad=True)

@@ -6,6 +6,7 @@ import torch
 from gradient_checks import differences_along, give_room
 from pairs import solve
 from thalweg import solve_ivp
+from thalweg.gradients import GRADIENTS
 from thalweg.methods import methods
 
 F64 = torch.float64
@@ -216,3 +217,78 @@ def test_equal_times_pass_the_gradient_through(gradient):
     sol = solve_ivp(lambda t, y: -y, (1.0, 1.0), y0, gradient=gradient)
     (found,) = torch.autograd.grad(sol.ys[-1].sum(), [y0])
     assert torch.equal(found, torch.ones(2, dtype=F64))
+
+
+class TestOutputsAtTheStart:
+    """To which no step leads: y(t) = y0 + f(t0, y0) (t - t0) there, so that an output moves by f with its time."""
+
+    def solve(self, t0, t1, t_eval=None, **options):
+        field = lambda t, y: -y * torch.cos(t)  # noqa: E731
+        y0 = torch.tensor([[1.0, 2.0], [3.0, -4.0]], dtype=F64, requires_grad=True)
+        t0 = torch.tensor(t0, dtype=F64, requires_grad=True)
+        sol = solve_ivp(field, (t0, t1), y0, t_eval=t_eval, **options)
+        return sol, y0, t0, field(t0, y0).detach()
+
+    @pytest.mark.parametrize("gradient", list(GRADIENTS))
+    @pytest.mark.parametrize("batching", ["joint", "per_sample"])
+    @pytest.mark.parametrize("backend", ["eager", "auto"])
+    def test_a_span_without_length(self, gradient, batching, backend):
+        t1 = torch.tensor(0.3, dtype=F64, requires_grad=True)
+        sol, y0, t0, slope = self.solve(0.3, t1, gradient=gradient, batching=batching, backend=backend)
+        assert torch.equal(sol.ys, torch.stack([y0, y0]))
+        found = torch.autograd.grad(sol.ys[-1].square().sum(), [y0, t0, t1])
+        rate = (2 * y0.detach() * slope).sum()
+        for one, expected in zip(found, (2 * y0.detach(), -rate, rate), strict=True):
+            torch.testing.assert_close(one, expected)
+        (at_t0,) = torch.autograd.grad(self.solve(0.3, t1, gradient=gradient)[0].ys[0].sum(), t1, allow_unused=True)
+        assert at_t0 is None or at_t0.item() == 0  # the first output is y0, whatever the times are
+
+    @pytest.mark.parametrize("gradient", list(GRADIENTS))
+    @pytest.mark.parametrize("batching", ["joint", "per_sample"])
+    @pytest.mark.parametrize("t1", [0.3, 1.0, -1.0])
+    def test_a_time_of_t_eval(self, gradient, batching, t1):
+        t_eval = torch.tensor([0.3, 0.3], dtype=F64, requires_grad=True)
+        sol, _, t0, slope = self.solve(0.3, t1, t_eval, gradient=gradient, batching=batching)
+        to_eval, to_t0 = torch.autograd.grad((sol.ys[0] - 3 * sol.ys[1]).sum(), [t_eval, t0])
+        torch.testing.assert_close(to_eval, torch.stack([slope.sum(), -3 * slope.sum()]))
+        torch.testing.assert_close(to_t0, 2 * slope.sum())
+
+    @pytest.mark.parametrize("gradient", list(GRADIENTS))
+    def test_rows_that_go_nowhere_beside_others(self, gradient):
+        """The gradient of the others is what it is without them."""
+        t1 = torch.tensor([0.3, 1.0], dtype=F64, requires_grad=True)
+        sol, _, _, slope = self.solve(0.3, t1, gradient=gradient, batching="per_sample", rtol=1e-9, atol=1e-9)
+        (found,) = torch.autograd.grad(sol.ys[-1].sum(), [t1])
+        at_end = (-sol.ys[-1, 1] * torch.cos(t1[1])).sum().detach()
+        torch.testing.assert_close(found, torch.stack([slope[0].sum(), at_end]), rtol=1e-5, atol=0)
+
+    def test_beside_events(self):
+        t1, events = torch.tensor(0.3, dtype=F64, requires_grad=True), lambda t, y: y[0, 0] - 9.0
+        sol, _, _, slope = self.solve(0.3, t1, events=events)
+        torch.testing.assert_close(torch.autograd.grad(sol.ys[-1].sum(), [t1])[0], slope.sum())
+
+    @pytest.mark.parametrize("gradient", ["direct", "checkpointed"])
+    def test_second_derivatives(self, gradient):
+        """d²y(t1) / dt1 dy0 = ∂f/∂y."""
+        t1 = torch.tensor(0.3, dtype=F64, requires_grad=True)
+        sol, y0, _, _ = self.solve(0.3, t1, gradient=gradient)
+        (first,) = torch.autograd.grad(sol.ys[-1].sum(), [t1], create_graph=True)
+        (second,) = torch.autograd.grad(first, [y0])
+        torch.testing.assert_close(second, -torch.cos(t1).detach().expand(2, 2))
+
+    def test_an_infinite_slope_leaves_the_output_as_it_is(self):
+        y0, t1 = torch.zeros(1, dtype=F64), torch.tensor(0.0, dtype=F64, requires_grad=True)
+        assert solve_ivp(lambda t, y: 1 / y, (0.0, t1), y0).ys[-1].item() == 0
+
+    def test_the_evaluation_is_counted(self):
+        calls, t1 = [], torch.tensor([0.3, 1.0], dtype=F64, requires_grad=True)
+
+        def field(t, y):
+            calls.append(t)
+            return -y
+
+        for span, batching in (((0.3, t1[0]), "joint"), ((0.3, t1), "per_sample")):
+            sol = solve_ivp(field, span, torch.ones(2, 1, dtype=F64), batching=batching, backend="eager")
+            nfev = torch.as_tensor(sol.stats.nfev)
+            assert int(nfev.flatten()[0]) == 1
+            assert batching == "per_sample" or len(calls) == 1

@@ -73,6 +73,22 @@ def test_autocast_is_that_of_the_forward_pass(gradient, batching):
     assert seen == {torch.bfloat16}
 
 
+@pytest.mark.parametrize("state", [torch.ones(2, 3), {"x": torch.ones(2, 3)}], ids=["tensor", "dict"])
+def test_a_field_that_leaves_its_slope_to_autocast_is_told_to_convert_it(state):
+    layer, whole = nn.Linear(3, 3), isinstance(state, torch.Tensor)
+
+    def solve(convert=lambda x: x):
+        solve_ivp(lambda t, y: convert(layer(y)) if whole else {"x": convert(layer(y["x"]))}, (0.0, 1.0), state)
+
+    with torch.autocast("cpu", torch.bfloat16):
+        with pytest.raises(ValueError, match=r"torch.autocast computes in it: convert what the field returns"):
+            solve()
+        with pytest.raises(ValueError, match=r"convert the field \(module.to\(y.dtype\)\)"):
+            solve(torch.Tensor.double)
+        solve(torch.Tensor.float)
+    solve()
+
+
 @pytest.mark.parametrize("batching", BATCHINGS)
 @pytest.mark.parametrize("gradient", GRADIENTS)
 def test_what_a_closure_captured_is_reached_leaf_or_not(gradient, batching):

@@ -2,6 +2,7 @@
 
 import functools
 import threading
+import warnings
 import weakref
 
 import pytest
@@ -141,6 +142,60 @@ class TestReached:
 
     def test_nothing_needs_one(self, gradient):
         assert not solve(lambda t, y: -y, gradient).ys.requires_grad
+
+
+def scripted(module, y0):
+    return torch.jit.script(module)
+
+
+def traced(module, y0):
+    return torch.jit.trace(module, y0)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("made", [scripted, traced])
+class TestScriptedModules:
+    """They keep their parameters where Python does not see them."""
+
+    def start(self, made):
+        y0 = torch.ones(3, 2, dtype=F64)
+        module = made(torch.nn.Linear(2, 2, dtype=F64), y0)
+        return module, y0, list(module.parameters())
+
+    @pytest.mark.parametrize("batching", ["joint", "per_sample"])
+    @pytest.mark.parametrize("gradient", ["checkpointed", Checkpointed(memory_limit=0), "adjoint", "reversible"])
+    def test_parameters_have_the_gradient_of_direct(self, made, gradient, batching):
+        module, y0, parameters = self.start(made)
+        found = [
+            torch.autograd.grad(solve(lambda t, y: module(y), way, y0, batching=batching).ys[-1].sum(), parameters)
+            for way in ("direct", gradient)
+        ]
+        torch.testing.assert_close(*found, rtol=1e-6, atol=1e-6)
+
+    def test_forward_is_refused_where_it_would_not_see_them_used(self, made):
+        module, y0, parameters = self.start(made)
+        with pytest.raises(ValueError, match="cannot see what happens inside of scripted"):
+            solve(lambda t, y: module(y), "forward", y0)
+        for parameter in parameters:
+            parameter.requires_grad_(False)
+        (found,) = torch.autograd.grad(solve(lambda t, y: module(y), "forward", y0.requires_grad_()).ys[-1].sum(), y0)
+        assert found.norm() > 0
+
+
+def test_a_scripted_module_is_a_field_itself():
+    class Decay(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.k = torch.nn.Parameter(torch.ones(1, dtype=F64))
+
+        def forward(self, t, y):
+            return -self.k * y
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        field = torch.jit.script(Decay())
+    (found,) = torch.autograd.grad(solve(field, "adjoint").ys[-1].sum(), [field.k])
+    assert found.item() == pytest.approx(EXPECTED, rel=1e-6)
 
 
 @pytest.mark.parametrize("gradient", ["checkpointed", "adjoint", "forward", "reversible"])

@@ -120,6 +120,8 @@ class TestFields:
             (lambda: NeuralODE(MLPField(2), batching="each"), "batching must be one of"),
             (lambda: NeuralODE(MLPField(2), gradient="none"), "gradient must be one of"),
             (lambda: NeuralODE(MLPField(2), rtol=-1), "rtol must be a positive number"),
+            (lambda: NeuralODE(MLPField(2), rtol=torch.ones(2), atol=torch.ones(3)), "rtol and atol must broadcast"),
+            (lambda: NeuralODE(MLPField(2), rtol=torch.zeros(2)), "rtol must be positive in every entry"),
             (lambda: NeuralODE(MLPField(2), max_steps=0), "max_steps must be a positive integer"),
             (lambda: ResNet(MLPField(2)), "depth must be an integer of 0 or more, got None"),
             (lambda: ResNet(MLPField(2), -1), "depth must be an integer"),
@@ -181,6 +183,13 @@ class TestNeuralODE:
         assert torch.equal(path[0], z0)
         for z, t in zip(path, times, strict=True):
             torch.testing.assert_close(z, NeuralODE(field, (0, t), **options)(z0), rtol=1e-8, atol=1e-8)
+
+    @pytest.mark.parametrize("names", [["rtol"], ["atol"], ["rtol", "atol"]])
+    @pytest.mark.parametrize("shape", [(2,), (1, 2), (5, 1)])
+    def test_tolerances_may_differ_by_entry(self, names, shape):
+        field, z0 = MLPField(2).double(), torch.randn(5, 2, dtype=F64)
+        one, many = (dict.fromkeys(names, value) for value in (1e-5, torch.full(shape, 1e-5, dtype=F64)))
+        torch.testing.assert_close(NeuralODE(field, **many)(z0), NeuralODE(field, **one)(z0))
 
     def test_the_flow_back_undoes_the_flow(self):
         field, z0 = make("mlp")

@@ -232,6 +232,26 @@ class TestGrazingAndTogether:
         assert sol.ys[-1].item() == 2.0
         assert [len(t) for t in sol.t_events] == [1, 1]
 
+    @pytest.mark.parametrize("needs_grad", [False, True])
+    def test_an_apply_may_write_into_the_state_that_it_is_given(self, needs_grad):
+        """It changes that of its own rows alone, and not what was recorded of the event."""
+        options = {"t_eval": [0.3, 1.0], "batching": "per_sample"}
+
+        def first_rows(*rows):
+            return lambda t, y: t[:, 0] - torch.where(torch.isin(torch.arange(2), torch.tensor(rows)), 0.3, 2.0)
+
+        ends = []
+        for plus, times in (
+            (lambda t, y: y.add_(1.0), lambda t, y: y.mul_(3.0)),
+            (lambda t, y: y + 1.0, lambda t, y: y * 3.0),
+        ):
+            y0 = torch.ones(2, 1, dtype=F64, requires_grad=needs_grad)
+            events = [Event(first_rows(0), apply=plus), Event(first_rows(1), apply=times)]
+            sol = solve_ivp(lambda t, y: 0 * y, (0.0, 1.0), y0, events=events, **options)
+            ends.append(torch.cat([sol.ys.flatten(), sol.y_events[0].flatten(), sol.y_events[1].flatten()]))
+        torch.testing.assert_close(*ends, equal_nan=True)
+        assert sol.ys[-1].flatten().tolist() == [2.0, 3.0]
+
     def test_an_apply_at_t0_happens_at_once_and_the_first_output_is_y0(self):
         events = Event(clock(0.0), apply=lambda t, y: y + 1)
         sol = solve_ivp(lambda t, y: 0 * y, (0.0, 1.0), tensor([2.0]), t_eval=[0.0, 0.5, 1.0], events=events)
@@ -683,6 +703,7 @@ def test_bounces_without_end_fail():
         (lambda t, y: y, r"events\[0\] must return one number, but returned shape \(2,\)"),
         ([first, lambda t, y: 1j * y[0]], r"events\[1\] must return a real number"),
         (lambda t, y: "no", r"events\[0\] must return a real number or tensor, but returned str"),
+        (lambda t, y: y.neg_()[0], r"events\[0\] must not write into y"),
         (Event(first, apply=lambda t, y: y[0]), r"apply of events\[0\] must return the shape and dtype"),
         (Event(first, apply=lambda t, y: [y]), r"apply of events\[0\] must return the structure"),
     ],

@@ -148,6 +148,7 @@ class Field:
 
     def __call__(self, t: Tensor, y: Tensor) -> Tensor:
         """dy/dt, checked."""
+        version = -1 if y.is_inference() else y._version  # as `version_of` has it, without the calls
         state = self.layout.unpack(y)
         try:
             slope = self.fun(t, state, *self.args)
@@ -155,8 +156,10 @@ class Field:
             who = "the field" if self.name == "fun" else self.name
             error.add_note(f"(raised by {who} while thalweg evaluated it at t = {_describe(t)})")
             raise
+        if version >= 0 and y._version != version:
+            raise wrote(self.name, self.state)
         if self.layout.spec is not None:
-            slope = self._pack(slope)
+            slope = self._pack(slope, y)
         if not isinstance(slope, Tensor):
             raise ValueError(
                 f"{self.name} must return a tensor shaped like {self.state}, got {type(slope).__name__}; "
@@ -168,23 +171,34 @@ class Field:
                 f"{self.name} must return the shape of {self.state}, {expected}, but returned {got}; "
                 "check broadcasting between t and the state, and the field's last layer"
             )
-        if slope.dtype != y.dtype:
-            raise ValueError(
-                f"{self.name} must return the dtype of y, {y.dtype}, but returned {slope.dtype}; "
-                "convert the field (module.to(y.dtype)) or y0"
-            )
-        if slope.device != y.device:
-            raise ValueError(
-                f"{self.name} must return a tensor on y's device, {y.device}, but returned one on {slope.device}; "
-                "move the field or y0"
-            )
+        if slope.dtype != y.dtype or slope.device != y.device:
+            raise self._of_another_kind(slope, y)
         return slope
+
+    def _of_another_kind(self, slope: Tensor, y: Tensor) -> ValueError:
+        """The error for a slope, or a leaf of it, whose dtype or device is not the state's."""
+        if slope.dtype != y.dtype:
+            kind, advice = y.device.type, "convert the field (module.to(y.dtype)) or y0"
+            if torch.is_autocast_enabled(kind) and slope.dtype == torch.get_autocast_dtype(kind):
+                advice = (
+                    "torch.autocast computes in it: convert what the field returns (.to(y.dtype)), or solve outside"
+                )
+            return ValueError(
+                f"{self.name} must return the dtype of y, {y.dtype}, but returned {slope.dtype}; {advice}"
+            )
+        return ValueError(
+            f"{self.name} must return a tensor on y's device, {y.device}, but returned one on {slope.device}; "
+            "move the field or y0"
+        )
 
     def jacobian(self, t: Tensor, y: Tensor) -> Tensor | None:
         """The user's Jacobian, checked; None where there is none."""
         if self.jac is None:
             return None
+        version = version_of(y)
         matrix = self.jac if isinstance(self.jac, Tensor) else self.jac(t, self.layout.unpack(y), *self.args)
+        if version_of(y) != version:
+            raise wrote("jac", "y")
         rows = y.shape[:1] if self.layout.by_row else ()
         size = math.prod(y.shape[len(rows) :])
         if not isinstance(matrix, Tensor):
@@ -203,7 +217,7 @@ class Field:
             )
         return matrix
 
-    def _pack(self, slope: Any) -> Tensor:
+    def _pack(self, slope: Any, y: Tensor) -> Tensor:
         """Pack what the user's function returned for a structured state."""
         leaves, spec = pytree.tree_flatten(slope)
         if spec != self.layout.spec:
@@ -217,6 +231,8 @@ class Field:
                     f"{self.name} must return leaves shaped like those of {self.state}, expected {tuple(shape)}, "
                     f"got {got}"
                 )
+            if leaf.dtype != y.dtype or leaf.device != y.device:  # packing would convert it
+                raise self._of_another_kind(leaf, y)
         return self.layout.pack(slope)
 
 
@@ -308,6 +324,22 @@ def _half_layout(layout: Layout, like: Tensor) -> Layout:
         )
     single = isinstance(state[0], Tensor)
     return Layout(None if single else parts[0][1], tuple(shapes[0]), layout.by_row)
+
+
+def version_of(y: Tensor) -> int:
+    """How often a state, or a view of it, was written to; always -1 of a tensor of inference mode, which counts none.
+
+    Whoever calls a person's function looks before and after, as the solve goes on with the state that it lends.
+    """
+    return -1 if y.is_inference() else y._version
+
+
+def wrote(name: str, state: str) -> ValueError:
+    """The error for a function that wrote into the state that it was given."""
+    return ValueError(
+        f"{name} must not write into {state}, with which the solve goes on: compute new tensors, by {state}.neg() in "
+        f"place of {state}.neg_(), or write into a copy, {state}.clone()"
+    )
 
 
 def time_of(field: FieldLike, t: Number, device: torch.device, h: Number = 0.0) -> Tensor:

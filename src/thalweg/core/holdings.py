@@ -11,6 +11,7 @@ import types
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 OPAQUE = {"builtins", "numpy", "pandas", "torch", "typing", "scipy", "sklearn"}
@@ -21,16 +22,25 @@ PLAIN = (bool, int, float, complex, str, bytes, type(None))
 
 
 def all_tensors(value: Any) -> Iterator[Tensor]:
-    """All tensors that can be reached from a value, also those that need no gradient; each as often as it is found."""
+    """All tensors that can be reached from a value, also those that need no gradient."""
+    return (part for part in _reached(value) if isinstance(part, Tensor))
+
+
+def scripted_tensors(value: Any) -> Iterator[Tensor]:
+    """Those of them that scripted and traced modules hold, whose use no one sees who watches PyTorch's operations."""
+    return (x for part in _reached(value) if isinstance(part, torch.jit.ScriptModule) for x in _parts(part))
+
+
+def _reached(value: Any) -> Iterator[Any]:
+    """A value and all that can be reached from it by way of what may hold tensors, each once."""
     stack, seen = [value], set[int]()
     while stack:
         value = stack.pop()
         if isinstance(value, PLAIN) or id(value) in seen:
             continue
         seen.add(id(value))
-        if isinstance(value, Tensor):
-            yield value
-        else:
+        yield value
+        if not isinstance(value, Tensor):
             stack += _parts(value)
 
 
@@ -40,6 +50,8 @@ def _parts(value: Any) -> Iterable[Any]:
         return value
     if isinstance(value, dict):
         return value.values()
+    if isinstance(value, torch.jit.ScriptModule):  # keeps them out of Python's sight
+        return (*value.parameters(), *value.buffers())
     if isinstance(value, nn.Module):  # most of what it has is empty: hooks that there are none of
         return [part for part in vars(value).values() if not (isinstance(part, dict) and dict.__len__(part) == 0)]
     if isinstance(value, functools.partial):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from enum import IntEnum
 from typing import Any
 
@@ -69,3 +70,18 @@ class SolveError(RuntimeError):
     def __init__(self, message: str, solution: Any) -> None:
         super().__init__(message)
         self.solution = solution
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """How it is copied and pickled, as on the way from another process: with the solution, but not its graph."""
+        solution = _without_graph(self.solution)
+        return type(self), (*self.args, solution), {**vars(self), "solution": solution}
+
+
+def _without_graph(solution: Any) -> Any:
+    """The same, with new tensors in place of those that were computed in a graph, which cannot leave it."""
+    from .holdings import all_tensors  # PyTorch, which the names of statuses need not wait for
+
+    tensors = list(all_tensors(solution))
+    if all(tensor.is_leaf for tensor in tensors):
+        return solution
+    return deepcopy(solution, {id(tensor): tensor if tensor.is_leaf else tensor.detach() for tensor in tensors})

@@ -214,7 +214,7 @@ class BackField:
         with torch.enable_grad():
             slope = self.field(t, z)
         if not (self.checked or recorded):
-            check_reach([slope], [z, *self.targets])
+            check_reach([slope], [t, z, *self.targets])
             self.checked = True
         product, *gradients = self._products(slope, z, a, recorded)
         if self.kept:

@@ -86,10 +86,15 @@ class Sources:
     def __post_init__(self) -> None:
         leaves = pytree.tree_leaves(self.request.field.args)
         self.arguments = [leaf for leaf in leaves if isinstance(leaf, Tensor) and leaf.requires_grad]
-        functions = (self.request.field.fun, self.request.field.jac, [x for x in leaves if callable(x)])
-        self.captured, self._computed = captured_tensors(functions)
+        self.captured, self._computed = captured_tensors(self.functions)
         if self.apart:
-            self.captured = held_tensors(functions)
+            self.captured = held_tensors(self.functions)
+
+    @property
+    def functions(self) -> tuple[Any, ...]:
+        """What captured tensors are looked for in."""
+        field = self.request.field
+        return (field.fun, field.jac, [x for x in pytree.tree_leaves(field.args) if callable(x)])
 
     @property
     def needed(self) -> bool:

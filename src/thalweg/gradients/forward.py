@@ -23,6 +23,7 @@ from torch import Tensor, func
 from torch.autograd import forward_ad
 from torch.utils import _pytree as pytree
 
+from ..core.holdings import scripted_tensors
 from ..loop.integrate import GraphTimes, Problem, Result
 from .base import Integrate, Request, SolveNode, Sources
 from .capture import check_reach
@@ -121,6 +122,11 @@ class _Node(SolveNode):
             raise ValueError(
                 "gradient='forward' cannot go through the Jacobians that this method makes; choose an explicit method, "
                 "or gradient='checkpointed'"
+            )
+        if any(x.requires_grad for x in scripted_tensors(self.sources.functions)):
+            raise ValueError(
+                "gradient='forward' cannot see what happens inside of scripted and traced modules, and the field holds "
+                "one with parameters that need a gradient; give the module itself, or choose gradient='checkpointed'"
             )
         if self.count > self.options.limit:
             raise ValueError(

@@ -91,7 +91,7 @@ class _EvaluatedQuadrature:
         self.evaluations += 1
         if not slope.requires_grad:
             return
-        check_reach([slope], field.targets)
+        check_reach([slope], [time, z, *field.targets])
         self.sums.add(
             torch.autograd.grad(slope, field.targets, a * scale, allow_unused=True, retain_graph=field.retain)
         )

@@ -56,8 +56,8 @@ class NeuralODE(nn.Module):
         *,
         method: str = "tsit5",
         step_size: float | None = None,
-        rtol: float = 1e-3,
-        atol: float = 1e-6,
+        rtol: float | Tensor = 1e-3,
+        atol: float | Tensor = 1e-6,
         controller: Controller | Literal["i", "pi", "pid", "gustafsson"] | None = None,
         learn_times: bool = False,
         batching: Literal["joint", "per_sample"] = "per_sample",
@@ -95,7 +95,14 @@ class NeuralODE(nn.Module):
         }
         # a solve over no time asks nothing of the field: it lets the front door check the options now
         options = {**self.options, "backend": "eager" if backend == "native" else backend}  # that looks at the field
-        solve_ivp(field, (t0, t0), torch.zeros(1, *np.shape(atol), dtype=torch.float64, device="cpu"), **options)
+        try:
+            shape = np.broadcast_shapes(np.shape(rtol), np.shape(atol))
+        except ValueError:
+            raise ValueError(
+                "rtol and atol must broadcast against each other, as they do against z0, got shapes "
+                f"{tuple(np.shape(rtol))} and {tuple(np.shape(atol))}"
+            ) from None
+        solve_ivp(field, (t0, t0), torch.zeros(1, *shape, dtype=torch.float64, device="cpu"), **options)
         self.stats: Stats | None = None
 
     @property

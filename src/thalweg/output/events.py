@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from ..core.arithmetic import Flag, Number, across, wide_dtype
-from ..core.field import Field, time_of
+from ..core.field import Field, time_of, version_of, wrote
 from ..core.step import Step, Stepper
 
 _LOOKS = (0.25, 0.5, 0.75, 1.0)
@@ -140,7 +140,10 @@ class EventFunctions:
         return rate.detach()
 
     def _value(self, i: int, clock: Tensor, y: Tensor) -> Tensor:
+        version = version_of(y)
         value = self._call(self.events[i].fun, f"events[{i}]", clock, y)
+        if version_of(y) != version:
+            raise wrote(f"events[{i}]", "y")
         if isinstance(value, bool | int | float):
             value = torch.tensor(float(value), device=y.device)
         if not isinstance(value, Tensor) or value.is_complex():
@@ -160,7 +163,8 @@ class EventFunctions:
         """The state that event i puts in the place of y."""
         apply, layout = self.events[i].apply, self._field.layout
         assert apply is not None
-        new = self._call(apply, f"apply of events[{i}]", self._clock(t, y), y)
+        own = y.clone()  # it may write into it, and is asked of all rows, though it is for some
+        new = self._call(apply, f"apply of events[{i}]", self._clock(t, y), own)
         expected = pytree.tree_flatten(layout.unpack(y))
         leaves, spec = pytree.tree_flatten(new)
         if spec != expected[1]:

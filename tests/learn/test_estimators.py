@@ -60,6 +60,15 @@ class TestLearning:
         assert next(NeuralODEClassifier(**QUICK).fit(X, y).model_.parameters()).dtype == asked
         assert next(NeuralODEClassifier(**QUICK, dtype="float32").fit(X, y).model_.parameters()).dtype == torch.float32
 
+    @pytest.mark.parametrize(("rows", "dtype"), [(np.float32, None), (np.float64, "float32"), (np.float32, "float64")])
+    def test_a_target_far_from_zero_is_answered_in_its_own_precision(self, rows, dtype):
+        """As seconds since 1970 are: float32 tells them apart by minutes alone."""
+        X = np.random.default_rng(1).normal(size=(200, 2))
+        y = 1.7e9 + 50 * X[:, 0]
+        regressor = NeuralODERegressor(random_state=0, max_epochs=20, dtype=dtype).fit(X.astype(rows), y)
+        assert regressor.predict(X.astype(rows)).dtype == np.float64
+        assert regressor.score(X.astype(rows), y) > 0.99
+
     def test_probabilities_are_those_of_the_predictions(self):
         X, y = load_iris(return_X_y=True)
         classifier = NeuralODEClassifier(**QUICK).fit(X, y)

@@ -521,8 +521,11 @@ class NeuralODERegressor(RegressorMixin, _Estimator):
         return self._partial_fit(X, y, sample_weight)
 
     def predict(self, X: Any) -> NDArray[Any]:
-        """The answers in the unit of y (N,), or (N, outputs)."""
-        standardised = self._outputs(X).numpy()
+        """The answers in the unit of y (N,), or (N, outputs), float64 whatever is computed in.
+
+        A target's mean may be so large beside its spread that no float32 tells one answer from another.
+        """
+        standardised = self._outputs(X).double().numpy()
         answers: NDArray[Any] = self._target_scaler.inverse_transform(standardised)
         return answers[:, 0] if self._flat else answers
 
@@ -535,7 +538,7 @@ class NeuralODERegressor(RegressorMixin, _Estimator):
 
     def _learn_target(self, y: NDArray[Any], weight: NDArray[np.float64] | None, classes: Any) -> None:
         self._flat = y.ndim == 1
-        self._target_scaler = StandardScaler().fit(y.reshape(len(y), -1), sample_weight=weight)
+        self._target_scaler = StandardScaler().fit(y.reshape(len(y), -1).astype(np.float64), sample_weight=weight)
 
     def _encode(self, y: NDArray[Any]) -> NDArray[Any]:
         y = y.reshape(len(y), -1)

@@ -297,13 +297,19 @@ class Schema(BaseModel):
         return frame_features(self.columns, frame)
 
 
-def learn_columns(frame: pd.DataFrame, rows: NDArray[np.intp] | None = None) -> list[Column]:
-    """Find out what each column of inputs is; arguments and errors as for `Schema.learn`."""
+def learn_columns(
+    frame: pd.DataFrame, rows: NDArray[np.intp] | None = None, weight: Array | None = None
+) -> list[Column]:
+    """Find out what each column of inputs is; arguments and errors as for `Schema.learn`.
+
+    `weight` (N,), above 0: how often each row counts, once by default.
+    """
     if not len(frame.columns):
         raise ValueError("the table has no columns to learn from, none but the target")
     _check_names(frame)
     rows = np.arange(len(frame)) if rows is None else rows
-    columns: list[Column] = [_column(frame[name], str(name), rows) for name in frame.columns]
+    weight = np.ones(len(frame)) if weight is None else weight
+    columns: list[Column] = [_column(frame[name], str(name), rows, weight) for name in frame.columns]
     if not any(column.size for column in columns):
         reasons = "; ".join(f"{column.name!r} is {column.describe()}" for column in columns[:5])
         raise ValueError(f"no column is left to learn from: {reasons}")
@@ -480,7 +486,7 @@ def _check_names(frame: pd.DataFrame) -> None:
         raise ValueError(f"there are {sum(frame.columns == twice[0])} columns of the name {twice[0]!r}; rename them")
 
 
-def _column(values: pd.Series, name: str, rows: NDArray[np.intp]) -> Any:
+def _column(values: pd.Series, name: str, rows: NDArray[np.intp], weight: Array) -> Any:
     """What a column is."""
     text = _text(values) if not _is_number(values) and not _is_date(values) else None
     present = values.notna() if text is None else text.ne("")
@@ -489,36 +495,40 @@ def _column(values: pd.Series, name: str, rows: NDArray[np.intp]) -> Any:
     if (values[present] if text is None else text[present]).nunique() == 1 and present.all():
         return IgnoredColumn(name=name, reason="it is constant")
     if _is_number(values) or (text is not None and not _is_bool(values) and _parses(text)):
-        return _number_column(_numbers(values, name), name, rows)
+        return _number_column(_numbers(values, name), name, rows, weight)
     for day_first in (False, True):
         dates = _dates(values, day_first)
         if dates is not None:
-            return _date_column(dates, name, day_first, rows)
+            return _date_column(dates, name, day_first, rows, weight)
     assert text is not None
-    return _category_column(text, name)
+    return _category_column(text, name, weight)
 
 
-def _number_column(numbers: Array, name: str, rows: NDArray[np.intp]) -> NumberColumn:
-    learnt = numbers[rows]
-    seen = learnt[~np.isnan(learnt)] if not np.isnan(learnt).all() else np.zeros(1)
-    fill = float(np.median(seen))
-    filled = np.where(np.isnan(learnt), fill, learnt)
+def _number_column(numbers: Array, name: str, rows: NDArray[np.intp], weight: Array) -> NumberColumn:
+    learnt, weight = numbers[rows], weight[rows]
+    absent = np.isnan(learnt)
+    fill = 0.0 if absent.all() else weighted_median(learnt[~absent], weight[~absent])
+    filled = np.where(absent, fill, learnt)
     return NumberColumn(
-        name=name, mean=float(filled.mean()), scale=_scale(filled), fill=fill, missing=bool(np.isnan(learnt).any())
+        name=name,
+        mean=float(np.average(filled, weights=weight)),
+        scale=_scale(filled, weight),
+        fill=fill,
+        missing=bool(absent.any()),
     )
 
 
-def _date_column(dates: pd.Series, name: str, day_first: bool, rows: NDArray[np.intp]) -> DateColumn:
-    learnt = dates.iloc[rows]
-    absent = learnt.isna()
-    seen = learnt[~absent] if not absent.all() else dates.dropna()
+def _date_column(dates: pd.Series, name: str, day_first: bool, rows: NDArray[np.intp], weight: Array) -> DateColumn:
+    absent = dates.iloc[rows].isna().to_numpy()
+    dated = rows[~absent] if not absent.all() else np.flatnonzero(dates.notna())
+    seen, weight = dates.iloc[dated], weight[dated]
     seconds = _seconds(seen)
-    fill = float(np.median(seconds))
+    fill = weighted_median(seconds, weight)
     cycles: list[Any] = [cycle for cycle in _CYCLES if len(np.unique(np.floor(_phase(seen, cycle)))) > 1]
     return DateColumn(
         name=name,
-        mean=float(seconds.mean()),
-        scale=_scale(seconds),
+        mean=float(np.average(seconds, weights=weight)),
+        scale=_scale(seconds, weight),
         fill=fill,
         missing=bool(absent.any()),
         cycles=cycles,
@@ -526,9 +536,10 @@ def _date_column(dates: pd.Series, name: str, day_first: bool, rows: NDArray[np.
     )
 
 
-def _category_column(text: pd.Series, name: str) -> CategoryColumn | IgnoredColumn:
-    counts = text.value_counts()
-    if len(counts) > max(20, len(text) // 2):
+def _category_column(text: pd.Series, name: str, weight: Array) -> CategoryColumn | IgnoredColumn:
+    counts = pd.Series(weight).groupby(text.to_numpy(), sort=False).sum().sort_values(ascending=False, kind="stable")
+    count = max(len(text), int(weight.sum()))  # weights may be shares of one, and yet no row is less than a row
+    if len(counts) > max(20, count // 2):
         share = pd.to_numeric(text[text.ne("")], errors="coerce").notna().mean()
         example = next((v for v in text if v and not _parses(pd.Series([v]))), "")
         numbers = f"; {share:.0%} are numbers, but not {example!r}" if share > 0.5 else ""
@@ -561,7 +572,8 @@ def _target(values: pd.Series, name: str, task: Task | None, rows: NDArray[np.in
                 "leave out the task, or choose classification"
             )
         numbers = _numbers(values, name)[rows]
-        return Target(name=name, task=task, reason=reason, mean=float(numbers.mean()), scale=_scale(numbers))
+        scale = _scale(numbers, np.ones(len(numbers)))
+        return Target(name=name, task=task, reason=reason, mean=float(numbers.mean()), scale=scale)
     counts = pd.Series(labels, dtype=object).value_counts()
     single = [label for label in distinct if counts[label] < 2]
     if single:
@@ -669,9 +681,26 @@ def _is_date(values: pd.Series) -> bool:
     return pd.api.types.is_datetime64_any_dtype(values)
 
 
-def _scale(numbers: Array) -> float:
+def weighted_median(numbers: Array, weight: Array) -> float:
+    """The median of numbers that are there as often as their weights say.
+
+    Examples
+    --------
+    >>> weighted_median(np.array([3.0, 1.0, 2.0, 9.0]), np.array([1.0, 1.0, 1.0, 1.0]))
+    2.5
+    >>> weighted_median(np.array([3.0, 1.0, 2.0, 9.0]), np.array([3.0, 1.0, 1.0, 1.0]))
+    3.0
+    """
+    order = np.argsort(numbers)
+    reached = np.cumsum(weight[order]) / weight.sum()
+    middle = np.searchsorted(reached, [0.5 - 1e-12, 0.5 + 1e-12])  # two numbers where one ends at the half
+    return float(numbers[order[middle]].mean())
+
+
+def _scale(numbers: Array, weight: Array) -> float:
     """The standard deviation, or 1 where it is nothing but rounding."""
-    scale = float(numbers.std())
+    mean = np.average(numbers, weights=weight)
+    scale = float(np.sqrt(np.average(np.square(numbers - mean), weights=weight)))
     return scale if scale > 1e-12 * max(1e-300, float(np.abs(numbers).max())) else 1.0
 
 

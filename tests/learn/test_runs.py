@@ -5,6 +5,7 @@ import errno
 import json
 import os
 import pickletools
+import sys
 
 import numpy as np
 import pandas as pd
@@ -13,7 +14,7 @@ import torch
 import yaml
 
 from thalweg.learn import runs
-from thalweg.learn.config import Config
+from thalweg.learn.config import Config, DataConfig
 from thalweg.learn.runs import Run, prepare, train_run
 from thalweg.learn.training import outputs
 
@@ -203,6 +204,24 @@ def test_without_a_name_the_next_free_number_is_taken(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     names = [train_run(configure("iris", epochs=1)).path.as_posix() for _ in range(2)]
     assert names == ["runs/iris-1", "runs/iris-2"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links need a privilege there")
+@pytest.mark.parametrize("make", [lambda path: path.symlink_to("nowhere"), lambda path: path.touch()])
+def test_where_runs_is_no_folder_nothing_is_waited_for(tmp_path, monkeypatch, make):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(runs, "count", lambda start: range(start, start + 99))  # an error where it would hang
+    make(tmp_path / "runs")
+    with pytest.raises(ValueError, match=r"runs is no folder that runs can go into.* --out"):
+        train_run(configure("iris", epochs=1))
+
+
+@pytest.mark.skipif(os.name == "nt" or sys.platform == "darwin", reason="names are text there")
+def test_a_name_that_no_file_of_a_run_can_hold_is_refused_at_once(table, tmp_path):
+    path = tmp_path / os.fsdecode(b"caf\xe9.csv")
+    path.write_bytes(table.read_bytes())
+    with pytest.raises(ValueError, match=r"caf\\udce9.csv' is no UTF-8.*rename it"):
+        prepare(Config().model_copy(update={"data": DataConfig(source=str(path), target="price")}))
 
 
 def test_bad_rows_leave_no_folder(tmp_path):

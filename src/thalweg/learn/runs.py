@@ -425,6 +425,7 @@ def prepare(config: Config) -> Prepared:
     >>> data.task, len(data.train), len(data.test)
     ('classification', 89, 89)
     """
+    _check_names(config)
     table = load_table(config.data.source, config.data.target, config.data.data_dir)
     frame, _ = drop_missing_targets(table.frame, table.target)
     task = config.data.task or table.task
@@ -592,6 +593,18 @@ def _is_bundled(source: str) -> bool:
     return source in BUNDLED and not Path(source).is_file()
 
 
+def _check_names(config: Config) -> None:
+    """See that the files of a run, which are UTF-8, can say where its rows came from."""
+    for name in (config.data.source, config.data.data_dir):
+        path = "" if name is None or _is_bundled(name) else str(Path(name).resolve())
+        try:
+            path.encode()
+        except UnicodeEncodeError:
+            raise ValueError(
+                f"the name {path!r} is no UTF-8, as the names in the files of a run must be; rename it"
+            ) from None
+
+
 def _usable(device: str | torch.device) -> torch.device:
     try:
         device = torch.device(device)
@@ -612,10 +625,18 @@ def _new_folder(out: str | Path | None, source: str) -> Path:
         Path(out).mkdir(parents=True)
         return Path(out)
     name = re.sub(r"[^\w.-]+", "-", Path(source).stem).strip("-.") or "run"
+    runs = Path("runs")
+    try:
+        runs.mkdir(exist_ok=True)
+    except FileExistsError:
+        raise ValueError(
+            f"{runs.absolute()} is no folder that runs can go into, but a file, or a link to nothing; "
+            "move it away, or name another place with --out (out=)"
+        ) from None
     for number in count(1):
-        path = Path("runs") / f"{name}-{number}"
+        path = runs / f"{name}-{number}"
         try:
-            path.mkdir(parents=True)
+            path.mkdir()
         except FileExistsError:
             continue
         return path

@@ -1,5 +1,6 @@
 """What the commands do, print, refuse and leave on disk."""
 
+import errno
 import json
 import os
 import signal
@@ -14,6 +15,7 @@ from typer.testing import CliRunner
 
 from thalweg.cli.main import app
 from thalweg.external.methods import external_methods
+from thalweg.learn.compare import CONTENDERS, Standing, Trial
 from thalweg.learn.runs import Run
 from thalweg.methods import methods
 
@@ -244,6 +246,18 @@ def test_a_run_is_never_written_over(flowers, tmp_path):
     assert "not a directory" in refused("train", "iris", "--out", write(tmp_path / "file", "x") / "run")
 
 
+@pytest.mark.parametrize("name", ["riv😀er", "née: 'x'", 'a"b\\c', "a\u2028\x7f", "yes"])
+def test_files_and_columns_may_have_any_name(folder, tmp_path, name):
+    path = tmp_path / f"{name}.csv"
+    pd.read_csv(folder / "houses.csv").rename(columns={"price": name}).to_csv(path, index=False)
+    command("train", path, "--target", name, "--out", tmp_path / "run", *quick())
+    assert Run.load(tmp_path / "run").config.data.source == str(path)
+    assert Run.load(tmp_path / "run").target.name == name
+    assert (
+        f"40 predictions in {tmp_path}" in command("predict", tmp_path / "run", path, "-o", tmp_path / "a.csv").stdout
+    )
+
+
 def test_runs_that_are_none_are_refused_by_every_command(tmp_path):
     for words in (("predict", tmp_path, "iris"), ("flow", tmp_path)):
         assert "is no run folder" in refused(*words)
@@ -254,6 +268,53 @@ def test_runs_that_are_none_are_refused_by_every_command(tmp_path):
 def test_a_place_that_is_not_there_is_refused_before_predicting(flowers, tmp_path):
     assert "there is no folder" in refused("predict", flowers, "iris", "-o", tmp_path / "no" / "out.csv")
     assert "is a folder" in refused("predict", flowers, "iris", "-o", tmp_path)
+
+
+class TestCompare:
+    """What is shown of a comparison; `tests/learn/test_compare.py` sees to the comparison itself."""
+
+    FAILURE = (
+        "ValueError: training diverged in epoch 1: the loss is nan; lower learning_rate (now 1e+30), " + "or " * 99
+    )
+
+    @pytest.fixture
+    def standings(self, monkeypatch):
+        """The standings that a comparison comes to, the last two of them failures."""
+        trial = Trial(score=0.9, rmse=None, parameters=3, nfev=0.0, seconds=1.0)
+        stand = [Standing(who, (trial,), None) for who in CONTENDERS[:3]]
+        stand += [Standing(who, (), None, self.FAILURE) for who in CONTENDERS[3:]]
+        monkeypatch.setattr("thalweg.learn.compare.compare", lambda *_, **__: stand)
+        return stand
+
+    def test_who_failed_is_named_with_the_whole_reason(self, standings):
+        lines = command("compare", "iris").stdout.splitlines()
+        for standing in standings[:3]:
+            assert sum(line.split("  ")[0] == standing.contender.name for line in lines) == 1
+        for standing in standings[3:]:
+            assert [line.split() for line in lines].count([*standing.contender.name.split(), "failed"]) == 1
+            assert f"{standing.contender.name} failed: {self.FAILURE}" in lines
+
+    def test_where_all_fail_so_does_the_command(self, standings, tmp_path):
+        del standings[:3]
+        assert "no contender could be trained" in refused("compare", "iris", "-o", tmp_path / "out.json")
+        assert [kept["failure"] for kept in json.loads((tmp_path / "out.json").read_text())] == [self.FAILURE] * 2
+
+    def test_a_place_that_is_not_there_is_refused_before_training(self, tmp_path, monkeypatch):
+        monkeypatch.setattr("thalweg.learn.compare.compare", lambda *_, **__: 1 / 0)
+        (tmp_path / "out.json").write_text("precious")
+        assert "exists already" in refused("compare", "iris", "-o", tmp_path / "out.json")
+        assert "there is no folder" in refused("compare", "iris", "-o", tmp_path / "no" / "out.json")
+        assert "is a folder" in refused("compare", "iris", "-o", tmp_path)
+
+    @pytest.mark.usefixtures("standings")
+    def test_what_was_found_is_shown_where_it_cannot_be_written(self, tmp_path, monkeypatch):
+        def fail(path, content):
+            raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+        monkeypatch.setattr("thalweg.learn.runs.write_whole", fail)
+        result = command("compare", "iris", "-o", tmp_path / "out.json", code=1)
+        assert "no space left" in result.stderr
+        assert "0.9000" in result.stdout
 
 
 def test_an_error_that_nobody_foresaw_is_one_sentence_too(flowers, monkeypatch):

@@ -90,6 +90,15 @@ def test_train_reports_the_test_score_that_it_keeps(trained, folder):
     assert "the mean, always" in trained.stdout
 
 
+def test_train_says_how_many_rows_are_held_out(tmp_path):
+    words = ("train", "iris", "--out", tmp_path / "run", *quick(), "--set")
+    text = command(*words, "training.validation_fraction=0.01").stdout
+    assert "120 rows to learn from (of which 1 held out, to choose the best epoch), 30 kept apart" in text
+    refusal = command("train", "iris", "--set", "training.validation_fraction=0.001", code=1)
+    assert "validation_fraction must leave rows" in refusal.stderr
+    assert "held out" not in refusal.stdout
+
+
 def test_many_columns_are_summed_up(tmp_path):
     text = command("train", "digits", "--out", tmp_path / "run", *quick()).stdout
     assert "pixel_0_0, pixel_4_0, pixel_4_7" in text

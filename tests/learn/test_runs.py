@@ -14,6 +14,7 @@ import torch
 import yaml
 
 from thalweg.learn import runs
+from thalweg.learn.compare import compare
 from thalweg.learn.config import Config, DataConfig
 from thalweg.learn.runs import Run, prepare, train_run
 from thalweg.learn.training import outputs
@@ -312,9 +313,18 @@ def test_divergence_says_where_what_was_learnt_before_is(tmp_path):
     assert Run.load(tmp_path / "run").result is None
 
 
-def test_a_device_that_is_not_there_is_named(tmp_path):
-    with pytest.raises(ValueError, match=r"device 'nowhere'.*choose 'cpu'"):
-        train_run(configure("iris", "training.device=nowhere"), tmp_path / "run")
+@pytest.mark.parametrize("device", ["nowhere", "meta"])
+def test_a_device_that_is_not_there_or_holds_no_numbers_is_named(tmp_path, device):
+    for attempt in (lambda config: train_run(config, tmp_path / "run"), compare):
+        with pytest.raises(ValueError, match=rf"device '{device}'.*choose 'cpu'"):
+            attempt(configure("iris", f"training.device={device}"))
+
+
+@pytest.mark.parametrize("fraction", [0.001, 0.999])
+def test_a_fraction_that_leaves_no_rows_to_hold_out_or_to_learn_from_is_refused_at_once(fraction):
+    message = rf"validation_fraction must leave rows .* {fraction} of 120 rows is (0|120); give more rows, or another"
+    with pytest.raises(ValueError, match=message):
+        prepare(configure("iris", f"training.validation_fraction={fraction}"))
 
 
 @pytest.mark.parametrize(

@@ -94,6 +94,8 @@ def _ending_as_ctrl_c() -> Iterator[None]:
 
 def _introduce(screen: Console, asked: Config, data: Prepared) -> None:
     """Say what was read, and what it was taken for."""
+    from ..learn.training import count_held_out
+
     columns, target = data.schema.columns, data.schema.target
     screen.print(f"{asked.data.source}: {len(data.table.frame)} rows, {len(columns)} columns and the target")
     screen.print(f"{target.name}: {target.describe()}\n")
@@ -101,8 +103,9 @@ def _introduce(screen: Console, asked: Config, data: Prepared) -> None:
     screen.print()
     if data.without_target:
         screen.print(f"{count(data.without_target, 'row')} without a target left out")
-    held_out = asked.training.validation_fraction
-    choosing = f" (of which {held_out:.0%} held out, to choose the best epoch)" if held_out else ""
+    fraction = asked.training.validation_fraction
+    held_out = count_held_out(len(data.train), fraction) if fraction else 0
+    choosing = f" (of which {held_out} held out, to choose the best epoch)" if held_out else ""
     screen.print(f"{count(len(data.train), 'row')} to learn from{choosing}, {len(data.test)} kept apart to judge by\n")
 
 

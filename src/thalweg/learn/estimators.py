@@ -412,7 +412,7 @@ class _Estimator(BaseEstimator):
         try:
             config = validated(content)
         except ValueError as error:
-            raise ValueError(re.sub(r"^(model|solver|training)\.", "", str(error))) from None
+            raise ValueError(re.sub(r"^(model|solver|training)(\.|: )", "", str(error))) from None
         if self.early_stopping and not config.training.validation_fraction:
             raise ValueError("validation_fraction must be above 0 with early_stopping=True, got 0")
         return config

@@ -48,11 +48,13 @@ from .training import (
     Samples,
     Task,
     choose_batch_size,
+    count_held_out,
     evaluate,
     fit,
     hold_out,
     outputs,
     split_rows,
+    usable_device,
 )
 
 CONFIG, DATA, METRICS, RESULT = "config.yaml", "data.json", "metrics.jsonl", "result.json"
@@ -243,7 +245,7 @@ class Run:
             interrupted=result is None or result.ended == "interrupted",
             stopped_early=result is not None and result.ended == "stopped early",
         )
-        model.to(_usable(device), dtype).eval()
+        model.to(usable_device(device), dtype).eval()
         return cls(path, config, _read_json(path / DATA, DataRecord), model, history, result)
 
     @property
@@ -378,7 +380,7 @@ def train_run(
         When the rows cannot be learnt from, training diverges, or `out` exists. The folder is left where an epoch was
         finished: it holds the best weights up to there.
     """
-    device = _usable(config.training.device)
+    device = usable_device(config.training.device)
     data = prepare(config) if data is None else data
     config = _written_out(config, data)
     schema, task, seed = data.schema, data.task, config.seed
@@ -432,6 +434,8 @@ def prepare(config: Config) -> Prepared:
     target = Target.learn(frame[table.target], task)
     codes = target.encode(frame[table.target]) if target.task == "classification" else None
     apart = min(max(round(config.data.test_size * len(frame)), 1), len(frame) - 1)
+    if config.training.validation_fraction:
+        count_held_out(len(frame) - apart, config.training.validation_fraction)
     learn, judge = split_rows(len(frame), apart, codes, config.seed)
     schema = Schema.learn(frame, table.target, task, rows=learn)
     samples = _samples(schema, frame)
@@ -603,19 +607,6 @@ def _check_names(config: Config) -> None:
             raise ValueError(
                 f"the name {path!r} is no UTF-8, as the names in the files of a run must be; rename it"
             ) from None
-
-
-def _usable(device: str | torch.device) -> torch.device:
-    try:
-        device = torch.device(device)
-    except RuntimeError:
-        raise ValueError(f"device {device!r} is none that PyTorch knows; choose 'cpu' or 'cuda'") from None
-    try:
-        return torch.empty(0, device=device).device
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise ValueError(
-            f"device {str(device)!r} cannot be used here ({str(error).splitlines()[0]}); choose 'cpu'"
-        ) from None
 
 
 def _new_folder(out: str | Path | None, source: str) -> Path:

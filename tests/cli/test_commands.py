@@ -127,6 +127,17 @@ def test_train_draws_and_flow_draws_beside_what_is_there(tmp_path):
     assert {path: path.read_bytes() for path in drawn} == before
 
 
+def test_names_in_a_script_that_no_font_has_cost_one_sentence(tmp_path, monkeypatch):
+    monkeypatch.setattr("thalweg.figures.style._FALLBACKS", ())
+    frame = pd.DataFrame({"x": np.arange(40.0), "种类": ["山茶", "日本語"] * 20})
+    frame.to_csv(tmp_path / "tea.csv", index=False)
+    words = ("train", tmp_path / "tea.csv", "--target", "种类", "--out", tmp_path / "run", "--epochs", 1)
+    for result in (command(*words, "--set", "model.width=4"), command("flow", tmp_path / "run")):
+        assert result.output.count("note: boxes stand in the figures") == 1
+        assert "Glyph" not in result.output
+        assert result.stderr == ""
+
+
 def test_a_model_without_a_flow_is_trained_and_not_drawn(tmp_path):
     text = command("train", "iris", "--out", tmp_path / "run", *quick(), "--set", "model.flow=none").stdout
     assert "thalweg flow" not in text

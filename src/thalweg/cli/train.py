@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from .configure import ConfigFile, Data, DataDir, Epochs, Settings, Target, Task, configure, of_data
-from .console import console, count, plain_table
+from .console import console, count, plain_table, warnings_as_notes
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -146,7 +146,7 @@ def _draw(screen: Console, run: Run, data: Prepared) -> None:
     from ..figures import training_figure
     from .flow import draw_flow
 
-    with screen.status("drawing the flow"):
+    with warnings_as_notes(screen), screen.status("drawing the flow"):
         if run.config.model.flow != "none":
             draw_flow(run, data.frame, run.figures)
         if run.history.records:

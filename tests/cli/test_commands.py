@@ -1,5 +1,6 @@
 """What the commands do, print, refuse and leave on disk."""
 
+import errno
 import json
 import os
 import signal
@@ -14,6 +15,7 @@ from typer.testing import CliRunner
 
 from thalweg.cli.main import app
 from thalweg.external.methods import external_methods
+from thalweg.learn.compare import CONTENDERS, Standing, Trial
 from thalweg.learn.runs import Run
 from thalweg.methods import methods
 
@@ -88,6 +90,15 @@ def test_train_reports_the_test_score_that_it_keeps(trained, folder):
     assert "the mean, always" in trained.stdout
 
 
+def test_train_says_how_many_rows_are_held_out(tmp_path):
+    words = ("train", "iris", "--out", tmp_path / "run", *quick(), "--set")
+    text = command(*words, "training.validation_fraction=0.01").stdout
+    assert "120 rows to learn from (of which 1 held out, to choose the best epoch), 30 kept apart" in text
+    refusal = command("train", "iris", "--set", "training.validation_fraction=0.001", code=1)
+    assert "validation_fraction must leave rows" in refusal.stderr
+    assert "held out" not in refusal.stdout
+
+
 def test_many_columns_are_summed_up(tmp_path):
     text = command("train", "digits", "--out", tmp_path / "run", *quick()).stdout
     assert "pixel_0_0, pixel_4_0, pixel_4_7" in text
@@ -114,6 +125,17 @@ def test_train_draws_and_flow_draws_beside_what_is_there(tmp_path):
     assert set(printed) == {str(path) for path in set(run.glob("figures/*")) - drawn}
     assert len(printed) == 6
     assert {path: path.read_bytes() for path in drawn} == before
+
+
+def test_names_in_a_script_that_no_font_has_cost_one_sentence(tmp_path, monkeypatch):
+    monkeypatch.setattr("thalweg.figures.style._FALLBACKS", ())
+    frame = pd.DataFrame({"x": np.arange(40.0), "种类": ["山茶", "日本語"] * 20})
+    frame.to_csv(tmp_path / "tea.csv", index=False)
+    words = ("train", tmp_path / "tea.csv", "--target", "种类", "--out", tmp_path / "run", "--epochs", 1)
+    for result in (command(*words, "--set", "model.width=4"), command("flow", tmp_path / "run")):
+        assert result.output.count("note: boxes stand in the figures") == 1
+        assert "Glyph" not in result.output
+        assert result.stderr == ""
 
 
 def test_a_model_without_a_flow_is_trained_and_not_drawn(tmp_path):
@@ -272,6 +294,18 @@ def test_a_run_is_never_written_over(flowers, tmp_path):
     assert "not a directory" in refused("train", "iris", "--out", write(tmp_path / "file", "x") / "run")
 
 
+@pytest.mark.parametrize("name", ["riv😀er", "née: 'x'", 'a"b\\c', "a\u2028\x7f", "yes"])
+def test_files_and_columns_may_have_any_name(folder, tmp_path, name):
+    path = tmp_path / f"{name}.csv"
+    pd.read_csv(folder / "houses.csv").rename(columns={"price": name}).to_csv(path, index=False)
+    command("train", path, "--target", name, "--out", tmp_path / "run", *quick())
+    assert Run.load(tmp_path / "run").config.data.source == str(path)
+    assert Run.load(tmp_path / "run").target.name == name
+    assert (
+        f"40 predictions in {tmp_path}" in command("predict", tmp_path / "run", path, "-o", tmp_path / "a.csv").stdout
+    )
+
+
 def test_runs_that_are_none_are_refused_by_every_command(tmp_path):
     for words in (("predict", tmp_path, "iris"), ("flow", tmp_path)):
         assert "is no run folder" in refused(*words)
@@ -282,6 +316,53 @@ def test_runs_that_are_none_are_refused_by_every_command(tmp_path):
 def test_a_place_that_is_not_there_is_refused_before_predicting(flowers, tmp_path):
     assert "there is no folder" in refused("predict", flowers, "iris", "-o", tmp_path / "no" / "out.csv")
     assert "is a folder" in refused("predict", flowers, "iris", "-o", tmp_path)
+
+
+class TestCompare:
+    """What is shown of a comparison; `tests/learn/test_compare.py` sees to the comparison itself."""
+
+    FAILURE = (
+        "ValueError: training diverged in epoch 1: the loss is nan; lower learning_rate (now 1e+30), " + "or " * 99
+    )
+
+    @pytest.fixture
+    def standings(self, monkeypatch):
+        """The standings that a comparison comes to, the last two of them failures."""
+        trial = Trial(score=0.9, rmse=None, parameters=3, nfev=0.0, seconds=1.0)
+        stand = [Standing(who, (trial,), None) for who in CONTENDERS[:3]]
+        stand += [Standing(who, (), None, self.FAILURE) for who in CONTENDERS[3:]]
+        monkeypatch.setattr("thalweg.learn.compare.compare", lambda *_, **__: stand)
+        return stand
+
+    def test_who_failed_is_named_with_the_whole_reason(self, standings):
+        lines = command("compare", "iris").stdout.splitlines()
+        for standing in standings[:3]:
+            assert sum(line.split("  ")[0] == standing.contender.name for line in lines) == 1
+        for standing in standings[3:]:
+            assert [line.split() for line in lines].count([*standing.contender.name.split(), "failed"]) == 1
+            assert f"{standing.contender.name} failed: {self.FAILURE}" in lines
+
+    def test_where_all_fail_so_does_the_command(self, standings, tmp_path):
+        del standings[:3]
+        assert "no contender could be trained" in refused("compare", "iris", "-o", tmp_path / "out.json")
+        assert [kept["failure"] for kept in json.loads((tmp_path / "out.json").read_text())] == [self.FAILURE] * 2
+
+    def test_a_place_that_is_not_there_is_refused_before_training(self, tmp_path, monkeypatch):
+        monkeypatch.setattr("thalweg.learn.compare.compare", lambda *_, **__: 1 / 0)
+        (tmp_path / "out.json").write_text("precious")
+        assert "exists already" in refused("compare", "iris", "-o", tmp_path / "out.json")
+        assert "there is no folder" in refused("compare", "iris", "-o", tmp_path / "no" / "out.json")
+        assert "is a folder" in refused("compare", "iris", "-o", tmp_path)
+
+    @pytest.mark.usefixtures("standings")
+    def test_what_was_found_is_shown_where_it_cannot_be_written(self, tmp_path, monkeypatch):
+        def fail(path, content):
+            raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+        monkeypatch.setattr("thalweg.learn.runs.write_whole", fail)
+        result = command("compare", "iris", "-o", tmp_path / "out.json", code=1)
+        assert "no space left" in result.stderr
+        assert "0.9000" in result.stdout
 
 
 def test_an_error_that_nobody_foresaw_is_one_sentence_too(flowers, monkeypatch):

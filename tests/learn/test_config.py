@@ -44,7 +44,7 @@ def parts(part: type[BaseModel] = Config, prefix: str = "") -> st.SearchStrategy
             fields[name] = parts(field.annotation, f"{name}.")
         else:
             fields[name] = FIELDS.get(prefix + name, values(field.annotation, field.metadata))
-    return st.fixed_dictionaries(fields)
+    return st.fixed_dictionaries(fields).filter(lambda part: "t0" not in part or part["t0"] != part["t1"])
 
 
 def flat(config: Config) -> dict[str, Any]:
@@ -171,6 +171,7 @@ WRONG = [
     ("training.learning_rate=.nan", "training.learning_rate must be a finite number"),
     ("training.learning_rate=.inf", "training.learning_rate must be a finite number"),
     ("solver.t1=.inf", "solver.t1 must be a finite number"),
+    ("solver.t1=0", "solver: t1 must be another time than t0 for there to be a flow, got 0 for both"),
     ("training.batch_size=many", "training.batch_size must be a valid integer.* or 'auto', got 'many'"),
     ("training.early_stopping=perhaps", "training.early_stopping must be a valid boolean"),
     ("training.dtype=float16", "training.dtype must be 'float32' or 'float64', got 'float16'"),

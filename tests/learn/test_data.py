@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from thalweg.learn.data import CategoryColumn, Schema, Target, drop_missing_targets
+from thalweg.learn.data import CategoryColumn, Schema, Target, drop_missing_targets, learn_columns
 
 ROWS = 12
 CODES = np.arange(ROWS) % 3
@@ -273,6 +273,23 @@ class TestFeatures:
         schema = Schema.learn(frame, "kind", rows=np.arange(8))
         assert schema.columns[0].levels == ["blue", "red"]
         assert schema.columns[0].unseen(frame["x"]) == ["green"]
+
+    def test_a_row_that_counts_twice_is_two_rows(self):
+        """For means, scales, medians, and the commonest of many categories."""
+        rng = np.random.default_rng(0)
+        size, day = rng.normal(size=300), pd.Series(pd.date_range("2026-01-01", periods=300, freq="D"))
+        frame = pd.DataFrame({"size": size, "day": day, "word": rng.permutation(np.arange(300) % 60).astype(str)})
+        frame = frame.assign(word="w" + frame["word"]).mask(rng.uniform(size=(300, 3)) < 0.1)
+        weight = rng.integers(1, 4, 300)
+        weighted, repeated = (
+            learn_columns(frame, weight=weight.astype(float)),
+            learn_columns(frame.loc[frame.index.repeat(weight)].reset_index(drop=True)),
+        )
+        assert weighted[2] == repeated[2] != learn_columns(frame)[2]
+        assert len(weighted[2].levels) == 50
+        for one, other in zip(weighted[:2], repeated[:2], strict=True):
+            assert one.fill == other.fill
+            assert (one.mean, one.scale) == pytest.approx((other.mean, other.scale), rel=1e-12)
 
     def test_names_need_not_be_text(self):
         frame = pd.DataFrame(np.random.default_rng(0).normal(size=(6, 3)), columns=[0, 1, 2])

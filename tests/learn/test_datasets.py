@@ -96,6 +96,13 @@ def test_idx_files_are_read_plain_and_packed(tmp_path, packed, dot):
     assert frame.iloc[5, :9].tolist() == list(range(100, 109))
 
 
+def test_images_need_not_be_square(tmp_path):
+    wide = {f"{part}_images": idx(images[:, :2]) for part, images in IMAGES.items()}
+    frame = load_bundled("mnist", write(tmp_path, **wide)).frame
+    assert frame.columns.tolist() == [f"pixel_{row}_{column}" for row in range(2) for column in range(3)] + ["digit"]
+    assert frame.iloc[1, :6].tolist() == list(range(9, 15))
+
+
 DAMAGES = [
     ({"train_images": None}, "lacks train-images-idx3-ubyte"),
     ({"t10k_labels": None}, "lacks t10k-labels-idx1-ubyte"),
@@ -105,6 +112,9 @@ DAMAGES = [
     ({"train_images": b""}, "no IDX file of images: it should begin with the number 2051"),
     ({"train_labels": idx(IMAGES["train"])}, "no IDX file of labels: it should begin with the number 2049"),
     ({"train_labels": idx([0, 1])}, "5 train images but 2 labels"),
+    ({"t10k_images": idx(np.zeros((2, 4, 3)))}, "t10k images of one size, but has 3 × 3 and 4 × 3 pixels"),
+    ({"t10k_images": idx(np.zeros((2, 9, 1)))}, "t10k images of one size, but has 3 × 3 and 9 × 1 pixels"),
+    ({f"{part}_images": idx(np.zeros((len(LABELS[part]), 3, 0))) for part in LABELS}, "but has 3 × 0 and 3 × 0 pixels"),
     ({"train_images": struct.pack(">4i", 2051, -5, 3, -3) + bytes(45)}, "is damaged"),
     ({"train_images": struct.pack(">4i", 2051, 2**30, 2**30, 16)}, "is damaged"),
 ]

@@ -9,8 +9,9 @@ import pytest
 import torch
 from sklearn.base import clone
 from sklearn.datasets import load_diabetes, load_iris, make_moons, make_regression
+from sklearn.exceptions import NotFittedError
 from sklearn.linear_model import LinearRegression
-from sklearn.model_selection import GridSearchCV, cross_val_score
+from sklearn.model_selection import GridSearchCV, KFold, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import PolynomialFeatures, StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
@@ -59,6 +60,15 @@ class TestLearning:
         asked = {np.float32: torch.float32, np.float64: torch.float64}[dtype]
         assert next(NeuralODEClassifier(**QUICK).fit(X, y).model_.parameters()).dtype == asked
         assert next(NeuralODEClassifier(**QUICK, dtype="float32").fit(X, y).model_.parameters()).dtype == torch.float32
+
+    @pytest.mark.parametrize(("rows", "dtype"), [(np.float32, None), (np.float64, "float32"), (np.float32, "float64")])
+    def test_a_target_far_from_zero_is_answered_in_its_own_precision(self, rows, dtype):
+        """As seconds since 1970 are: float32 tells them apart by minutes alone."""
+        X = np.random.default_rng(1).normal(size=(200, 2))
+        y = 1.7e9 + 50 * X[:, 0]
+        regressor = NeuralODERegressor(random_state=0, max_epochs=20, dtype=dtype).fit(X.astype(rows), y)
+        assert regressor.predict(X.astype(rows)).dtype == np.float64
+        assert regressor.score(X.astype(rows), y) > 0.99
 
     def test_probabilities_are_those_of_the_predictions(self):
         X, y = load_iris(return_X_y=True)
@@ -116,6 +126,23 @@ class TestTraining:
         weighted = NeuralODERegressor(**QUICK).fit(X, y, sample_weight=weight)
         repeated = NeuralODERegressor(**QUICK).fit(X.repeat(weight, 0), y.repeat(weight))
         np.testing.assert_allclose(weighted.predict(X), repeated.predict(X), rtol=1e-6)
+
+    @pytest.mark.parametrize("warm_start", [False, True])
+    def test_a_fit_that_fails_leaves_what_was_learnt_before(self, warm_start):
+        X, y = MOONS
+        model = NeuralODEClassifier(**QUICK, encoder="identity", state_dim=2, warm_start=warm_start).fit(X, y)
+        before = model.predict_proba(X)
+        with pytest.raises(ValueError, match=r"state_dim must be|is expecting 2 features"):
+            model.fit(np.column_stack([X, X]), y + 7)
+        assert (list(model.classes_), model.n_features_in_, model.n_iter_) == ([0, 1], 2, 15)
+        np.testing.assert_array_equal(model.predict_proba(X), before)
+
+    def test_a_first_fit_that_fails_leaves_nothing(self):
+        model = NeuralODERegressor(**{**QUICK, "learning_rate": 1e30})
+        with pytest.raises(ValueError, match="diverged"):
+            model.fit(*LINE)
+        with pytest.raises(NotFittedError):
+            model.predict(LINE[0])
 
     @pytest.mark.parametrize("optimizer", ["adam", "sgd"])
     def test_the_same_seed_gives_the_same_model(self, optimizer):
@@ -188,6 +215,45 @@ class TestFrames:
         np.testing.assert_array_equal(model.predict_proba(X), plain.predict_proba(X.to_numpy()))
         assert list(model.feature_names_in_) == list(X.columns)
 
+    def test_a_weight_of_two_is_two_rows_and_of_none_is_none(self):
+        weight = np.arange(60) % 3
+        frame = self.FRAME.assign(code=[f"c{n}" if n % 3 == 0 else f"c{n % 9}" for n in range(60)])
+        frame.loc[frame.index % 7 == 0, "day"] = pd.NaT
+        weighted = NeuralODERegressor(**QUICK).fit(frame, self.PRICE, sample_weight=weight)
+        repeated = NeuralODERegressor(**QUICK).fit(frame.loc[frame.index.repeat(weight)], self.PRICE.repeat(weight))
+        np.testing.assert_allclose(weighted.predict(frame), repeated.predict(frame), rtol=1e-9)
+
+    def test_the_unit_of_weights_says_nothing(self):
+        frame = self.FRAME.assign(code=[f"c{n % 25}" for n in range(60)])
+        plain = NeuralODERegressor(**QUICK).fit(frame, self.PRICE)
+        shares = NeuralODERegressor(**QUICK).fit(frame, self.PRICE, sample_weight=np.full(60, 1 / 60))
+        np.testing.assert_allclose(shares.predict(frame), plain.predict(frame), rtol=1e-9)
+
+    @pytest.mark.parametrize("kind", ["float64", "float32", "Int64"])
+    def test_missing_values_of_one_fold_are_medians_to_the_others(self, kind):
+        frame = pd.DataFrame(np.random.default_rng(0).integers(0, 9, (60, 2)).astype(float), columns=["a", "b"])
+        y = frame["a"] + frame["b"]
+        gappy = frame.astype(kind)
+        gappy.loc[3, "b"] = pd.NA if kind == "Int64" else np.nan
+        scores = cross_val_score(NeuralODERegressor(**QUICK).set_params(max_epochs=60), gappy, y, cv=KFold(3))
+        assert (scores > 0.8).all()
+        model = NeuralODERegressor(**QUICK).fit(gappy[5:], y[5:])
+        filled = frame.assign(b=frame["b"].where(frame.index != 3, frame["b"][5:].median())).astype(kind)
+        np.testing.assert_array_equal(model.predict(gappy), model.predict(filled))
+        with pytest.raises(ValueError, match="infinity"):
+            model.predict(frame.replace(frame.loc[3, "b"], np.inf))
+
+    def test_a_text_that_one_fold_has_but_once_is_no_obstacle(self):
+        frame = pd.DataFrame({"a": np.arange(60.0) % 7, "town": ["Aix"] * 40 + ["Bar"] * 20})
+        scores = cross_val_score(NeuralODERegressor(**QUICK), frame, frame["a"], cv=KFold(3))
+        assert (scores > 0.5).all()
+
+    def test_an_array_must_be_whole(self):
+        X, y = LINE
+        model = NeuralODERegressor(**QUICK).fit(X, y)
+        with pytest.raises(ValueError, match="NaN"):
+            model.predict(np.where(X < 0, np.nan, X))
+
     def test_other_columns_are_refused(self):
         model = NeuralODERegressor(**QUICK).fit(self.FRAME, self.PRICE)
         with pytest.raises(ValueError, match="feature names should match"):
@@ -203,11 +269,13 @@ class TestFrames:
     [
         ({"width": 0}, "^width must be greater than or equal to 1, got 0"),
         ({"method": "tsit6"}, "did you mean 'tsit5'"),
-        ({"method": "rk4"}, "needs a step_size"),
+        ({"method": "rk4"}, "^method 'rk4' has no error estimate and needs a step_size"),
         ({"rtol": 0}, "^rtol must be greater than 0, got 0"),
         ({"t_span": 1.0}, r"^t_span must be a pair of numbers \(t0, t1\), got 1.0"),
         ({"t_span": (0.0, float("nan"))}, "^t1 must be"),
+        ({"t_span": (1, 1.0)}, "^t1 must be another time than t0 for there to be a flow, got 1 for both"),
         ({"activation": "sine"}, "^activation must be"),
+        ({"device": "meta"}, "^device 'meta' cannot be used here"),
         ({"dtype": "float16"}, "^dtype must be"),
         ({"early_stopping": True, "validation_fraction": 0}, "^validation_fraction must be above 0"),
         ({"early_stopping": True, "validation_fraction": 0.001}, "^validation_fraction must leave rows"),

@@ -5,6 +5,7 @@ import errno
 import json
 import os
 import pickletools
+import sys
 
 import numpy as np
 import pandas as pd
@@ -13,7 +14,8 @@ import torch
 import yaml
 
 from thalweg.learn import runs
-from thalweg.learn.config import Config
+from thalweg.learn.compare import compare
+from thalweg.learn.config import Config, DataConfig
 from thalweg.learn.runs import Run, prepare, train_run
 from thalweg.learn.training import outputs
 
@@ -205,6 +207,24 @@ def test_without_a_name_the_next_free_number_is_taken(tmp_path, monkeypatch):
     assert names == ["runs/iris-1", "runs/iris-2"]
 
 
+@pytest.mark.skipif(os.name == "nt", reason="links need a privilege there")
+@pytest.mark.parametrize("make", [lambda path: path.symlink_to("nowhere"), lambda path: path.touch()])
+def test_where_runs_is_no_folder_nothing_is_waited_for(tmp_path, monkeypatch, make):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(runs, "count", lambda start: range(start, start + 99))  # an error where it would hang
+    make(tmp_path / "runs")
+    with pytest.raises(ValueError, match=r"runs is no folder that runs can go into.* --out"):
+        train_run(configure("iris", epochs=1))
+
+
+@pytest.mark.skipif(os.name == "nt" or sys.platform == "darwin", reason="names are text there")
+def test_a_name_that_no_file_of_a_run_can_hold_is_refused_at_once(table, tmp_path):
+    path = tmp_path / os.fsdecode(b"caf\xe9.csv")
+    path.write_bytes(table.read_bytes())
+    with pytest.raises(ValueError, match=r"caf\\udce9.csv' is no UTF-8.*rename it"):
+        prepare(Config().model_copy(update={"data": DataConfig(source=str(path), target="price")}))
+
+
 def test_bad_rows_leave_no_folder(tmp_path):
     (tmp_path / "bad.csv").write_text("a,y\n1,x\n2,x\n")
     with pytest.raises(ValueError, match="constant"):
@@ -293,9 +313,18 @@ def test_divergence_says_where_what_was_learnt_before_is(tmp_path):
     assert Run.load(tmp_path / "run").result is None
 
 
-def test_a_device_that_is_not_there_is_named(tmp_path):
-    with pytest.raises(ValueError, match=r"device 'nowhere'.*choose 'cpu'"):
-        train_run(configure("iris", "training.device=nowhere"), tmp_path / "run")
+@pytest.mark.parametrize("device", ["nowhere", "meta"])
+def test_a_device_that_is_not_there_or_holds_no_numbers_is_named(tmp_path, device):
+    for attempt in (lambda config: train_run(config, tmp_path / "run"), compare):
+        with pytest.raises(ValueError, match=rf"device '{device}'.*choose 'cpu'"):
+            attempt(configure("iris", f"training.device={device}"))
+
+
+@pytest.mark.parametrize("fraction", [0.001, 0.999])
+def test_a_fraction_that_leaves_no_rows_to_hold_out_or_to_learn_from_is_refused_at_once(fraction):
+    message = rf"validation_fraction must leave rows .* {fraction} of 120 rows is (0|120); give more rows, or another"
+    with pytest.raises(ValueError, match=message):
+        prepare(configure("iris", f"training.validation_fraction={fraction}"))
 
 
 @pytest.mark.parametrize(

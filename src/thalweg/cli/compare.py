@@ -12,8 +12,10 @@ import typer
 
 from .configure import ConfigFile, Data, DataDir, Epochs, Settings, Target, Task, configure, of_data
 from .console import console, plain_table
+from .files import check_out
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from rich.table import Table
 
     from ..learn.compare import Contender, Standing, Trial
@@ -42,11 +44,12 @@ def compare(
     For example: `thalweg compare iris --seeds 3`
     """
     asked = configure(config, of_data(data, target, task, data_dir, epochs), settings or [])
-    if out is not None and out.exists():
-        raise ValueError(f"{out} exists already; give the name of a new file with --out")
+    if out is not None:
+        check_out(out)
 
     from ..learn.compare import CONTENDERS
     from ..learn.compare import compare as run_comparison
+    from ..learn.runs import write_whole
 
     screen = console()
     chosen = range(asked.seed, asked.seed + seeds)
@@ -61,10 +64,23 @@ def compare(
                 screen.print(line)
 
         standings = run_comparison(asked, list(chosen), on_trial=say)
+    _show(screen, standings, seeds)
     if out is not None:
-        out.write_text(json.dumps([asdict(standing) for standing in standings], indent=1) + "\n", encoding="utf-8")
+        write_whole(out, json.dumps([asdict(standing) for standing in standings], indent=1).encode() + b"\n")
+    if not any(standing.trials for standing in standings):
+        raise ValueError("no contender could be trained, for the reasons above")
+
+
+def _show(screen: Console, standings: list[Standing], seeds: int) -> None:
+    """The table, why some are not in it, and what it says."""
     screen.print(_table(standings, seeds))
-    screen.print(f"\n{verdict(standings)}")
+    failed = [standing for standing in standings if not standing.trials]
+    if failed:
+        screen.print()
+    for standing in failed:
+        screen.print(f"{standing.contender.name} failed: {standing.failure}")
+    if len(failed) < len(standings):
+        screen.print(f"\n{verdict(standings)}")
 
 
 def _table(standings: list[Standing], seeds: int) -> Table:
@@ -80,7 +96,7 @@ def _table(standings: list[Standing], seeds: int) -> Table:
         if standing.trials:
             table.add_row(name, *_cells(standing, regression))
         else:
-            table.add_row(name, f"failed: {standing.failure}")
+            table.add_row(name, "failed")
     return table
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -41,6 +41,9 @@ Settings = Annotated[
 DataDir = Annotated[Path | None, typer.Option(metavar="DIR", help="The folder with the IDX files of mnist.")]
 
 
+_QUOTED = '"'
+
+
 def of_data(
     data: str | None, target: str | None, task: str | None, data_dir: Path | None, epochs: int | None
 ) -> dict[str, Any]:
@@ -73,7 +76,7 @@ def configure(file: Path | None, options: Mapping[str, Any], settings: Sequence[
     """
     from ..learn.config import Config
 
-    given = [f"{key}={json.dumps(value)}" for key, value in options.items() if value is not None]
+    given = [_setting(key, value) for key, value in options.items() if value is not None]
     try:
         asked = (Config() if file is None else Config.load(file)).with_overrides([*given, *settings])
     except (ValueError, OSError) as error:
@@ -81,3 +84,10 @@ def configure(file: Path | None, options: Mapping[str, Any], settings: Sequence[
     if not asked.data.source:
         raise usage_error("DATA is missing: name a CSV or Parquet file, or a data set such as iris")
     return asked
+
+
+def _setting(key: str, value: Any) -> str:
+    """KEY=VALUE, with every sign of a text as it is, whatever it means elsewhere in YAML."""
+    import yaml
+
+    return f"{key}={yaml.safe_dump(value, default_style=_QUOTED, width=math.inf)}"

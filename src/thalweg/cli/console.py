@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -39,6 +42,16 @@ def plain_table(*headings: str) -> Table:
     from rich.table import Table
 
     return Table(*headings, box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+
+
+@contextmanager
+def warnings_as_notes(screen: Console) -> Iterator[None]:
+    """Say each warning of what is done inside once, as a sentence among the others."""
+    with warnings.catch_warnings(record=True) as heard:
+        warnings.simplefilter("always", UserWarning)
+        yield
+    for text in dict.fromkeys(str(warning.message) for warning in heard):
+        screen.print(f"note: {text}")
 
 
 def count(number: int, noun: str) -> str:

@@ -35,14 +35,14 @@ def flow(
     For example: `thalweg flow runs/iris-1 --boats 20`
     """
     from ..learn.runs import Run
-    from .console import console
+    from .console import console, warnings_as_notes
 
     screen = console()
     trained = Run.load(run)
     if trained.config.model.flow == "none":
         raise ValueError(f"{run} has no flow to draw: it was trained with model.flow=none")
     frame = trained.frame(data)
-    with screen.status("drawing the flow"):
+    with warnings_as_notes(screen), screen.status("drawing the flow"):
         paths = draw_flow(trained, frame, trained.figures if out is None else out, boats=boats, blocks=blocks)
     for path in paths:
         screen.print(str(path))

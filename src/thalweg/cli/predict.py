@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from .console import console, count, plain_table
+from .files import check_out
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -43,7 +43,7 @@ def predict(
     For example: `thalweg predict runs/iris-1 flowers.csv -o answers.csv`
     """
     if out is not None:
-        _check_out(out, force)
+        check_out(out, force)
 
     from ..learn.runs import Run
 
@@ -84,16 +84,6 @@ def _texts(values: pd.Series) -> list[str]:
     largest = max(float(values.abs().max()), 1e-3)
     decimals = 3 if values.name != "prediction" else max(0, 4 - math.floor(math.log10(largest)))
     return [f"{value:.{decimals}f}" for value in values]
-
-
-def _check_out(out: Path, force: bool) -> None:
-    """See that the file can be made, before there is anything to lose."""
-    if out.is_dir():
-        raise ValueError(f"{out} is a folder; give -o the name of a file")
-    if os.path.lexists(out) and not force:
-        raise ValueError(f"{out} exists already; choose another name for -o, or write over it with --force")
-    if not out.parent.is_dir():
-        raise ValueError(f"there is no folder {out.parent} to write {out.name} into; make it, or choose another for -o")
 
 
 def _write(answers: pd.DataFrame, out: Path) -> None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from .configure import ConfigFile, Data, DataDir, Epochs, Settings, Target, Task, configure, of_data
-from .console import console, count, plain_table
+from .console import console, count, plain_table, warnings_as_notes
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -94,6 +94,8 @@ def _ending_as_ctrl_c() -> Iterator[None]:
 
 def _introduce(screen: Console, asked: Config, data: Prepared) -> None:
     """Say what was read, and what it was taken for."""
+    from ..learn.training import count_held_out
+
     columns, target = data.schema.columns, data.schema.target
     screen.print(f"{asked.data.source}: {len(data.table.frame)} rows, {len(columns)} columns and the target")
     screen.print(f"{target.name}: {target.describe()}\n")
@@ -104,8 +106,9 @@ def _introduce(screen: Console, asked: Config, data: Prepared) -> None:
             f"{count(data.without_target, 'row')} without a target left out "
             "(in a CSV file NA, NaN, null and ? are none; a class needs another name)"
         )
-    held_out = asked.training.validation_fraction
-    choosing = f" (of which {held_out:.0%} held out, to choose the best epoch)" if held_out else ""
+    fraction = asked.training.validation_fraction
+    held_out = count_held_out(len(data.train), fraction) if fraction else 0
+    choosing = f" (of which {held_out} held out, to choose the best epoch)" if held_out else ""
     screen.print(f"{count(len(data.train), 'row')} to learn from{choosing}, {len(data.test)} kept apart to judge by\n")
 
 
@@ -146,7 +149,7 @@ def _draw(screen: Console, run: Run, data: Prepared) -> None:
     from ..figures import training_figure
     from .flow import draw_flow
 
-    with screen.status("drawing the flow"):
+    with warnings_as_notes(screen), screen.status("drawing the flow"):
         if run.config.model.flow != "none":
             draw_flow(run, data.frame, run.figures)
         if run.history.records:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import re
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import wraps
 from pathlib import Path
@@ -15,6 +18,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LinearSegmentedColormap, Normalize
 from matplotlib.figure import Figure
+from matplotlib.font_manager import fontManager
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
@@ -40,10 +44,23 @@ CLASS_COLOURS = (
     "#ffe9a8",
 )
 CLASS_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "p", "<", ">")
+_NO_GLYPH = r"Glyph \d+ .* missing from"
 _MOST_KEYS = 24  # classes that a key has room for
 
+_FALLBACKS = (
+    *("Noto Sans CJK JP", "Noto Sans CJK SC", "Noto Sans CJK TC", "Noto Sans CJK KR", "Noto Sans CJK HK"),
+    *("Noto Sans JP", "Noto Sans SC", "Noto Sans TC", "Noto Sans KR", "Source Han Sans", "Source Han Sans SC"),
+    *("WenQuanYi Micro Hei", "WenQuanYi Zen Hei", "Droid Sans Fallback", "IPAexGothic", "IPAGothic", "TakaoGothic"),
+    *("NanumGothic", "UnDotum"),
+    *("Hiragino Sans", "Hiragino Sans GB", "PingFang SC", "Heiti SC", "Apple SD Gothic Neo"),
+    *("Microsoft YaHei", "SimHei", "Microsoft JhengHei", "Yu Gothic", "Meiryo", "MS Gothic", "Malgun Gothic"),
+    *("Noto Sans", "Noto Sans Devanagari", "Noto Sans Bengali", "Noto Sans Tamil", "Noto Sans Thai", "Nirmala UI"),
+    *("Leelawadee UI", "Segoe UI Symbol", "Noto Sans Symbols 2", "Noto Emoji", "FreeSans"),
+    *("Arial Unicode MS", "Unifont"),
+)
+"""Fonts for what DejaVu Sans lacks, as Linux, macOS and Windows bring them: those that a machine has are asked."""
+
 _LOOK: dict[Any, Any] = {
-    "font.family": ["DejaVu Sans"],
     "font.size": 12.0,
     "text.color": INK,
     "axes.labelcolor": INK,
@@ -81,10 +98,40 @@ def styled(draw: Callable[P, R]) -> Callable[P, R]:
 
     @wraps(draw)
     def in_style(*args: P.args, **kwargs: P.kwargs) -> R:
-        with matplotlib.rc_context(_LOOK):
+        with matplotlib.rc_context(_LOOK | {"font.family": font_families()}), _boxes_told_once():
             return draw(*args, **kwargs)
 
     return in_style
+
+
+def font_families() -> list[str]:
+    """DejaVu Sans, which comes with matplotlib, and the fonts of this machine that have what it lacks.
+
+    Examples
+    --------
+    >>> font_families()[0]
+    'DejaVu Sans'
+    """
+    installed = set(fontManager.get_font_names())
+    return ["DejaVu Sans", *(name for name in _FALLBACKS if name in installed)]
+
+
+@contextmanager
+def _boxes_told_once() -> Iterator[None]:
+    """Make one sentence of matplotlib's warnings, one for each sign that no font has and each file."""
+    with warnings.catch_warnings(record=True) as heard:
+        warnings.filterwarnings("always", message=_NO_GLYPH)
+        yield
+    boxes = [warning for warning in heard if re.match(_NO_GLYPH, str(warning.message))]
+    for warning in heard:
+        if warning not in boxes:
+            warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
+    if boxes:
+        warnings.warn(
+            "boxes stand in the figures for signs that no font of this machine has; install one that has them, such as "
+            f"Noto Sans CJK, and delete matplotlib's list of fonts in {matplotlib.get_cachedir()}",
+            stacklevel=4,
+        )
 
 
 def new_figure(width: float, height: float) -> Figure:

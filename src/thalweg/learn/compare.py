@@ -27,7 +27,7 @@ from sklearn.neural_network import MLPClassifier, MLPRegressor
 from .config import Config
 from .model import FlowModel, build_model
 from .runs import Prepared, prepare
-from .training import evaluate, fit, hold_out
+from .training import evaluate, fit, hold_out, usable_device
 
 if TYPE_CHECKING:
     from multiprocessing.context import ForkServerContext, SpawnContext
@@ -159,7 +159,8 @@ def compare(
     """
     if not len(seeds):
         raise ValueError("seeds must hold at least one seed, got none")
-    prepare(config)  # so that bad rows are refused here, once
+    usable_device(config.training.device)  # so that this
+    prepare(config)  # and bad rows are refused here, once
     return [_in_a_process(contender, config, seeds, on_trial) for contender in contenders]
 
 

@@ -121,6 +121,12 @@ class SolverConfig(_Part):
     max_steps: Count = 10_000
 
     @model_validator(mode="after")
+    def _time_passes(self) -> SolverConfig:
+        if self.t0 == self.t1:
+            raise ValueError(f"t1 must be another time than t0 for there to be a flow, got {self.t1:g} for both")
+        return self
+
+    @model_validator(mode="after")
     def _method_fits(self) -> SolverConfig:
         method = get_method(self.method)
         if method.pair is not None:

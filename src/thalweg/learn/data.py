@@ -313,13 +313,19 @@ class Schema(BaseModel):
         return frame_features(self.columns, frame)
 
 
-def learn_columns(frame: pd.DataFrame, rows: NDArray[np.intp] | None = None) -> list[Column]:
-    """Find out what each column of inputs is; arguments and errors as for `Schema.learn`."""
+def learn_columns(
+    frame: pd.DataFrame, rows: NDArray[np.intp] | None = None, weight: Array | None = None
+) -> list[Column]:
+    """Find out what each column of inputs is; arguments and errors as for `Schema.learn`.
+
+    `weight` (N,), above 0: how often each row counts, once by default.
+    """
     if not len(frame.columns):
         raise ValueError("the table has no columns to learn from, none but the target")
     check_names(frame.columns)
     rows = np.arange(len(frame)) if rows is None else rows
-    columns: list[Column] = [_column(frame[name], str(name), rows) for name in frame.columns]
+    weight = np.ones(len(frame)) if weight is None else weight
+    columns: list[Column] = [_column(frame[name], str(name), rows, weight) for name in frame.columns]
     if not any(column.size for column in columns):
         reasons = "; ".join(f"{column.name!r} is {column.describe()}" for column in columns[:5])
         raise ValueError(f"no column is left to learn from: {reasons}")
@@ -352,47 +358,55 @@ def drop_missing_targets(frame: pd.DataFrame, target: str) -> tuple[pd.DataFrame
     return frame.loc[~absent].reset_index(drop=True), int(absent.sum())
 
 
-def _column(values: pd.Series, name: str, rows: NDArray[np.intp]) -> Any:
+def _column(values: pd.Series, name: str, rows: NDArray[np.intp], weight: Array) -> Any:
     """What a column is."""
     if _NAMELESS.fullmatch(name):
         return IgnoredColumn(name=name, reason="it has no name in its file, as numbers of rows have none")
     if is_category(values):
-        return _category_column(text_of(values), name, rows)
+        return _category_column(text_of(values), name, rows, weight)
     if says_numbers(values):
-        return _number_column(values, name, rows)
+        return _number_column(values, name, rows, weight)
     for day_first in (False, True):
         dates = dates_of(values, day_first)
         if dates.notna().any() and no_date(values, dates) is None:
-            return _date_column(dates, name, day_first, rows)
-    return _category_column(text_of(values), name, rows)
+            return _date_column(dates, name, day_first, rows, weight)
+    return _category_column(text_of(values), name, rows, weight)
 
 
-def _number_column(values: pd.Series, name: str, rows: NDArray[np.intp]) -> NumberColumn | IgnoredColumn:
+def _number_column(values: pd.Series, name: str, rows: NDArray[np.intp], weight: Array) -> NumberColumn | IgnoredColumn:
     numbers = floats(values)
     reason = _nothing_to_learn(pd.Series(numbers), rows)
     if reason:
         return IgnoredColumn(name=name, reason=reason)
-    learnt = sound(numbers, values, name)[rows]
-    fill = float(np.nanmedian(learnt))
-    filled = np.where(np.isnan(learnt), fill, learnt)
+    learnt, weight = sound(numbers, values, name)[rows], weight[rows]
+    absent = np.isnan(learnt)
+    fill = weighted_median(learnt[~absent], weight[~absent])
+    filled = np.where(absent, fill, learnt)
     return NumberColumn(
-        name=name, mean=float(filled.mean()), scale=_scale(filled), fill=fill, missing=bool(np.isnan(learnt).any())
+        name=name,
+        mean=float(np.average(filled, weights=weight)),
+        scale=_scale(filled, weight),
+        fill=fill,
+        missing=bool(absent.any()),
     )
 
 
-def _date_column(dates: pd.Series, name: str, day_first: bool, rows: NDArray[np.intp]) -> DateColumn | IgnoredColumn:
+def _date_column(
+    dates: pd.Series, name: str, day_first: bool, rows: NDArray[np.intp], weight: Array
+) -> DateColumn | IgnoredColumn:
     reason = _nothing_to_learn(dates, rows)
     if reason:
         return IgnoredColumn(name=name, reason=reason)
     learnt = dates.iloc[rows]
-    seen = learnt.dropna()
+    dated = learnt.notna().to_numpy()
+    seen, weight = learnt[dated], weight[rows][dated]
     seconds = _seconds(seen)
-    fill = float(np.median(seconds))
+    fill = weighted_median(seconds, weight)
     cycles: list[Any] = [cycle for cycle in _CYCLES if len(np.unique(np.floor(_phase(seen, cycle)))) > 1]
     return DateColumn(
         name=name,
-        mean=float(seconds.mean()),
-        scale=_scale(seconds),
+        mean=float(np.average(seconds, weights=weight)),
+        scale=_scale(seconds, weight),
         fill=fill,
         missing=bool(learnt.isna().any()),
         cycles=cycles,
@@ -400,15 +414,19 @@ def _date_column(dates: pd.Series, name: str, day_first: bool, rows: NDArray[np.
     )
 
 
-def _category_column(text: pd.Series, name: str, rows: NDArray[np.intp]) -> CategoryColumn | IgnoredColumn:
+def _category_column(
+    text: pd.Series, name: str, rows: NDArray[np.intp], weight: Array
+) -> CategoryColumn | IgnoredColumn:
     reason = _nothing_to_learn(text.mask(text.eq("")), rows)
     if reason:
         return IgnoredColumn(name=name, reason=reason)
-    if text.nunique() > max(20, len(text) // 2):
+    count = max(len(text), int(weight.sum()))  # weights may be shares of one, and yet no row is less than a row
+    if text.nunique() > max(20, count // 2):
         share = pd.to_numeric(text[text.ne("")], errors="coerce").notna().mean()
         numbers = f"; {share:.0%} are numbers, but not {no_number(text, floats(text))!r}" if share > 0.5 else ""
         return IgnoredColumn(name=name, reason=f"nearly every row has its own text, as an identifier has{numbers}")
-    levels = [str(level) for level in text.iloc[rows].value_counts().index]
+    counts = pd.Series(weight[rows]).groupby(text.to_numpy()[rows], sort=False).sum()
+    levels = [str(level) for level in counts.sort_values(ascending=False, kind="stable").index]
     rarest = sorted(levels[_MOST_LEVELS:])
     return CategoryColumn(name=name, levels=sorted(levels[:_MOST_LEVELS]), rare=len(rarest), rarest=rarest)
 
@@ -447,7 +465,8 @@ def _target(values: pd.Series, name: str, task: Task | None, rows: NDArray[np.in
                 "leave out the task, or choose classification"
             )
         numbers = numbers_of(values, name)[rows]
-        return Target(name=name, task=task, reason=reason, mean=float(numbers.mean()), scale=_scale(numbers))
+        scale = _scale(numbers, np.ones(len(numbers)))
+        return Target(name=name, task=task, reason=reason, mean=float(numbers.mean()), scale=scale)
     counts = pd.Series(labels, dtype=object).value_counts()
     single = [label for label in distinct if counts[label] < 2]
     if single:
@@ -471,7 +490,24 @@ def _phase(dates: pd.Series, cycle: str) -> Array:
     return (dates.dt.hour + dates.dt.minute / 60).to_numpy(np.float64)
 
 
-def _scale(numbers: Array) -> float:
+def weighted_median(numbers: Array, weight: Array) -> float:
+    """The median of numbers that are there as often as their weights say.
+
+    Examples
+    --------
+    >>> weighted_median(np.array([3.0, 1.0, 2.0, 9.0]), np.array([1.0, 1.0, 1.0, 1.0]))
+    2.5
+    >>> weighted_median(np.array([3.0, 1.0, 2.0, 9.0]), np.array([3.0, 1.0, 1.0, 1.0]))
+    3.0
+    """
+    order = np.argsort(numbers)
+    reached = np.cumsum(weight[order]) / weight.sum()
+    middle = np.searchsorted(reached, [0.5 - 1e-12, 0.5 + 1e-12])  # two numbers where one ends at the half
+    return float(numbers[order[middle]].mean())
+
+
+def _scale(numbers: Array, weight: Array) -> float:
     """The standard deviation, or 1 where it is nothing but rounding."""
-    scale = float(numbers.std())
+    mean = np.average(numbers, weights=weight)
+    scale = float(np.sqrt(np.average(np.square(numbers - mean), weights=weight)))
     return scale if scale > 1e-12 * max(1e-300, float(np.abs(numbers).max())) else 1.0

@@ -102,10 +102,17 @@ def _mnist(data_dir: str | None) -> Bundled:
             raise ValueError(
                 f"{folder} holds {len(images)} {part} images but {len(labels)} labels; fetch the files anew"
             )
-        parts.append((images.reshape(len(images), -1), labels))
-    pixels, digits = (np.concatenate([part[i] for part in parts]) for i in (0, 1))
-    side = range(round(pixels.shape[1] ** 0.5))
-    frame = pd.DataFrame(pixels, columns=[f"pixel_{row}_{column}" for row in side for column in side])
+        parts.append((images, labels))
+    sizes = [images.shape[1:] for images, _ in parts]
+    if sizes[0] != sizes[1] or 0 in sizes[0]:
+        train, test = (f"{rows} × {columns}" for rows, columns in sizes)
+        raise ValueError(
+            f"{folder} must hold train and t10k images of one size, but has {train} and {test} pixels; "
+            "fetch the files anew"
+        )
+    images, digits = (np.concatenate([part[i] for part in parts]) for i in (0, 1))
+    names = [f"pixel_{row}_{column}" for row in range(sizes[0][0]) for column in range(sizes[0][1])]
+    frame = pd.DataFrame(images.reshape(len(images), -1), columns=names)
     return Bundled(frame.assign(digit=digits), "digit", "classification")
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Sequence
+from copy import copy
 from typing import Any, ClassVar, Literal, Protocol, Self
 
 import numpy as np
@@ -23,7 +24,7 @@ from torch import Tensor
 
 from ..nn import NeuralODE
 from .config import Config, Gradient, TrainingConfig, validated
-from .data import Column, frame_features, learn_columns
+from .data import Column, frame_features, learn_columns, weighted_median
 from .model import FlowModel, build_model
 from .training import EpochRecord, History, Samples, Task, fit, hold_out, outputs
 
@@ -111,7 +112,8 @@ _ATTRIBUTES = """    history_ : History
     Notes
     -----
     An array must hold finite numbers. A data frame may also hold text, categories, truth values, dates and missing
-    values: each column becomes numbers as `thalweg train` makes it (see `thalweg.learn.data.Schema`).
+    values: each column becomes numbers as `thalweg train` makes it (see `thalweg.learn.data.Schema`). A number that is
+    missing in later rows, but in none of those of `fit`, counts as the median.
     `partial_fit` runs one epoch at the full learning rate; what the columns are, and their means, the first call says.
     Rows are followed one by one (`batching="per_sample"`): an answer does not depend on what else is asked with it.
 """
@@ -139,29 +141,32 @@ class _Inputs(Protocol):
 
 
 class _Numbers:
-    """Arrays, and frames of nothing but numbers: standardised."""
+    """Arrays, and frames of nothing but numbers: standardised.
+
+    A frame that lacks no value in the rows of `fit` may lack some in others, as in the folds of a cross-validation:
+    they count as the median. An array must be whole everywhere, as scikit-learn wants it.
+    """
+
+    def __init__(self, *, of_frame: bool) -> None:
+        self.gaps: bool | Literal["allow-nan"] = "allow-nan" if of_frame else True
 
     def check(self, estimator: _Estimator, X: Any, *, reset: bool) -> NDArray[Any]:
-        rows: NDArray[Any] = validate_data(estimator, X, dtype=[np.float64, np.float32], reset=reset)
+        kinds = [np.float64, np.float32]
+        rows: NDArray[Any] = validate_data(estimator, X, dtype=kinds, ensure_all_finite=self.gaps, reset=reset)
         return rows
 
     def learn(self, X: NDArray[Any], weight: NDArray[np.float64] | None) -> None:
         self.scaler = StandardScaler().fit(X, sample_weight=weight)
+        weight = np.ones(len(X)) if weight is None else weight
+        self.medians = np.array([weighted_median(column, weight) for column in X.T])
 
     def features(self, X: NDArray[Any]) -> NDArray[Any]:
-        scaled: NDArray[Any] = self.scaler.transform(X)
+        scaled: NDArray[Any] = self.scaler.transform(np.where(np.isnan(X), self.medians.astype(X.dtype), X))
         return scaled
 
 
 class _Frames:
     """Data frames that hold text, dates or missing values: each column as a `Schema` makes it."""
-
-    @staticmethod
-    def needed(X: Any) -> bool:
-        """Whether rows are more than numbers."""
-        return isinstance(X, pd.DataFrame) and not (
-            all(pd.api.types.is_numeric_dtype(kind) for kind in X.dtypes) and X.notna().all(axis=None)
-        )
 
     def check(self, estimator: _Estimator, X: Any, *, reset: bool) -> pd.DataFrame:
         if not isinstance(X, pd.DataFrame):
@@ -173,10 +178,18 @@ class _Frames:
         return rows
 
     def learn(self, X: pd.DataFrame, weight: NDArray[np.float64] | None) -> None:
-        self.columns: list[Column] = learn_columns(X)
+        self.columns: list[Column] = learn_columns(X, weight=weight)
 
     def features(self, X: pd.DataFrame) -> NDArray[Any]:
         return frame_features(self.columns, X)
+
+
+def _inputs_for(X: Any) -> _Inputs:
+    """How rows such as these become features."""
+    if not isinstance(X, pd.DataFrame):
+        return _Numbers(of_frame=False)
+    numbers = all(pd.api.types.is_numeric_dtype(kind) for kind in X.dtypes) and X.notna().all(axis=None)
+    return _Numbers(of_frame=True) if numbers else _Frames()
 
 
 class _Estimator(BaseEstimator):
@@ -291,11 +304,18 @@ class _Estimator(BaseEstimator):
         going_on = self.warm_start and hasattr(self, "model_")
         return self._fit(X, y, sample_weight, going_on=going_on)
 
-    def _fit(
+    def _fit(self, X: Any, y: Any, sample_weight: Any, **how: Any) -> Self:
+        """Let a copy learn, and take over all of it at once: a fit that fails leaves what an earlier one learnt."""
+        learner = copy(self)
+        learner._learn(X, y, sample_weight, **how)
+        self.__dict__ = learner.__dict__
+        return self
+
+    def _learn(
         self, X: Any, y: Any, sample_weight: Any, *, going_on: bool, classes: Any = None, one_epoch: bool = False
-    ) -> Self:
+    ) -> None:
         config = self._config()
-        inputs: _Inputs = self._inputs if going_on else _Frames() if _Frames.needed(X) else _Numbers()
+        inputs = self._inputs if going_on else _inputs_for(X)
         X = inputs.check(self, X, reset=not going_on)
         y = self._check_target(X, y)
         weight = _check_weight(sample_weight, len(y))
@@ -317,7 +337,6 @@ class _Estimator(BaseEstimator):
         dtype = self.dtype or ("float32" if samples.x.dtype == torch.float32 else "float64")
         training = config.training.model_copy(update={"dtype": dtype})
         self._train(samples, training, self.history_ if going_on else None, one_epoch=one_epoch)
-        return self
 
     def _train(self, samples: Samples, training: TrainingConfig, start: History | None, *, one_epoch: bool) -> None:
         """Run the one loop that trains."""
@@ -340,7 +359,7 @@ class _Estimator(BaseEstimator):
         self.loss_curve_ = [record.loss for record in self.history_.records]
         self.n_iter_ = len(self.history_.records)
         if self.history_.interrupted:
-            warnings.warn("training was interrupted; the best weights so far are kept", stacklevel=4)
+            warnings.warn("training was interrupted; the best weights so far are kept", stacklevel=5)
 
     def _partial_fit(self, X: Any, y: Any, sample_weight: Any, classes: Any = None) -> Self:
         going_on = hasattr(self, "model_")
@@ -393,7 +412,7 @@ class _Estimator(BaseEstimator):
         try:
             config = validated(content)
         except ValueError as error:
-            raise ValueError(re.sub(r"^(model|solver|training)\.", "", str(error))) from None
+            raise ValueError(re.sub(r"^(model|solver|training)(\.|: )", "", str(error))) from None
         if self.early_stopping and not config.training.validation_fraction:
             raise ValueError("validation_fraction must be above 0 with early_stopping=True, got 0")
         return config
@@ -521,8 +540,11 @@ class NeuralODERegressor(RegressorMixin, _Estimator):
         return self._partial_fit(X, y, sample_weight)
 
     def predict(self, X: Any) -> NDArray[Any]:
-        """The answers in the unit of y (N,), or (N, outputs)."""
-        standardised = self._outputs(X).numpy()
+        """The answers in the unit of y (N,), or (N, outputs), float64 whatever is computed in.
+
+        A target's mean may be so large beside its spread that no float32 tells one answer from another.
+        """
+        standardised = self._outputs(X).double().numpy()
         answers: NDArray[Any] = self._target_scaler.inverse_transform(standardised)
         return answers[:, 0] if self._flat else answers
 
@@ -535,7 +557,7 @@ class NeuralODERegressor(RegressorMixin, _Estimator):
 
     def _learn_target(self, y: NDArray[Any], weight: NDArray[np.float64] | None, classes: Any) -> None:
         self._flat = y.ndim == 1
-        self._target_scaler = StandardScaler().fit(y.reshape(len(y), -1), sample_weight=weight)
+        self._target_scaler = StandardScaler().fit(y.reshape(len(y), -1).astype(np.float64), sample_weight=weight)
 
     def _encode(self, y: NDArray[Any]) -> NDArray[Any]:
         y = y.reshape(len(y), -1)

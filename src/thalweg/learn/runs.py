@@ -49,11 +49,13 @@ from .training import (
     Samples,
     Task,
     choose_batch_size,
+    count_held_out,
     evaluate,
     fit,
     hold_out,
     outputs,
     split_rows,
+    usable_device,
 )
 
 CONFIG, DATA, METRICS, RESULT = "config.yaml", "data.json", "metrics.jsonl", "result.json"
@@ -244,7 +246,7 @@ class Run:
             interrupted=result is None or result.ended == "interrupted",
             stopped_early=result is not None and result.ended == "stopped early",
         )
-        model.to(_usable(device), dtype).eval()
+        model.to(usable_device(device), dtype).eval()
         return cls(path, config, _read_json(path / DATA, DataRecord), model, history, result)
 
     @property
@@ -398,7 +400,7 @@ def train_run(
         When the rows cannot be learnt from, training diverges, or `out` exists. The folder is left where an epoch was
         finished: it holds the best weights up to there.
     """
-    device = _usable(config.training.device)
+    device = usable_device(config.training.device)
     data = prepare(config) if data is None else data
     config = _written_out(config, data)
     schema, task, seed = data.schema, data.task, config.seed
@@ -445,12 +447,15 @@ def prepare(config: Config) -> Prepared:
     >>> data.task, len(data.train), len(data.test)
     ('classification', 89, 89)
     """
+    _check_names(config)
     table = load_table(config.data.source, config.data.target, config.data.data_dir, decimal=config.data.decimal)
     frame, _ = drop_missing_targets(table.frame, table.target)
     task = config.data.task or table.task
     target = Target.learn(frame[table.target], task)
     codes = target.encode(frame[table.target]) if target.task == "classification" else None
     apart = min(max(round(config.data.test_size * len(frame)), 1), len(frame) - 1)
+    if config.training.validation_fraction:
+        count_held_out(len(frame) - apart, config.training.validation_fraction)
     learn, judge = split_rows(len(frame), apart, codes, config.seed)
     schema = Schema.learn(frame, table.target, task, rows=learn, decimal=table.decimal)
     samples = _samples(schema, frame)
@@ -607,17 +612,16 @@ def _is_bundled(source: str) -> bool:
     return source in BUNDLED and not Path(source).is_file()
 
 
-def _usable(device: str | torch.device) -> torch.device:
-    try:
-        device = torch.device(device)
-    except RuntimeError:
-        raise ValueError(f"device {device!r} is none that PyTorch knows; choose 'cpu' or 'cuda'") from None
-    try:
-        return torch.empty(0, device=device).device
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise ValueError(
-            f"device {str(device)!r} cannot be used here ({str(error).splitlines()[0]}); choose 'cpu'"
-        ) from None
+def _check_names(config: Config) -> None:
+    """See that the files of a run, which are UTF-8, can say where its rows came from."""
+    for name in (config.data.source, config.data.data_dir):
+        path = "" if name is None or _is_bundled(name) else str(Path(name).resolve())
+        try:
+            path.encode()
+        except UnicodeEncodeError:
+            raise ValueError(
+                f"the name {path!r} is no UTF-8, as the names in the files of a run must be; rename it"
+            ) from None
 
 
 def _new_folder(out: str | Path | None, source: str) -> Path:
@@ -627,10 +631,18 @@ def _new_folder(out: str | Path | None, source: str) -> Path:
         Path(out).mkdir(parents=True)
         return Path(out)
     name = re.sub(r"[^\w.-]+", "-", Path(source).stem).strip("-.") or "run"
+    runs = Path("runs")
+    try:
+        runs.mkdir(exist_ok=True)
+    except FileExistsError:
+        raise ValueError(
+            f"{runs.absolute()} is no folder that runs can go into, but a file, or a link to nothing; "
+            "move it away, or name another place with --out (out=)"
+        ) from None
     for number in count(1):
-        path = Path("runs") / f"{name}-{number}"
+        path = runs / f"{name}-{number}"
         try:
-            path.mkdir(parents=True)
+            path.mkdir()
         except FileExistsError:
             continue
         return path

@@ -185,7 +185,7 @@ def fit(
     if not len(train):
         raise ValueError("train must have at least one row, got none")
     dtype = getattr(torch, config.dtype)
-    device = torch.device(config.device)
+    device = usable_device(config.device)
     model.to(device, dtype)
     train = train.to(device, dtype)
     validation = None if validation is None else validation.to(device, dtype)
@@ -276,15 +276,59 @@ def hold_out(samples: Samples, task: Task, fraction: float, seed: int) -> tuple[
     >>> [len(part) for part in hold_out(samples, "classification", 0.2, seed=0)]
     [16, 4]
     """
-    count = round(fraction * len(samples))
-    if not 0 < count < len(samples):
-        raise ValueError(
-            f"validation_fraction must leave rows both to learn from and to hold out: {fraction:g} of "
-            f"{len(samples)} rows is {count}; give more rows, or train without early stopping"
-        )
+    count = count_held_out(len(samples), fraction)
     codes = samples.y.cpu().numpy() if task == "classification" else None
     learn, judge = split_rows(len(samples), count, codes, seed)
     return samples[torch.from_numpy(learn)], samples[torch.from_numpy(judge)]
+
+
+def count_held_out(rows: int, fraction: float) -> int:
+    """How many rows `hold_out` holds out.
+
+    Raises
+    ------
+    ValueError
+        When that leaves either part empty.
+
+    Examples
+    --------
+    >>> count_held_out(120, 0.1)
+    12
+    """
+    count = round(fraction * rows)
+    if not 0 < count < rows:
+        raise ValueError(
+            f"validation_fraction must leave rows both to learn from and to hold out: {fraction:g} of "
+            f"{rows} rows is {count}; give more rows, or another fraction"
+        )
+    return count
+
+
+def usable_device(device: str | torch.device) -> torch.device:
+    """The device of a name, if numbers can be computed on it here.
+
+    Raises
+    ------
+    ValueError
+        When PyTorch does not know it, or it is not there, or holds no numbers, as `meta` does.
+
+    Examples
+    --------
+    >>> usable_device("cpu")
+    device(type='cpu')
+    """
+    try:
+        device = torch.device(device)
+    except RuntimeError:
+        raise ValueError(f"device {device!r} is none that PyTorch knows; choose 'cpu' or 'cuda'") from None
+    try:
+        number = torch.zeros((), device=device)
+        number.item()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ValueError(
+            f"device {str(device)!r} cannot be used here ({str(error).splitlines()[0]}); choose 'cpu'"
+        ) from None
+    return number.device
 
 
 def split_rows(

@@ -44,8 +44,11 @@ def gradients(sol, sources, **options):
 def test_gradients_do_not_depend_on_how_much_is_recorded(room, t_eval, batching, monkeypatch):
     give_room(monkeypatch, room)
     sol, field, sources = solve(t_eval, batching=batching)
-    recorded = field.recorded
-    assert (recorded > 0) == (room > 0)
+    recorded, at_start = (
+        field.recorded,
+        int(t_eval is not None),
+    )  # an output at t0 moves with the times by the slope there
+    assert (recorded > at_start) == (room > 0)
     assert (recorded == field.calls - 1) == (room == 2**28)  # all but the search for the first step
     found = gradients(sol, sources)
     assert (sol.stats.nfev_backward == 0) == (room == 2**28)

@@ -8,6 +8,7 @@ import functools
 import logging
 import re
 import sys
+import sysconfig
 import types
 from collections import namedtuple
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -21,6 +22,7 @@ from torch.nn.parameter import is_lazy
 
 from ..core.holdings import OPAQUE, PLAIN, codes_of, global_names
 from .builder import Untraceable
+from .snapshot import Snapshot
 
 SIMPLE = (
     *(*PLAIN, np.generic, enum.Enum, type(Ellipsis), slice, range),
@@ -35,8 +37,7 @@ _FIXED = (
 )
 """What cannot change."""
 
-_LIBRARIES = OPAQUE | {"thalweg"} | sys.stdlib_module_names
-"""Whose functions, classes and modules do not change."""
+_STDLIB = sysconfig.get_path("stdlib")
 
 _UNSEEN = {
     **dict.fromkeys(("eval", "exec", "globals"), "by which it may read what cannot be told"),
@@ -69,10 +70,13 @@ class Guards:
     ----------
     reason : str or None
         Why it cannot be told whether something has changed; None where it can.
+    before : Snapshot
+        What is put back after the field was watched.
     """
 
     def __init__(self) -> None:
         self.reason: str | None = None
+        self.before = Snapshot()
         self._empty: list[Any] = []
         self._entries: list[tuple[Mapping[Any, Any], int | None, Callable[[Any], Any], tuple[Any, ...]]] = []
         self._objects: list[tuple[Mapping[Any, Any], Any, Any]] = []
@@ -84,11 +88,7 @@ class Guards:
         self._dtypes: list[torch.dtype] = []
         self._whole: list[Tensor] = []
         self._numbers: list[Tensor] = []
-        self._snapshots: list[tuple[Any, dict[Any, Any]]] = []
         self._absent: list[tuple[dict[str, Any], str]] = []
-        self._partly: list[tuple[Callable[[str, Any], None], Mapping[str, Any], dict[str, Any]]] = []
-        self._classes: list[tuple[type, set[str]]] = []
-        self._caches: list[tuple[Any, int]] = []
 
     def hold(self) -> bool:
         """Whether nothing has changed."""
@@ -112,41 +112,8 @@ class Guards:
                 return False
         return all(mapping[key] is value for mapping, key, value in self._objects)
 
-    def restore(self) -> None:
-        """Put back what can be, so that a field that counts its calls does not count those that were only watched."""
-        for mapping, then in self._snapshots:
-            if mapping.keys() != then.keys() or any(mapping[key] is not value for key, value in then.items()):
-                mapping.clear()
-                mapping.update(then)
-        for found, then in self._lists:
-            if isinstance(found, list):
-                found[:] = then
-            elif isinstance(found, set):
-                found.clear()
-                found.update(then)
-        for cell, value in zip(self._cells, self._held, strict=True):
-            cell.cell_contents = value
-        for mapping, name in self._absent:
-            mapping.pop(name, None)
-        for kind, names in self._classes:
-            for name in vars(kind).keys() - names:
-                type.__delattr__(kind, name)
-        for put, named, then in self._partly:
-            for name, value in then.items():
-                if name not in named or named[name] is not value:
-                    put(name, value)
-
-    def clear_caches(self) -> None:
-        """Empty those that were asked for more since: what they hold then may be what was only watched."""
-        for i, (function, misses) in enumerate(self._caches):
-            if function.cache_info().misses != misses:
-                function.cache_clear()
-                self._caches[i] = (function, 0)
-
     def entries(self, mapping: Mapping[Any, Any], keys: Sequence[Any], *, whole: bool = False) -> None:
         """Watch some entries of a mapping, or the `whole` of it."""
-        if whole and isinstance(mapping, dict):
-            self._snapshots.append((mapping, dict(mapping)))
         alike = [key for key in keys if _told_by_equality(mapping[key])]
         self._objects += [(mapping, key, mapping[key]) for key in keys if not _told_by_equality(mapping[key])]
         if alike or whole:  # of one key `itemgetter` would give the value alone, which may be no judge of equality
@@ -244,6 +211,7 @@ def _module(guards: Guards, module: nn.Module) -> Iterable[Any]:
     held = vars(module)
     own = [name for name in held if not (name in _MODULE and isinstance(held[name], dict | set))]
     guards.entries(held, own, whole=True)
+    guards.before.keep_dict(held)
     parts = [held[name] for name in held if name in _MODULE and isinstance(held[name], dict)]
     guards._empty += [part for part in parts if not part]
     found = [x for part in parts if part for x in _mapping(guards, part)]
@@ -255,12 +223,14 @@ def _module(guards: Guards, module: nn.Module) -> Iterable[Any]:
 def _mapping(guards: Guards, mapping: dict[Any, Any]) -> Iterable[Any]:
     """A dict of which all entries matter."""
     guards.entries(mapping, list(mapping), whole=True)
+    guards.before.keep_dict(mapping)
     return list(mapping.values())
 
 
 def _sequence(guards: Guards, sequence: Any) -> Iterable[Any]:
     if isinstance(sequence, list | set):
         guards._lists.append((sequence, sequence.copy()))
+        guards.before.keep_sequence(sequence)
     return list(sequence)
 
 
@@ -278,7 +248,7 @@ def _container(watch: Callable[[Guards, Any], Iterable[Any]]) -> Callable[[Guard
 
 def _cached(guards: Guards, function: Any) -> Iterable[Any]:
     """A function with a cache; what that holds is not looked at."""
-    guards._caches.append((function, function.cache_info().misses))
+    guards.before.keep_cache(function)
     return [function.__wrapped__]
 
 
@@ -290,7 +260,16 @@ def _classes(value: Any) -> Iterable[Any]:
 def _own(thing: Any) -> bool:
     """Whether a class, function or module is neither Python's, nor a library's, nor thalweg's."""
     name = thing.__name__ if isinstance(thing, types.ModuleType) else thing.__module__ or ""
-    return name.split(".")[0] not in _LIBRARIES
+    return not _is_library(name.split(".")[0])
+
+
+@functools.cache
+def _is_library(package: str) -> bool:
+    """Whether it is one whose functions, classes and modules do not change; a person's own may be called `test`."""
+    if package in OPAQUE | {"thalweg"}:
+        return True
+    path = getattr(sys.modules.get(package), "__file__", None) or _STDLIB
+    return package in sys.stdlib_module_names and path.startswith(_STDLIB)
 
 
 def _class(guards: Guards, kind: type) -> Iterable[Any]:
@@ -301,10 +280,7 @@ def _class(guards: Guards, kind: type) -> Iterable[Any]:
     functions = {k: v for k, v in held.items() if isinstance(v, types.FunctionType | staticmethod | classmethod)}
     others = {k: v for k, v in held.items() if k not in functions and not (k.startswith("__") or _of_no_matter(v))}
     guards.entries(held, [*functions, *others], whole=True)
-    guards._classes.append((kind, set(held)))
-    guards._partly.append(
-        (functools.partial(type.__setattr__, kind), held, {k: held[k] for k in (*functions, *others)})
-    )
+    guards.before.keep_class(kind)
     read = [x.fget for x in held.values() if isinstance(x, property)]
     read += [x.func for x in held.values() if isinstance(x, functools.cached_property)]
     own = (getattr(function, "__func__", function) for function in functions.values())
@@ -331,6 +307,7 @@ def _function(guards: Guards, function: types.FunctionType) -> Iterable[Any]:
             continue
         guards._cells.append(cell)
         guards._held.append(found[-1])
+        guards.before.keep_cell(cell)
     if not _own(function):  # a library's does not change, but what it was made with is a person's: `torch.vmap(f)`
         return found
     if function.__dict__:
@@ -341,7 +318,9 @@ def _function(guards: Guards, function: types.FunctionType) -> Iterable[Any]:
         return ()
     names |= set(_texts(function.__code__))
     held = function.__globals__
-    guards._absent += [(held, name) for name in _set_globally(function.__code__) if name not in held]
+    absent = [name for name in _set_globally(function.__code__) if name not in held]
+    guards._absent += [(held, name) for name in absent]
+    guards.before.keep_globals(held, (), absent)
     found += _named(guards, held, names, seen)
     for module in _imported(function):
         if id(vars(module)) not in seen:
@@ -381,7 +360,7 @@ def _named(guards: Guards, mapping: dict[str, Any], names: set[str], seen: set[i
     modules = [value for value in found.values() if isinstance(value, types.ModuleType)]
     others = [name for name, value in found.items() if not isinstance(value, _FIXED)]
     guards.entries(mapping, others)
-    guards._partly.append((mapping.__setitem__, mapping, {name: mapping[name] for name in others}))
+    guards.before.keep_globals(mapping, others)
     inner = [vars(module) for module in modules if _own(module) and id(vars(module)) not in seen]
     return [*(found[name] for name in others), *(x for held in inner for x in _named(guards, held, names, seen))]
 

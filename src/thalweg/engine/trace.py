@@ -149,12 +149,12 @@ def trace_under(
             found = _attempted(guards, fun, t, y0, args, by_row)
     except Untraceable as error:
         changed = isinstance(error, KeepsTensor) and not guards.hold()
-        guards.restore()
+        guards.before.restore()
         if changed:  # that tells where it keeps it
             raise Untraceable(_CHANGES) from None
         raise
     if not guards.hold():
-        guards.restore()
+        guards.before.restore()
         raise Untraceable(_CHANGES)
     return found
 
@@ -271,7 +271,7 @@ def _traced(
     try:
         codes = watched(layout.taken(samples) if rows and layout.by_row else layout)
     finally:
-        guards.clear_caches()
+        guards.before.clear_caches()
     tracer.refuse_kept()
     program, shared = builder.program(codes.numpy())
     builder.prologue.needed([x for x in shared if isinstance(x, int)])

@@ -352,3 +352,34 @@ def test_a_long_graph_is_freed_step_after_step():
         threading.stack_size(usual)
     thread.join()
     assert found[0].item() == pytest.approx(EXPECTED, rel=1e-6)
+
+
+@pytest.mark.parametrize("batching", ["joint", "per_sample"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"gradient": "checkpointed"},
+        {"gradient": Checkpointed(memory_limit=0)},
+        {"gradient": Checkpointed(checkpoints=3)},
+        {"gradient": "reversible"},
+        {"gradient": "checkpointed", "method": "kvaerno3"},
+        {"gradient": "checkpointed", "method": "rodas5p"},
+    ],
+    ids=str,
+)
+def test_a_time_whose_gradient_the_field_asks_for_is_its_own_affair(options, batching):
+    """It begins a graph that the solve knows nothing of, and needs no gradient when the field has what it wants."""
+    k, seen = rate(), []
+
+    def field(t, y):
+        with torch.enable_grad():
+            (slope,) = torch.autograd.grad((k * torch.sin(t.requires_grad_())).sum(), t, create_graph=True)
+        seen.append(t)
+        return -y * slope
+
+    def gradient(gradient="direct", method="tsit5"):
+        sol = solve(field, gradient, torch.ones(2, 1, dtype=F64), method=method, batching=batching)
+        return torch.autograd.grad(sol.ys[-1].sum(), k)
+
+    torch.testing.assert_close(gradient(**options), gradient(), rtol=1e-5, atol=1e-7)
+    assert not any(t.requires_grad and t.is_leaf for t in seen)

@@ -149,6 +149,7 @@ class Field:
     def __call__(self, t: Tensor, y: Tensor) -> Tensor:
         """dy/dt, checked."""
         version = -1 if y.is_inference() else y._version  # as `version_of` has it, without the calls
+        plain = not t.requires_grad
         state = self.layout.unpack(y)
         try:
             slope = self.fun(t, state, *self.args)
@@ -158,6 +159,8 @@ class Field:
             raise
         if version >= 0 and y._version != version:
             raise wrote(self.name, self.state)
+        if plain and t.requires_grad:
+            t.requires_grad_(False)  # the field has asked for its gradient; nobody else does
         if self.layout.spec is not None:
             slope = self._pack(slope, y)
         if not isinstance(slope, Tensor):

@@ -60,11 +60,15 @@ def _refuse_spread(tensor: Tensor) -> None:
 
 
 def unreached(outputs: Iterable[Tensor], known: Iterable[Tensor]) -> list[Tensor]:
-    """The leaves in the graph of `outputs` that are neither known nor part of a known tensor's history."""
+    """The leaves in the graph of `outputs` that are neither known nor part of a known tensor's history.
+
+    A leaf that needs no gradient any more was asked for one by the field itself, as its time may be.
+    """
     known = list(known)
     stop = {tensor.grad_fn for tensor in known if tensor.grad_fn is not None}
     leaves = {id(tensor) for tensor in known}
-    return [leaf for leaf in _leaves((out.grad_fn for out in outputs), stop) if id(leaf) not in leaves]
+    found = _leaves((out.grad_fn for out in outputs), stop)
+    return [leaf for leaf in found if leaf.requires_grad and id(leaf) not in leaves]
 
 
 def check_reach(outputs: Sequence[Tensor], known: Sequence[Tensor]) -> None:

@@ -302,27 +302,26 @@ def solve_ivp(
         backward = WayBack(back, state, way.order, maker.exact)
     graph_times, run = GraphTimes(t0, t1, times), either(integrate)
     times = None if times is None else blotted(times, padding)
-    if watched := as_events(events):
+    watched = as_events(events)
+    request = Request(problem, packed, graph_times if timed or watched else None, stats, backward)
+    found: Sequence[Found] | None = None if events is None else ()
+    t_end = t1
+    if watched:
         if backend == "native":
             raise _refused("the engine does not know events")
         with bar or nullcontext():
-            request = Request(problem, packed, graph_times, stats, backward)
             evented = solve_with_events(run, maker, request, watched)
-        ys, result = evented.ys, evented.result
-        if timed and torch.is_grad_enabled():
-            ys, result = with_moving_starts(ys, result, request)
-        parts = (blotted(ys, padding), t0, evented.t_end, times, stats, layout.unpack, packed, on_failure)
-        return _solution(problem, result, *parts, evented.found)
-    request = Request(problem, packed, graph_times if timed else None, stats, backward)
-    engine = None if backend == "eager" else _engine(chosen, maker, request, run, insist=backend == "native")
-    with bar or nullcontext():
-        ys, result = (maker if engine is None else engine).run(run, request)
-    if engine is not None and key is not None:
-        keep(key, engine)
+        ys, result, t_end, found = evented.ys, evented.result, evented.t_end, evented.found
+    else:
+        engine = None if backend == "eager" else _engine(chosen, maker, request, run, insist=backend == "native")
+        with bar or nullcontext():
+            ys, result = (maker if engine is None else engine).run(run, request)
+        if engine is not None and key is not None:
+            keep(key, engine)
     if timed and torch.is_grad_enabled():
         ys, result = with_moving_starts(ys, result, request)
-    found, ys = None if events is None else (), blotted(ys, padding)
-    return _solution(problem, result, ys, t0, t1, times, stats, layout.unpack, packed, on_failure, found)
+    ys = blotted(ys, padding)
+    return _solution(problem, result, ys, t0, t_end, times, stats, layout.unpack, packed, on_failure, found)
 
 
 @dataclass(frozen=True)

@@ -41,9 +41,6 @@ Settings = Annotated[
 DataDir = Annotated[Path | None, typer.Option(metavar="DIR", help="The folder with the IDX files of mnist.")]
 
 
-_QUOTED = '"'
-
-
 def of_data(
     data: str | None, target: str | None, task: str | None, data_dir: Path | None, epochs: int | None
 ) -> dict[str, Any]:
@@ -90,4 +87,5 @@ def _setting(key: str, value: Any) -> str:
     """KEY=VALUE, with every sign of a text as it is, whatever it means elsewhere in YAML."""
     import yaml
 
-    return f"{key}={yaml.safe_dump(value, default_style=_QUOTED, width=math.inf)}"
+    written = yaml.safe_dump(value, default_style='"', width=math.inf)
+    return f"{key}={written}"

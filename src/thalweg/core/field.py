@@ -148,7 +148,7 @@ class Field:
 
     def __call__(self, t: Tensor, y: Tensor) -> Tensor:
         """dy/dt, checked."""
-        version = -1 if y.is_inference() else y._version  # as `version_of` has it, without the calls
+        version = version_of(y)
         plain = not t.requires_grad
         state = self.layout.unpack(y)
         try:
@@ -157,7 +157,7 @@ class Field:
             who = "the field" if self.name == "fun" else self.name
             error.add_note(f"(raised by {who} while thalweg evaluated it at t = {_describe(t)})")
             raise
-        if version >= 0 and y._version != version:
+        if version_of(y) != version:
             raise wrote(self.name, self.state)
         if plain and t.requires_grad:
             t.requires_grad_(False)  # the field has asked for its gradient; nobody else does

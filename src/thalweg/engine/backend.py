@@ -22,7 +22,6 @@ from ..gradients import Checkpointed, GradientMethod
 from ..gradients.base import Integrate, Request
 from ..gradients.direct import Direct
 from ..gradients.higher import Recipe, gradients_of, in_graph
-from ..gradients.transforms import transformed
 from ..loop.integrate import GraphTimes, Problem, Result
 from ..methods import Method
 from ..methods.rosenbrock import Rosenbrock
@@ -34,7 +33,7 @@ from .builder import Untraceable
 from .cache import cached_trace, valid_trace
 from .program import Program
 from .reference import evaluate
-from .trace import Trace, any_time, in_memory, leaves_of, modes_at_work
+from .trace import Trace, any_time, in_memory, leaves_of, surroundings
 
 
 class Unsuitable(ValueError):
@@ -120,7 +119,7 @@ def kept(key: Any, fun: Any, y0: Tensor, args: tuple[Any, ...], *, by_row: bool)
 
     The field is looked at anew: where something that it reads has changed, so has its trace, and nothing is kept.
     """
-    if transformed() or modes_at_work():
+    if surroundings() is not None:
         return None
     trace = valid_trace(fun, y0, args if isinstance(args, tuple) else (args,), by_row=by_row)
     parts = None if trace is None else trace.plans.get(key)
@@ -360,9 +359,8 @@ class Call:
         present = {i: g for i, g in enumerate(gradients) if g is not None}
 
         def values(given: Sequence[Tensor], create_graph: bool) -> Sequence[Tensor]:
-            cotangent, copies = given[0], dict(zip(there, given[1:], strict=True))
-            ys = self._solved_from([copies.get(i) for i in range(len(sources))])
-            return gradients_of([ys], [copies[i] for i in present], [cotangent], create_graph)
+            copies = dict(zip(there, given[1:], strict=True))
+            return self._pulled(given[0], [copies.get(i) for i in range(len(sources))], list(present), create_graph)
 
         found = in_graph(
             Recipe(values, [False] * (1 + len(there))), list(present.values()), [cotangent, *there.values()]
@@ -375,14 +373,19 @@ class Call:
     ) -> list[Tensor | None]:
         """The gradients from many cotangents at once, a batch in disguise, which PyTorch alone can read."""
         create_graph = torch.is_grad_enabled()
-        with (
-            torch.enable_grad()
-        ):  # views: a source may have been made of another one, whose gradient is that of the other
+        wanted = [i for i, (x, need) in enumerate(zip(sources, needed, strict=True)) if need and x is not None]
+        with torch.enable_grad():
+            # views: a source may have been made of another one, whose gradient is that of the other
             views = [None if x is None else x.view_as(x) for x in sources]
-            ys = self._solved_from(views)
-        wanted = [x for x, need in zip(views, needed, strict=True) if need and x is not None]
-        found = iter(torch.autograd.grad(ys, wanted, cotangent, create_graph=create_graph, allow_unused=True))
-        return [next(found) if need and x is not None else None for x, need in zip(views, needed, strict=True)]
+            linked = dict(zip(wanted, self._pulled(cotangent, views, wanted, create_graph), strict=True))
+        return [linked.get(i) for i in range(len(sources))]
+
+    def _pulled(
+        self, cotangent: Tensor, sources: Sequence[Tensor | None], wanted: Sequence[int], create_graph: bool
+    ) -> Sequence[Tensor]:
+        """The gradients to the sources of those numbers, by the eager loop."""
+        asked = [x for i in wanted if (x := sources[i]) is not None]
+        return gradients_of([self._solved_from(sources)], asked, [cotangent], create_graph)
 
     def _solved_from(self, sources: Sequence[Tensor | None]) -> Tensor:
         """The outputs by the eager loop from those in place of the sources, with the program as its field."""

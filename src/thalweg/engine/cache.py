@@ -15,7 +15,7 @@ from torch.utils import _pytree as pytree
 
 from .builder import Untraceable
 from .guards import IDENTITY, SIMPLE, Guards, guards_of
-from .trace import Trace, check, leaves_of, refuse_transforms, trace, trace_under
+from .trace import Trace, check, leaves_of, refuse_surroundings, trace, trace_under
 
 _KEPT = 8
 """The most traces of one field: it may be used with states and arguments of several shapes."""
@@ -51,7 +51,7 @@ def cached_trace(fun: Callable[..., Any], t: Tensor, y0: Any, args: tuple[Any, .
     Untraceable
         Where there is none, or where it cannot be told for how long it would hold.
     """
-    refuse_transforms()
+    refuse_surroundings()
     owner, key = _owner(fun)
     if not _told_apart(owner):
         return trace(fun, t, y0, args, by_row=by_row)

@@ -71,7 +71,7 @@ class Guards:
     reason : str or None
         Why it cannot be told whether something has changed; None where it can.
     before : Snapshot
-        What is put back after the field was watched.
+        What is put back after the field was watched; lists, sets and closures must hold what they did.
     """
 
     def __init__(self) -> None:
@@ -80,9 +80,6 @@ class Guards:
         self._empty: list[Any] = []
         self._entries: list[tuple[Mapping[Any, Any], int | None, Callable[[Any], Any], tuple[Any, ...]]] = []
         self._objects: list[tuple[Mapping[Any, Any], Any, Any]] = []
-        self._lists: list[tuple[Any, Any]] = []
-        self._cells: list[types.CellType] = []
-        self._held: list[Any] = []
         self._tensors: list[Tensor] = []
         self._shapes: list[torch.Size] = []
         self._dtypes: list[torch.dtype] = []
@@ -99,8 +96,8 @@ class Guards:
                 and [tensor.dtype for tensor in self._tensors] == self._dtypes
                 and [tensor.shape for tensor in self._tensors] == self._shapes
                 and all(map(torch.equal, self._whole, self._numbers))
-                and (not self._lists or all(_same(list(found), list(then)) for found, then in self._lists))
-                and (not self._cells or _same([cell.cell_contents for cell in self._cells], self._held))
+                and all(_same(list(found), list(then)) for found, then in self.before.sequences)
+                and all(_same([cell.cell_contents], [then]) for cell, then in self.before.cells)
                 and not any(name in mapping for mapping, name in self._absent)
             )
         except Exception:  # what cannot be compared with what was there is something else
@@ -229,7 +226,6 @@ def _mapping(guards: Guards, mapping: dict[Any, Any]) -> Iterable[Any]:
 
 def _sequence(guards: Guards, sequence: Any) -> Iterable[Any]:
     if isinstance(sequence, list | set):
-        guards._lists.append((sequence, sequence.copy()))
         guards.before.keep_sequence(sequence)
     return list(sequence)
 
@@ -305,8 +301,6 @@ def _function(guards: Guards, function: types.FunctionType) -> Iterable[Any]:
             found.append(cell.cell_contents)
         except ValueError:  # not filled yet
             continue
-        guards._cells.append(cell)
-        guards._held.append(found[-1])
         guards.before.keep_cell(cell)
     if not _own(function):  # a library's does not change, but what it was made with is a person's: `torch.vmap(f)`
         return found

@@ -12,14 +12,21 @@ class Snapshot:
 
     A dict of which all entries matter is kept whole. Of the globals of a module some names are, and of a class all;
     a name that was not there goes again.
+
+    Attributes
+    ----------
+    sequences : list of pairs
+        Lists and sets, and their elements.
+    cells : list of pairs
+        Those of closures, and what they held.
     """
 
     def __init__(self) -> None:
         self._dicts: list[tuple[dict[Any, Any], dict[Any, Any]]] = []
         self._globals: list[tuple[dict[str, Any], dict[str, Any], Sequence[str]]] = []
         self._classes: list[tuple[type, dict[str, Any]]] = []
-        self._sequences: list[tuple[list[Any] | set[Any], list[Any] | set[Any]]] = []
-        self._cells: list[tuple[types.CellType, Any]] = []
+        self.sequences: list[tuple[list[Any] | set[Any], list[Any] | set[Any]]] = []
+        self.cells: list[tuple[types.CellType, Any]] = []
         self._caches: list[tuple[Any, int]] = []
 
     def keep_dict(self, found: dict[Any, Any]) -> None:
@@ -36,11 +43,11 @@ class Snapshot:
 
     def keep_sequence(self, found: list[Any] | set[Any]) -> None:
         """All elements."""
-        self._sequences.append((found, found.copy()))
+        self.sequences.append((found, found.copy()))
 
     def keep_cell(self, cell: types.CellType) -> None:
         """What a closure holds."""
-        self._cells.append((cell, cell.cell_contents))
+        self.cells.append((cell, cell.cell_contents))
 
     def keep_cache(self, function: Any) -> None:
         """How often a function with a cache (`functools.lru_cache`) had to be called; what it holds cannot be asked."""
@@ -62,13 +69,13 @@ class Snapshot:
                     type.__delattr__(kind, name)
                 for name in [name for name, value in said.items() if vars(kind).get(name) is not value]:
                     type.__setattr__(kind, name, said[name])
-        for found, elements in self._sequences:
+        for found, elements in self.sequences:
             if isinstance(found, list):
                 found[:] = elements
             else:
                 found.clear()
                 found.update(elements)
-        for cell, value in self._cells:
+        for cell, value in self.cells:
             cell.cell_contents = value
 
     def clear_caches(self) -> None:

@@ -12,13 +12,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 from torch.overrides import _get_current_function_mode_stack
 from torch.utils import _pytree as pytree
 from torch.utils._device import DeviceContext
 
 from ..core.holdings import all_tensors
 from ..core.state import Layout, layout_of
+from ..gradients.transforms import transformed
 from .builder import Builder, KeepsTensor, Untraceable
 from .guards import Guards, guards_of
 from .program import STATE, TIME, Program
@@ -119,25 +119,27 @@ def trace(fun: Callable[..., Any], t: Tensor, y0: Any, args: tuple[Any, ...] = (
     Untraceable
         Where the field does what no program can, and what that is.
     """
-    refuse_transforms()
+    refuse_surroundings()
     return trace_under(guards_of(fun, args), fun, t, y0, args, by_row=by_row)
 
 
-def refuse_transforms() -> None:
-    """Refuse a solve within a transform: the tensors are wrapped there, and a program would hold them beyond it."""
-    if torch._C._functorch.peek_interpreter_stack() is not None or forward_ad._current_level >= 0:
-        raise Untraceable("the solve is part of a transform of torch.func, or of forward-mode differentiation")
-    if modes_at_work():
-        raise Untraceable("a mode of PyTorch is at work, which sees or changes the operations of the field")
+def refuse_surroundings() -> None:
+    """Refuse a solve of which others see more than its result."""
+    reason = surroundings()
+    if reason is not None:
+        raise Untraceable(reason)
 
 
-def modes_at_work() -> bool:
-    """Whether a mode, other than that of a default device, sees what PyTorch does."""
-    if torch._C._len_torch_dispatch_stack():
-        return True
-    return bool(torch._C._len_torch_function_stack()) and any(
-        not isinstance(mode, DeviceContext) for mode in _get_current_function_mode_stack()
-    )
+def surroundings() -> str | None:
+    """Why no field can be watched where the solve stands, if so."""
+    if transformed():  # the tensors are wrapped there, and a program would hold them beyond it
+        return "the solve is part of a transform of torch.func, or of forward-mode differentiation"
+    if torch._C._len_torch_dispatch_stack() or (
+        torch._C._len_torch_function_stack()
+        and any(not isinstance(mode, DeviceContext) for mode in _get_current_function_mode_stack())
+    ):
+        return "a mode of PyTorch is at work, which sees or changes the operations of the field"
+    return None
 
 
 def trace_under(

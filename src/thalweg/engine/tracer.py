@@ -227,8 +227,8 @@ class Tracer(TorchDispatchMode):
         """Refuse a field that has put a tensor away: it would find it there when nobody watches."""
         if any(made() is not None for made in self._made):
             gc.collect()  # what only holds itself is gone; PyTorch's transforms leave some that nothing in Python holds
-            kept = [x for made in self._made if (x := made()) is not None]
-            if any(holder is not kept for x in kept for holder in gc.get_referrers(x)):
+            kept = [x for x in [made() for made in self._made] if x is not None]
+            if any(holder is not kept for holder in gc.get_referrers(*kept)):
                 raise KeepsTensor
 
     def refuse_own_functions(self, out: Tensor) -> None:

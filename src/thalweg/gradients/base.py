@@ -75,26 +75,24 @@ class Sources:
     ----------
     apart : bool
         Whether a captured tensor that was computed from another one counts beside it, for what the field makes of each.
+    functions : tuple
+        What captured tensors are looked for in.
     """
 
     request: Request
     apart: bool = False
+    functions: tuple[Any, ...] = field(init=False)
     arguments: list[Tensor] = field(init=False)
     captured: list[Tensor] = field(init=False)
     _computed: bool = field(init=False)
 
     def __post_init__(self) -> None:
         leaves = pytree.tree_leaves(self.request.field.args)
+        self.functions = (self.request.field.fun, self.request.field.jac, [x for x in leaves if callable(x)])
         self.arguments = [leaf for leaf in leaves if isinstance(leaf, Tensor) and leaf.requires_grad]
         self.captured, self._computed = captured_tensors(self.functions)
         if self.apart:
             self.captured = held_tensors(self.functions)
-
-    @property
-    def functions(self) -> tuple[Any, ...]:
-        """What captured tensors are looked for in."""
-        field = self.request.field
-        return (field.fun, field.jac, [x for x in pytree.tree_leaves(field.args) if callable(x)])
 
     @property
     def needed(self) -> bool:

@@ -159,8 +159,9 @@ def compare(
     """
     if not len(seeds):
         raise ValueError("seeds must hold at least one seed, got none")
-    usable_device(config.training.device)  # so that this
-    prepare(config)  # and bad rows are refused here, once
+    # what no contender could be trained with is refused here, once
+    usable_device(config.training.device)
+    prepare(config)
     return [_in_a_process(contender, config, seeds, on_trial) for contender in contenders]
 
 

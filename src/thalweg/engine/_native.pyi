@@ -83,41 +83,50 @@ class Recording:
     def bytes(self) -> int:
         """The memory that it holds."""
 
+class Solve:
+    """What is the same in every call of a solve.
+
+    Pointers are addresses; `..._own` says whether each sample has times of its own, and each entry a tolerance.
+    """
+
+    def __init__(
+        self,
+        wide: bool,
+        program: Program,
+        method: ExplicitMethod | RosenbrockMethod,
+        control: Control,
+        times: int,
+        times_own: bool,
+        t_eval: int,
+        outputs: int,
+        t_eval_own: bool,
+        rtol: int,
+        rtol_own: bool,
+        atol: int,
+        atol_own: bool,
+        memory_limit: int,
+    ) -> None: ...
+    def run(
+        self,
+        batch: int,
+        y0: int,
+        own: list[int],
+        shared: list[int],
+        threads: int,
+        ys: int,
+        counts: int,
+        ends: int,
+        record: bool,
+        times_wanted: bool,
+        /,
+    ) -> tuple[Recording | None, int, list[int], list[float]]:
+        """Solve; `counts` and `ends` may be 0 where nobody asks for those of all samples.
+
+        What the way back needs, the worst status, and of the first sample the counts after the status and the two ends.
+        """
+
 def operations() -> list[str]:
     """The names of all operations, in the order of their codes."""
-
-def solve(
-    wide: bool,
-    program: Program,
-    method: ExplicitMethod | RosenbrockMethod,
-    control: Control,
-    batch: int,
-    y0: int,
-    times: int,
-    time_step: int,
-    t_eval: int,
-    outputs: int,
-    output_step: int,
-    sample_step: int,
-    own: list[int],
-    shared: list[int],
-    rtol: int,
-    rtol_step: int,
-    atol: int,
-    atol_step: int,
-    threads: int,
-    ys: int,
-    counts: int,
-    ends: int,
-    memory_limit: int,
-    record: bool,
-    times_wanted: bool,
-    /,
-) -> tuple[Recording | None, int, list[int], list[float]]:
-    """Solve; pointers are addresses, and `counts` and `ends` may be 0 where nobody asks for those of all samples.
-
-    What the way back needs, the worst status, and of the first sample the counts after the status and the two ends.
-    """
 
 def pull_back(
     recording: Recording,

@@ -98,7 +98,7 @@ class Native:
         call = Call(self, samples, len(own), stats)
         if torch.is_grad_enabled() and (times is not None or any(x.requires_grad for x in (y0, *own, *shared))):
             three = (None, None, None) if times is None else (times.t0, times.t1, times.t_eval)
-            return cast(Tensor, _Function.apply(call, y0, *three, *own, *shared)), call
+            return cast(Tensor, _apply(call, y0, *three, *own, *shared)), call
         return call.forward(y0, (*own, *shared), record=False), call
 
 
@@ -313,7 +313,7 @@ class Call:
             flat, tensors[: self.own], tensors[self.own :], each=by_row, record=record, times_wanted=times_wanted
         )
         if record:
-            self.held = (flat.detach(), *(x.detach() for x in tensors))
+            self.held = (flat, *tensors)
         if not whole:
             ys = ys.view(ys.shape[0], *y0.shape)
         stats = self.stats
@@ -322,34 +322,30 @@ class Call:
             ys[-1].fill_(torch.nan)  # one sample that fails fails all
         return ys
 
-    def backward(self, cotangent: Tensor, needed: Sequence[bool], sources: Sequence[Tensor | None]) -> list[Any]:
+    def backward(
+        self, cotangent: Tensor, needed: Sequence[bool], sources: Sequence[Tensor | None]
+    ) -> list[Tensor | None]:
         """The gradients to the sources that need one: y0, t0, t1, t_eval, own arguments, shared tensors."""
-        samples = self.samples
-        y0, t0, t1, t_eval, *tensors = sources
+        y0, *times = sources[:4]
+        to_y0, *to_tensors = (
+            torch.zeros_like(x) if wanted else None
+            for x, wanted in zip(self.held, (needed[0], *needed[4:]), strict=True)
+        )
 
-        def room(i: int, like: Tensor | None, *shape: int) -> Tensor | None:
-            if not needed[i] or like is None:
-                return None
-            if shape:
-                return torch.zeros(shape, dtype=torch.float64, device="cpu")
-            return torch.zeros_like(like, memory_format=torch.contiguous_format)
+        def room(i: int, *shape: int) -> Tensor | None:
+            return torch.zeros(shape, dtype=torch.float64, device="cpu") if needed[i] else None
 
-        to_y0 = torch.zeros_like(self.held[0]) if needed[0] else None
-        outputs = cotangent.shape[0]
-        to_times = (room(1, t0, samples), room(2, t1, samples), room(3, t_eval, outputs, samples))
-        to_tensors = [room(4 + i, x) for i, x in enumerate(tensors)]
-        flat = in_memory(cotangent.reshape(outputs, samples, self.held[0].shape[1]))
+        to_times = (room(1, self.samples), room(2, self.samples), room(3, cotangent.shape[0], self.samples))
+        whole = cotangent.ndim == 3 and self.backend.trace.rows
+        flat = in_memory(cotangent if whole else cotangent.reshape(cotangent.shape[0], *self.held[0].shape))
         own, shared = to_tensors[: self.own], to_tensors[self.own :]
-        evaluations = native.pull_back(self.recording, flat, to_y0, *to_times, own, shared)
-        self.stats.nfev_backward += evaluations
-        found: list[Tensor | None] = [None if to_y0 is None or y0 is None else to_y0.view(y0.shape)]
-        for gradient, like in zip(to_times, (t0, t1, t_eval), strict=True):
-            if gradient is None or like is None:
-                found.append(None)
-                continue
-            gradient = gradient if self.backend.problem.batching.by_row else gradient.sum(-1)
-            found.append(gradient.to(like.dtype))
-        return [*found, *to_tensors]
+        self.stats.nfev_backward += native.pull_back(self.recording, flat, to_y0, *to_times, own, shared)
+        if to_y0 is not None and y0 is not None and not whole:
+            to_y0 = to_y0.view(y0.shape)
+        by_row = self.backend.problem.batching.by_row
+        summed = (g if g is None or by_row else g.sum(-1) for g in to_times)
+        found = [None if g is None or t is None else g.to(t.dtype) for g, t in zip(summed, times, strict=True)]
+        return [to_y0, *found, *to_tensors]
 
     def in_graph(
         self, gradients: Sequence[Tensor | None], cotangent: Tensor, sources: Sequence[Tensor | None]
@@ -432,3 +428,7 @@ class _Function(torch.autograd.Function):
         with torch.no_grad():  # create_graph=True
             gradients = call.backward(cotangent, needed, sources)
         return (None, *call.in_graph(gradients, cotangent, sources))
+
+
+_apply = super(torch.autograd.Function, _Function).apply
+"""`_Function.apply` without its look at transforms of torch.func, which `surroundings` has had."""

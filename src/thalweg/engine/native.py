@@ -152,10 +152,26 @@ class Solve:
     memory_limit: int
 
     @functools.cached_property
-    def _addresses(self) -> tuple[int, ...]:
-        """Of what is the same in every call: times, rtol and atol, and whether they have numbers of their own."""
-        tensors = ((self.times, 2), (self.rtol, 1), (self.atol, 1))
-        return tuple(x for tensor, own in tensors for x in (tensor.data_ptr(), int(tensor.ndim == own)))
+    def _held(self) -> Any:
+        """What is the same in every call, as the engine holds it."""
+        t_eval = self.t_eval
+        outputs = 2 if t_eval is None else t_eval.shape[0]
+        return _native.Solve(
+            self.rtol.dtype is torch.float64,
+            self.program,
+            self.method,
+            self.control,
+            self.times.data_ptr(),
+            self.times.ndim == 2,
+            0 if t_eval is None else (t_eval if outputs else self.times).data_ptr(),  # that of no times is null
+            outputs,
+            t_eval is not None and t_eval.ndim == 2,
+            self.rtol.data_ptr(),
+            self.rtol.ndim == 1,
+            self.atol.data_ptr(),
+            self.atol.ndim == 1,
+            self.memory_limit,
+        )
 
     def run(
         self,
@@ -179,39 +195,19 @@ class Solve:
             Whether that may be asked for gradients to times.
         """
         batch, dimension = y0.shape
-        t_eval = self.t_eval
-        times, times_own, rtol, rtol_own, atol, atol_own = self._addresses
-        outputs, output_step, sample_step = 2, 0, 0
-        if t_eval is not None:
-            outputs = t_eval.shape[0]
-            output_step, sample_step = (batch, 1) if t_eval.ndim == 2 else (1, 0)
+        outputs = 2 if self.t_eval is None else self.t_eval.shape[0]
         ys = torch.empty((outputs, batch, dimension), dtype=y0.dtype, device="cpu")
         counts = torch.empty((6, batch), dtype=torch.int64, device="cpu") if each else None
         ends = torch.empty((2, batch), dtype=torch.float64, device="cpu") if each else None
-        recording, worst, first, first_ends = _native.solve(
-            y0.dtype is torch.float64,
-            self.program,
-            self.method,
-            self.control,
+        recording, worst, first, first_ends = self._held.run(
             batch,
             y0.data_ptr(),
-            times,
-            times_own,
-            0 if t_eval is None else t_eval.data_ptr() if outputs else times,  # that of no times is null
-            outputs,
-            output_step,
-            sample_step,
             [x.data_ptr() for x in own],
             [x.data_ptr() for x in shared],
-            rtol,
-            rtol_own,
-            atol,
-            atol_own,
             torch.get_num_threads(),
             ys.data_ptr(),
             0 if counts is None else counts.data_ptr(),
             0 if ends is None else ends.data_ptr(),
-            self.memory_limit,
             record,
             times_wanted,
         )

@@ -2,7 +2,9 @@
 
 #pragma once
 
+#include <algorithm>
 #include <atomic>
+#include <cmath>
 #include <memory>
 
 #include "tile.hpp"
@@ -97,30 +99,81 @@ void solve_joint(const typename Family::Plan& plan, typename Family::Record* rec
   } while (tiles[0]->runs());
 }
 
+// Whether it matters in which order samples take lanes: there is one to choose where some wait for a lane, and where it is
+// not many, a lane that takes a long one at last keeps the others waiting.
+template <class T>
+bool order_matters(const Task<T>& task, const Control& control) {
+  const std::int64_t carried = static_cast<std::int64_t>(lanes<T>) * task.threads;
+  return std::isnan(control.first_step) && task.batch > carried && task.batch <= 16 * carried;
+}
+
+// Those with the smallest first step first, relative to how far they go: they will take the most steps.
+template <class T>
+void sort_samples(Beginnings<T>& beginnings, const Task<T>& task) {
+  Array<double> shares(static_cast<std::size_t>(task.batch));
+  for (std::int64_t s = 0; s < task.batch; ++s) {
+    const double share = beginnings.size[s] / (task.t1[s] - task.t0[s]);
+    shares[s] = share == share ? share : 0;  // those without a step end at once
+    beginnings.order[s] = s;
+  }
+  std::sort(beginnings.order.data(), beginnings.order.data() + task.batch,
+            [&](std::int64_t a, std::int64_t b) { return shares[a] < shares[b]; });
+}
+
 // Solves sample by sample: each thread takes those of its own where the steps are recorded, so that the sums of the way back
 // have one order, and whatever is next where they are not.
 template <class Family>
 void solve_per_sample(const typename Family::Plan& plan, typename Family::Record* records) {
   using T = typename Family::Scalar;
   const Task<T>& task = plan.task;
+  const std::unique_ptr<Array<T>[]> workspaces(new Array<T>[task.threads]);
+  const std::unique_ptr<std::unique_ptr<Tile<Family>>[]> tiles(new std::unique_ptr<Tile<Family>>[task.threads]);
   std::atomic<std::int64_t> queue{0};
-  parallel(task.threads, task.interruption, [&](int i) {
-    Array<T> workspace;
-    allot(workspace, Tile<Family>::workspace_rows(plan));
-    Tile<Family> tile(plan, records ? records + i : nullptr, workspace.data());
+  const auto next = [&](std::int64_t& first, std::int64_t& end) {
+    first = queue.fetch_add(lanes<T>);
+    end = first + lanes<T> < task.batch ? first + lanes<T> : task.batch;
+    return first < task.batch;
+  };
+  const auto each_tile = [&](auto f) {
+    parallel(task.threads, task.interruption, [&](int i) {
+      if (!tiles[i]) {
+        allot(workspaces[i], Tile<Family>::workspace_rows(plan));
+        tiles[i].reset(new Tile<Family>(plan, records ? records + i : nullptr, workspaces[i].data()));
+      }
+      f(*tiles[i], i);
+    });
+  };
+  Beginnings<T> beginnings;
+  const bool sorted = !records && order_matters(task, plan.control);
+  if (sorted) {
+    const std::size_t batch = static_cast<std::size_t>(task.batch);
+    beginnings.size.resize(batch), beginnings.order.resize(batch);
+    if (plan.carries_slope()) beginnings.slope.resize(batch * plan.program.dimension);
+    each_tile([&](Tile<Family>& tile, int) {
+      for (std::int64_t first, end; next(first, end); tile.note(beginnings)) tile.prepare(first, end);
+    });
+    sort_samples(beginnings, task);
+    queue = 0;
+  }
+  each_tile([&](Tile<Family>& tile, int i) {
     std::int64_t at = share(task.batch, i, task.threads);
-    const std::int64_t end = share(task.batch, i + 1, task.threads);
-    const auto next = [&](std::int64_t& first, std::int64_t& last) {
+    const std::int64_t end_of_own = share(task.batch, i + 1, task.threads);
+    const auto refill = [&] {
+      std::int64_t first, end;
       if (records) {
         first = at;
-        last = at = end - at < lanes<T> ? end : at + lanes<T>;
-        return first < end;
+        end = at = end_of_own - at < lanes<T> ? end_of_own : at + lanes<T>;
+        if (first == end) return false;
+      } else if (!next(first, end)) {
+        return false;
       }
-      first = queue.fetch_add(lanes<T>);
-      last = first + lanes<T> < task.batch ? first + lanes<T> : task.batch;
-      return first < task.batch;
+      if (sorted)
+        tile.expect(beginnings, first, end);
+      else
+        tile.prepare(first, end);
+      return true;
     };
-    tile.run(next, [&] { heed(task.interruption, i == 0); });
+    tile.run(refill, [&] { heed(task.interruption, i == 0); });
   });
 }
 

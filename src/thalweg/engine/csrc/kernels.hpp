@@ -7,6 +7,7 @@
 #pragma once
 
 #include <algorithm>
+#include <type_traits>
 
 #include "gemm.hpp"
 #include "math.hpp"
@@ -56,6 +57,11 @@ struct Run {
   int to, count;
 };
 
+template <class T>
+THALWEG_INLINE Vec<T> one_where(Mask<T> m) {
+  return select(m, T(1), Vec<T>(T(0)));
+}
+
 // An instruction with all that can be known before a frame is.
 template <class T>
 struct Resolved {
@@ -69,7 +75,39 @@ struct Resolved {
   const T *panels, *transposed, *bias;
   int first_run, runs;         // of a gather
   const Instruction* code;
+  int chain;                   // how many short steps there are from here, see `carry_on`; 0 where this is none
+  bool follows[2];             // whether an operand is the result of the short step before
 };
+
+// Hands the function of a short operation to `f`: a few machine instructions on one or two registers. Says whether it is one.
+template <class T, class F>
+THALWEG_INLINE bool short_operation(Op op, F f) {
+  using V = Vec<T>;
+  switch (op) {
+    case Op::add: f([](V x, V y) { return x + y; }); break;
+    case Op::sub: f([](V x, V y) { return x - y; }); break;
+    case Op::mul: f([](V x, V y) { return x * y; }); break;
+    case Op::div: f([](V x, V y) { return x / y; }); break;
+    case Op::minimum: f([](V x, V y) { return min(x, y); }); break;
+    case Op::maximum: f([](V x, V y) { return max(x, y); }); break;
+    case Op::gt: f([](V x, V y) { return one_where(x > y); }); break;
+    case Op::ge: f([](V x, V y) { return one_where(x >= y); }); break;
+    case Op::lt: f([](V x, V y) { return one_where(x < y); }); break;
+    case Op::le: f([](V x, V y) { return one_where(x <= y); }); break;
+    case Op::eq: f([](V x, V y) { return one_where(x == y); }); break;
+    case Op::ne: f([](V x, V y) { return one_where(x != y); }); break;
+    case Op::neg: f([](V x) { return -x; }); break;
+    case Op::abs: f([](V x) { return abs(x); }); break;
+    case Op::square: f([](V x) { return x * x; }); break;
+    case Op::reciprocal: f([](V x) { return T(1) / x; }); break;
+    case Op::sqrt: f([](V x) { return sqrt(x); }); break;
+    case Op::rsqrt: f([](V x) { return T(1) / sqrt(x); }); break;
+    case Op::relu: f([](V x) { return max(x, V(T(0))); }); break;
+    case Op::sign: f([](V x) { return one_where(x > V(T(0))) - one_where(x < V(T(0))); }); break;
+    default: return false;
+  }
+  return true;
+}
 
 // A program in one of its layouts, ready to be evaluated in any frame.
 template <class T>
@@ -142,6 +180,7 @@ public:
       }
       steps_[i] = step;
     }
+    find_chains();
     if (!program.direct_output) output_ = source(program.output);
   }
 
@@ -155,6 +194,19 @@ private:
   Array<Resolved<T>> steps_;
   Array<Run<T>> runs_;
   Source<T> output_;
+
+  void find_chains() {
+    const auto is_short = [](const Resolved<T>& step) { return step.size == 1 && short_operation<T>(step.op, [](auto) {}); };
+    for (int i = count(); i-- > 0;) {
+      Resolved<T>& step = steps_[i];
+      if (!is_short(step)) continue;
+      step.chain = i + 1 < count() ? 1 + steps_[i + 1].chain : 1;
+      if (i == 0 || !is_short(steps_[i - 1])) continue;
+      const std::vector<Operand>& operands = step.code->operands;
+      for (std::size_t n = 0; n < operands.size(); ++n)
+        step.follows[n] = !operands[n].shared && operands[n].number == program.inputs + i - 1;
+    }
+  }
 };
 
 // Where gradients of shared tensors are summed up, for one thread; null where none is wanted.
@@ -235,17 +287,48 @@ THALWEG_INLINE void map(T* out, int rows, Reader<T> x, Reader<T> y, F f) {
 }
 
 template <class T>
-THALWEG_INLINE Vec<T> one_where(Mask<T> m) {
-  return select(m, T(1), Vec<T>(T(0)));
-}
-
-template <class T>
 void gather(const Run<T>* runs, int count, const Frame<T>& frame, T* out) {
   constexpr int W = Vec<T>::lanes;
   for (int n = 0; n < count; ++n) {
     const Reader<T> x = runs[n].from.in(frame);
     T* const to = out + runs[n].to * lanes<T>;
     each<T>(runs[n].count, [&](int row, int j) { x(row, j).store(to + row * lanes<T> + j * W); });
+  }
+}
+
+// Short steps on one row each, where each may wait for the one before: its result is handed on in registers, as to store it
+// and to load it again takes longer than the steps themselves. It is stored all the same, for whoever reads it later.
+template <class T>
+[[gnu::noinline]] void carry_on(const Resolved<T>* steps, int count, const Frame<T>& frame) {
+  constexpr int W = Vec<T>::lanes;
+  using V = Vec<T>;
+  static_assert(row_registers == 2);
+  V first(T(0)), second(T(0));
+  for (const Resolved<T>* step = steps; step < steps + count; ++step) {
+    const auto load = [&](int n, V& left, V& right) {
+      const Source<T>& from = step->x[n];
+      if (step->follows[n]) {
+        left = first, right = second;
+      } else if (from.numbers) {
+        left = right = V(*from.numbers);
+      } else {
+        const T* const row = frame.at[static_cast<int>(from.place)] + from.offset;
+        left = V::load(row), right = V::load(row + W);
+      }
+    };
+    V x, other_x;
+    load(0, x, other_x);
+    short_operation<T>(step->op, [&](auto f) {
+      if constexpr (std::is_invocable_v<decltype(f), V, V>) {
+        V y, other_y;
+        load(1, y, other_y);
+        first = f(x, y), second = f(other_x, other_y);
+      } else {
+        first = f(x), second = f(other_x);
+      }
+    });
+    T* const out = frame.at[static_cast<int>(step->place)] + step->offset;
+    first.store(out), second.store(out + W);
   }
 }
 
@@ -256,6 +339,11 @@ void evaluate(const Code<T>& code, const Frame<T>& frame) {
   using V = Vec<T>;
   for (int i = 0; i < code.count(); ++i) {
     const Resolved<T>& step = code[i];
+    if (step.chain) {
+      carry_on(&step, step.chain, frame);
+      i += step.chain - 1;
+      continue;
+    }
     T* const out = frame.at[static_cast<int>(step.place)] + step.offset;
     const auto at = [&](int n) { return step.x[n].in(frame); };
     const T* const s = step.s;
@@ -289,25 +377,18 @@ void evaluate(const Code<T>& code, const Frame<T>& frame) {
         });
         break;
       }
-      case Op::add: binary([](V x, V y) { return x + y; }); break;
-      case Op::sub: binary([](V x, V y) { return x - y; }); break;
-      case Op::mul: binary([](V x, V y) { return x * y; }); break;
-      case Op::div: binary([](V x, V y) { return x / y; }); break;
+      case Op::add: case Op::sub: case Op::mul: case Op::div: case Op::minimum: case Op::maximum:
+      case Op::gt: case Op::ge: case Op::lt: case Op::le: case Op::eq: case Op::ne:
+      case Op::neg: case Op::abs: case Op::square: case Op::reciprocal: case Op::sqrt: case Op::rsqrt:
+      case Op::relu: case Op::sign:
+        short_operation<T>(step.op, [&](auto f) {
+          if constexpr (std::is_invocable_v<decltype(f), V, V>)
+            binary(f);
+          else
+            unary(f);
+        });
+        break;
       case Op::pow: binary([](V x, V y) { return pow(x, y); }); break;
-      case Op::minimum: binary([](V x, V y) { return min(x, y); }); break;
-      case Op::maximum: binary([](V x, V y) { return max(x, y); }); break;
-      case Op::gt: binary([](V x, V y) { return one_where(x > y); }); break;
-      case Op::ge: binary([](V x, V y) { return one_where(x >= y); }); break;
-      case Op::lt: binary([](V x, V y) { return one_where(x < y); }); break;
-      case Op::le: binary([](V x, V y) { return one_where(x <= y); }); break;
-      case Op::eq: binary([](V x, V y) { return one_where(x == y); }); break;
-      case Op::ne: binary([](V x, V y) { return one_where(x != y); }); break;
-      case Op::neg: unary([](V x) { return -x; }); break;
-      case Op::abs: unary([](V x) { return abs(x); }); break;
-      case Op::square: unary([](V x) { return x * x; }); break;
-      case Op::reciprocal: unary([](V x) { return T(1) / x; }); break;
-      case Op::sqrt: unary([](V x) { return sqrt(x); }); break;
-      case Op::rsqrt: unary([](V x) { return T(1) / sqrt(x); }); break;
       case Op::exp: unary([](V x) { return exp(x); }); break;
       case Op::expm1: unary([](V x) { return expm1(x); }); break;
       case Op::log: unary([](V x) { return log(x); }); break;
@@ -316,7 +397,6 @@ void evaluate(const Code<T>& code, const Frame<T>& frame) {
       case Op::cos: unary([](V x) { return cos(x); }); break;
       case Op::tanh: map_fours(out, step.size, at(0), [](auto x) { return tanh(x); }); break;
       case Op::sigmoid: unary([](V x) { return sigmoid(x); }); break;
-      case Op::relu: unary([](V x) { return max(x, V(T(0))); }); break;
       case Op::leaky_relu: unary([a = s[0]](V x) { return select(x > V(T(0)), x, x * a); }); break;
       case Op::elu:
         unary([a = s[0], b = s[1], c = s[2]](V x) {
@@ -342,7 +422,6 @@ void evaluate(const Code<T>& code, const Frame<T>& frame) {
         break;
       }
       case Op::erf: unary([](V x) { return erf(x); }); break;
-      case Op::sign: unary([](V x) { return one_where(x > V(T(0))) - one_where(x < V(T(0))); }); break;
       case Op::count: break;
     }
   }

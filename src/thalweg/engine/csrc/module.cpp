@@ -6,6 +6,7 @@
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/tuple.h>
 #include <nanobind/stl/unique_ptr.h>
+#include <nanobind/stl/variant.h>
 #include <nanobind/stl/vector.h>
 
 #include <algorithm>
@@ -15,6 +16,7 @@
 #include <stdexcept>
 #include <string>
 #include <tuple>
+#include <variant>
 #include <vector>
 
 #include "isa.hpp"
@@ -124,38 +126,65 @@ auto interruptible(F f) {
   }
 }
 
+// What is the same in every call of a solve. Times and tolerances are memory of others; `…_own` says whether each sample has
+// times of its own, and each entry of the state a tolerance.
+struct Solve {
+  bool wide;
+  std::shared_ptr<Program> program;
+  std::variant<std::shared_ptr<ExplicitMethod>, std::shared_ptr<RosenbrockMethod>> method;
+  std::shared_ptr<Control> control;
+  std::uintptr_t times;
+  bool times_own;
+  std::uintptr_t t_eval;
+  std::int64_t outputs;
+  bool t_eval_own;
+  std::uintptr_t rtol;
+  bool rtol_own;
+  std::uintptr_t atol;
+  bool atol_own;
+  std::int64_t memory_limit;
+};
+
+// What differs from call to call.
+struct Call {
+  std::int64_t batch;
+  std::uintptr_t y0;
+  const Addresses &own, &shared;
+  int threads;
+  std::uintptr_t ys, counts, ends;
+  bool record, times_wanted;
+};
+
 template <class T>
-Task<T> task(std::int64_t batch, std::uintptr_t y0, std::uintptr_t times, std::ptrdiff_t time_step, std::uintptr_t t_eval,
-             std::int64_t outputs, std::ptrdiff_t output_step, std::ptrdiff_t sample_step, const Addresses& own,
-             const Addresses& shared, std::uintptr_t rtol, int rtol_step, std::uintptr_t atol, int atol_step, int threads,
-             std::uintptr_t ys, std::uintptr_t counts, std::uintptr_t ends, std::int64_t memory_limit, bool record,
-             bool times_wanted) {
+Task<T> task(const Solve& solve, const Call& call, Interruption* interruption) {
+  const std::int64_t batch = call.batch;
   Task<T> task;
   task.batch = batch;
-  task.y0 = pointer<const T*>(y0);
-  const auto* t = pointer<const double*>(times);
-  task.t0 = {t, time_step};
-  task.t1 = {t + (time_step ? batch : 1), time_step};
-  task.t_eval = pointer<const double*>(t_eval);
-  task.outputs = outputs;
-  task.output_step = output_step;
-  task.sample_step = sample_step;
-  task.own = pointers<const T*>(own);
-  task.shared = pointers<const T*>(shared);
-  task.rtol = pointer<const T*>(rtol);
-  task.rtol_step = rtol_step;
-  task.atol = pointer<const T*>(atol);
-  task.atol_step = atol_step;
-  task.threads = threads;
-  task.ys = pointer<T*>(ys);
-  auto* n = pointer<std::int64_t*>(counts);
+  task.y0 = pointer<const T*>(call.y0);
+  const auto* t = pointer<const double*>(solve.times);
+  task.t0 = {t, solve.times_own};
+  task.t1 = {t + (solve.times_own ? batch : 1), solve.times_own};
+  task.t_eval = pointer<const double*>(solve.t_eval);
+  task.outputs = solve.outputs;
+  task.output_step = solve.t_eval_own ? batch : 1;
+  task.sample_step = solve.t_eval_own;
+  task.own = pointers<const T*>(call.own);
+  task.shared = pointers<const T*>(call.shared);
+  task.rtol = pointer<const T*>(solve.rtol);
+  task.rtol_step = solve.rtol_own;
+  task.atol = pointer<const T*>(solve.atol);
+  task.atol_step = solve.atol_own;
+  task.threads = call.threads;
+  task.interruption = interruption;
+  task.ys = pointer<T*>(call.ys);
+  auto* n = pointer<std::int64_t*>(call.counts);
   task.status = n, task.n_steps = n + batch, task.n_accepted = n + 2 * batch;
   task.nfev = n + 3 * batch, task.njev = n + 4 * batch, task.nlu = n + 5 * batch;
-  auto* end = pointer<double*>(ends);
+  auto* end = pointer<double*>(call.ends);
   task.t_end = end, task.h_end = end + batch;
-  task.memory_limit = memory_limit;
-  task.record = record;
-  task.times_wanted = times_wanted;
+  task.memory_limit = solve.memory_limit;
+  task.record = call.record;
+  task.times_wanted = call.times_wanted;
   return task;
 }
 
@@ -179,13 +208,9 @@ Tape<T>* carry(const std::shared_ptr<Program>& program, const RosenbrockMethod& 
 
 // What the way back needs, the worst status of any sample, and of the first sample, which speaks for all in a joint solve, the
 // counts after the status and where it ended. Where there is no room for the counts and ends of all, nobody asks for them.
-template <class M>
-std::tuple<std::unique_ptr<Recording>, std::int64_t, std::array<std::int64_t, 5>, std::array<double, 2>> solve(
-    bool wide, std::shared_ptr<Program> program, const M& method, const Control& control, std::int64_t batch,
-    std::uintptr_t y0, std::uintptr_t times, std::ptrdiff_t time_step, std::uintptr_t t_eval, std::int64_t outputs,
-    std::ptrdiff_t output_step, std::ptrdiff_t sample_step, const Addresses& own, const Addresses& shared,
-    std::uintptr_t rtol, int rtol_step, std::uintptr_t atol, int atol_step, int threads, std::uintptr_t ys,
-    std::uintptr_t counts, std::uintptr_t ends, std::int64_t memory_limit, bool record, bool times_wanted) {
+std::tuple<std::unique_ptr<Recording>, std::int64_t, std::array<std::int64_t, 5>, std::array<double, 2>> run(
+    const Solve& solve, std::int64_t batch, std::uintptr_t y0, const Addresses& own, const Addresses& shared, int threads,
+    std::uintptr_t ys, std::uintptr_t counts, std::uintptr_t ends, bool record, bool times_wanted) {
   auto recording = std::make_unique<Recording>();
   std::vector<std::int64_t> counts_of_all;
   std::vector<double> ends_of_all;
@@ -198,19 +223,21 @@ std::tuple<std::unique_ptr<Recording>, std::int64_t, std::array<std::int64_t, 5>
     ends = reinterpret_cast<std::uintptr_t>(ends_of_all.data());
   }
   if (poisoned()) {
-    const std::size_t numbers = static_cast<std::size_t>(outputs) * batch * program->dimension;
-    fill_with_nan(pointer<void*>(ys), numbers * (wide ? sizeof(double) : sizeof(float)));
+    const std::size_t numbers = static_cast<std::size_t>(solve.outputs) * batch * solve.program->dimension;
+    fill_with_nan(pointer<void*>(ys), numbers * (solve.wide ? sizeof(double) : sizeof(float)));
     fill_with_nan(pointer<void*>(counts), 6 * sizeof(std::int64_t) * batch);
     fill_with_nan(pointer<void*>(ends), 2 * sizeof(double) * batch);
   }
+  const Call call{batch, y0, own, shared, threads, ys, counts, ends, record, times_wanted};
   const auto go = [&]<class T>(std::unique_ptr<Tape<T>>& tape, Interruption* interruption) {
-    Task<T> one = task<T>(batch, y0, times, time_step, t_eval, outputs, output_step, sample_step, own, shared, rtol,
-                          rtol_step, atol, atol_step, threads, ys, counts, ends, memory_limit, record, times_wanted);
-    one.interruption = interruption;
-    tape.reset(carry(program, method, control, std::move(one)));
+    std::visit(
+        [&](const auto& method) {
+          tape.reset(carry(solve.program, *method, *solve.control, task<T>(solve, call, interruption)));
+        },
+        solve.method);
   };
   interruptible([&](Interruption* interruption) {
-    if (wide)
+    if (solve.wide)
       go(recording->wide, interruption);
     else
       go(recording->single, interruption);
@@ -290,8 +317,15 @@ NB_MODULE(_native, m) {
     return self.single ? self.single->bytes() : self.wide->bytes();
   });
 
-  m.def("solve", solve<ExplicitMethod>);
-  m.def("solve", solve<RosenbrockMethod>);
+  nb::class_<Solve>(m, "Solve")
+      .def("__init__", [](Solve* self, bool wide, std::shared_ptr<Program> program, decltype(Solve::method) method,
+                          std::shared_ptr<Control> control, std::uintptr_t times, bool times_own, std::uintptr_t t_eval,
+                          std::int64_t outputs, bool t_eval_own, std::uintptr_t rtol, bool rtol_own, std::uintptr_t atol,
+                          bool atol_own, std::int64_t memory_limit) {
+        new (self) Solve{wide,   std::move(program), std::move(method), std::move(control), times, times_own, t_eval, outputs,
+                         t_eval_own, rtol, rtol_own, atol, atol_own, memory_limit};
+      })
+      .def("run", run);
 
   m.def("pull_back", [](Recording& recording, std::uintptr_t cotangent, std::uintptr_t y0, std::uintptr_t t0,
                         std::uintptr_t t1, std::uintptr_t t_eval, const Addresses& own, const Addresses& shared) {

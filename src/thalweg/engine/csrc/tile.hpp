@@ -59,6 +59,14 @@ void copy_accepted(const Step<T>& step, const T* from, T* to, int rows) {
     copy_lanes(from, to, step.accept, rows);
 }
 
+// How samples begin, where that is known of all before the first step of any.
+template <class T>
+struct Beginnings {
+  Array<double> size;         // of the first step
+  Array<T> slope;             // (batch, D)
+  Array<std::int64_t> order;  // in which they take lanes
+};
+
 // One thread's tile and what it works with.
 template <class Family>
 class Tile {
@@ -93,16 +101,16 @@ public:
     }
   }
 
-  // Carries the samples that `next` hands out: next(first, end) gives some that lie side by side, at most L, or none. Calls
+  // Carries samples: refill() makes the next ones wait, by `prepare` or `expect`, and says whether there were any. Calls
   // `between` before each step.
-  template <class Next, class Between>
-  void run(Next next, Between between) {
+  template <class Refill, class Between>
+  void run(Refill refill, Between between) {
     waiting_ = waiting_end_ = 0;
     bool more = true;
     for (;;) {
       for (int l = 0; l < L && more && carried_ < L; ++l)
         while (step_.sample[l] < 0 && more) {
-          if (waiting_ == waiting_end_ && !(more = fetch(next))) break;
+          if (waiting_ == waiting_end_ && !(more = refill())) break;
           begin(l);
         }
       if (carried_ == 0) return;
@@ -118,24 +126,58 @@ public:
     }
   }
 
+  // Makes the samples [first, end) wait, at most L, and gives each its slope and the size of its first step.
+  void prepare(std::int64_t first, std::int64_t end) {
+    load(first, end);
+    double h0[L], squares[3][L];
+    if (chooses()) {
+      begin_squares(squares[0], squares[1]);
+      for (int l = 0; l < L; ++l) h0[l] = tentative(root(squares[0][l]), root(squares[1][l]), span_[l]);
+      look_ahead(h0, squares[2]);
+    }
+    for (int l = 0; l < waiting_end_; ++l) {
+      double size = plan_.control.first_step;
+      if (chooses()) size = first_size(root(squares[0][l]), root(squares[1][l]), root(squares[2][l]) / h0[l], h0[l], span_[l]);
+      set_first(l, size);
+    }
+  }
+
+  // Notes how those that wait begin.
+  void note(Beginnings<T>& to) const {
+    for (int l = 0; l < waiting_end_; ++l) {
+      const std::int64_t s = waiting_sample_[l];
+      to.size[s] = waiting_h_[l];
+      if (plan_.carries_slope()) take_column(waiting_slope_, l, to.slope.data() + s * D, D);
+    }
+  }
+
+  // Makes samples wait whose beginnings are known, at most L.
+  void expect(const Beginnings<T>& from, std::int64_t first, std::int64_t end) {
+    waiting_ = 0;
+    waiting_end_ = static_cast<int>(end - first);
+    for (int l = 0; l < waiting_end_; ++l) {
+      const std::int64_t s = waiting_sample_[l] = from.order[first + l];
+      put_sample(s, l);
+      waiting_h_[l] = from.size[s];
+      if (plan_.carries_slope()) put_column(from.slope.data() + s * D, waiting_slope_, l, D);
+    }
+  }
+
   // What follows is for tiles whose samples step together: a step of all is settled by one error.
 
   // Takes the samples [first, end), at most L, and evaluates the slope where the method or the first step needs it.
   void load(std::int64_t first, std::int64_t end) {
     const Task<T>& task = plan_.task;
-    waiting_first_ = first;
     waiting_ = 0;
     waiting_end_ = static_cast<int>(end - first);
     for (int l = 0; l < L; ++l) {
-      const std::int64_t s = first + (l < waiting_end_ ? l : 0);  // lanes without a sample repeat the first
-      put_column(task.y0 + s * D, waiting_y_, l, D);
-      load_own(s, waiting_own_, l);
+      const std::int64_t s = waiting_sample_[l] = first + (l < waiting_end_ ? l : 0);  // lanes without one repeat the first
+      put_sample(s, l);
       span_[l] = task.t1[s] - task.t0[s];
       waiting_t_[l] = task.t0[s];
       time_[l] = static_cast<T>(task.t0[s]);
     }
-    waiting_evaluations_ = 0;
-    if (chooses() || plan_.carries_slope()) evaluate_waiting(waiting_y_, waiting_slope_);
+    if (beginning_evaluations() > 0) evaluate_waiting(waiting_y_, waiting_slope_);
   }
   bool chooses() const { return std::isnan(plan_.control.first_step); }
 
@@ -322,9 +364,8 @@ private:
 
   // Samples that have a slope and a first step, and wait for a lane.
   int waiting_ = 0, waiting_end_ = 0;
-  std::int64_t waiting_first_ = 0;
+  std::int64_t waiting_sample_[L];
   double waiting_h_[L], waiting_t_[L], span_[L];
-  int waiting_evaluations_ = 0;
 
   static std::size_t scratch_rows(const Plan& plan) {
     const Program& program = plan.program;
@@ -338,8 +379,9 @@ private:
   // Of the samples that wait, at `time_`.
   void evaluate_waiting(T* state, T* slope) {
     evaluate(plan_.plain, frame_of<T>(scratch_, nullptr, time_, state, slope, waiting_own_));
-    ++waiting_evaluations_;
   }
+  // How many of these each sample takes.
+  int beginning_evaluations() const { return chooses() ? 2 : plan_.carries_slope() ? 1 : 0; }
 
   // Sums of squares of rows relative to the tolerance at y, of each lane.
   void squares_of(const T* x, const T* y, double* to) const {
@@ -360,29 +402,13 @@ private:
     return h;
   }
 
-  // Takes samples that lie side by side, and gives each its slope and the size of its first step.
-  template <class Next>
-  bool fetch(Next& next) {
-    std::int64_t first, end;
-    if (!next(first, end)) return false;
-    load(first, end);
-    double h0[L], squares[3][L];
-    if (chooses()) {
-      begin_squares(squares[0], squares[1]);
-      for (int l = 0; l < L; ++l) h0[l] = tentative(root(squares[0][l]), root(squares[1][l]), span_[l]);
-      look_ahead(h0, squares[2]);
-    }
-    for (int l = 0; l < waiting_end_; ++l) {
-      double size = plan_.control.first_step;
-      if (chooses()) size = first_size(root(squares[0][l]), root(squares[1][l]), root(squares[2][l]) / h0[l], h0[l], span_[l]);
-      set_first(l, size);
-    }
-    return true;
-  }
   double root(double sum) const { return std::sqrt(sum / D); }
 
-  void load_own(std::int64_t sample, T* rows, int lane) const {
+  // The state and the arguments of a sample that waits.
+  void put_sample(std::int64_t sample, int lane) const {
     const Program& program = plan_.program;
+    put_column(plan_.task.y0 + sample * D, waiting_y_, lane, D);
+    T* rows = waiting_own_;
     for (int v = 2; v < program.inputs; rows += program.sizes[v++] * L)
       put_column(plan_.task.own[v - 2] + sample * program.sizes[v], rows, lane, program.sizes[v]);
   }
@@ -398,7 +424,7 @@ private:
   void begin(int l) {
     const Task<T>& task = plan_.task;
     const int from = waiting_++;
-    const std::int64_t s = waiting_first_ + from;
+    const std::int64_t s = waiting_sample_[from];
     for (int d = 0; d < D; ++d) step_.y[d * L + l] = waiting_y_[d * L + from];
     family_.begin(l, waiting_slope_, from);
     for (int r = 0; r < plan_.program.own; ++r) step_.own[r * L + l] = waiting_own_[r * L + from];
@@ -418,7 +444,7 @@ private:
         std::memcpy(output(step_.output[l]++, s), task.y0 + s * D, sizeof(T) * D);
     }
     if (step_.t[l] == t1_[l]) return end(l, Status::success);
-    evaluated_[l] = waiting_evaluations_;
+    evaluated_[l] = beginning_evaluations();
     if (!std::isfinite(waiting_h_[from])) return end(l, Status::nonfinite);
     h_[l] = waiting_h_[from];
     own_size_[l] = h_[l];

@@ -82,8 +82,8 @@ void solve_joint(const typename Family::Plan& plan, typename Family::Record* rec
     each_tile([&](int n, int) {
       Tile<Family>& tile = *tiles[n];
       if (begun) {
-        double errors[L];
-        for (int l = 0; l < L; ++l) errors[l] = error;
+        T errors[L];
+        for (int l = 0; l < L; ++l) errors[l] = static_cast<T>(error);
         tile.settle(errors);
       } else {
         for (int l = 0; l < tile.samples(); ++l) tile.set_first(l, size);

@@ -116,12 +116,11 @@ public:
       if (carried_ == 0) return;
       between();
       attempt();
-      double error[L];
+      T error[L];
       if (plan_.tempered())
-        for (int l = 0; l < L; ++l) error[l] = relative(step_.squares[l], step_.squares[L + l], D);
+        for (int l = 0; l < L; ++l) error[l] = static_cast<T>(relative(step_.squares[l], step_.squares[L + l], D));
       else
-        for (int l = 0; l < L; l += static_cast<int>(Vec<double>::lanes))
-          sqrt(load_wide(step_.squares + l) / Vec<double>(D)).store(error + l);
+        for (int l = 0; l < L; l += W) sqrt(Vec<T>::load(step_.squares + l) / Vec<T>(static_cast<T>(D))).store(error + l);
       settle(error);
     }
   }
@@ -262,24 +261,25 @@ public:
   }
 
   // Accepts or rejects the step of each lane, whose error relative to what is allowed is given.
-  void settle(const double* error) {
+  void settle(const T* error) {
     const Control& control = plan_.control;
     const Task<T>& task = plan_.task;
     using V = Vec<double>;
     constexpr int Wide = V::lanes;
-    double h_next[L], t_next[L], factor[L];
+    double h_next[L], t_next[L];
+    T factor[L];
     if (control.adaptive) factors(error, factor);
     const V tried(1.0), evaluated(step_.nfev), linearized(step_.njev), factored(step_.nlu);
     unsigned carrying = 0, accepting = 0, failing = 0, ending = 0;
     for (int l = 0; l < L; l += Wide) {
       const auto carries = V::load(carries_ + l) != V(0.0), lands = V::load(step_.lands + l) != V(0.0);
       const V t = V::load(step_.t + l), h = V::load(step_.h + l), t1 = V::load(t1_ + l), direction = V::load(direction_ + l);
-      const V e = V::load(error + l);
+      const V e = load_wide(error + l);
       auto fits = carries, stuck = carries;
       V proposed = V::load(own_size_ + l);
       if (control.adaptive) {
         fits = (e <= V(1.0)) & carries;
-        proposed = h * V::load(factor + l);
+        proposed = h * load_wide(factor + l);
         stuck = (abs(proposed) <= max(abs(t) * V(spacing), V::load(floor_ + l))) & carries;
         if (control.min_step > 0) {
           const auto finite = abs(e) < V(std::numeric_limits<double>::infinity());
@@ -356,7 +356,8 @@ private:
   T *waiting_y_, *waiting_slope_, *waiting_own_, *ahead_, *ahead_slope_, *time_;
 
   // Of the samples in the lanes.
-  double h_[L], t1_[L], direction_[L], floor_[L], log_before_[L], log_two_before_[L], limit_[L], own_size_[L];
+  double h_[L], t1_[L], direction_[L], floor_[L], own_size_[L];
+  T log_before_[L], log_two_before_[L], limit_[L];  // of errors, and the most that the next step may grow
   double carries_[L];  // 1 where a lane carries a sample, else 0
   double tried_[L], accepted_[L], evaluated_[L], linearized_[L], factored_[L];  // counts, exact below 2^53
 
@@ -450,7 +451,7 @@ private:
     own_size_[l] = h_[l];
     floor_[l] = spacing * std::fabs(h_[l]);
     log_before_[l] = log_two_before_[l] = 0;
-    limit_[l] = plan_.control.most;
+    limit_[l] = static_cast<T>(plan_.control.most);
   }
 
   // Writes what is known of a lane's sample, and frees the lane.
@@ -484,37 +485,36 @@ private:
   }
 
   // How the size of each lane changes; what is remembered of this step's error. A product of powers of the errors is the
-  // exponential of a sum of their logarithms, right to some 1e-15 as they are not far from 1.
-  void factors(const double* error, double* factor) {
-    using V = Vec<double>;
-    constexpr int Wide = V::lanes;
+  // exponential of a sum of their logarithms, and as right as the errors are, which are numbers of the state's.
+  void factors(const T* error, T* factor) {
+    using V = Vec<T>;
     const Control& c = plan_.control;
     const double order = plan_.method.error_order;
-    double logs[L];  // of all lanes before the exponentials: none of them waits for another
-    for (int l = 0; l < L; l += Wide) {
+    T logs[L];  // of all lanes before the exponentials: none of them waits for another
+    for (int l = 0; l < L; l += W) {
       const V e = V::load(error + l);
-      log(select(e < V(1e-10), 1e-10, e)).store(logs + l);  // NaN stays
+      log(select(e < V(T(1e-10)), T(1e-10), e)).store(logs + l);  // NaN stays
     }
-    for (int l = 0; l < L; l += Wide) {
-      const auto accept = V::load(error + l) <= V(1.0);
+    for (int l = 0; l < L; l += W) {
+      const auto accept = V::load(error + l) <= V(T(1));
       const V log_e = V::load(logs + l);
-      V log_f = log_e * (-(c.p + c.i + c.d) / order);
+      V log_f = log_e * static_cast<T>(-(c.p + c.i + c.d) / order);
       V most = V::load(limit_ + l);
       const V before = V::load(log_before_ + l), two_before = V::load(log_two_before_ + l);
       if (c.d != 0) {
-        log_f += two_before * (-c.d / order);
+        log_f += two_before * static_cast<T>(-c.d / order);
         select(accept, before, two_before).store(log_two_before_ + l);
       }
       if (c.p != 0 || c.d != 0) {
-        log_f += before * ((c.p + 2 * c.d) / order);
-        select(accept, max(log_e, V(log_telling)), before).store(log_before_ + l);
-        most = select(accept, most, c.safety);
+        log_f += before * static_cast<T>((c.p + 2 * c.d) / order);
+        select(accept, max(log_e, V(static_cast<T>(log_telling))), before).store(log_before_ + l);
+        most = select(accept, most, static_cast<T>(c.safety));
       }
-      V f = c.safety * exp(log_f);
+      V f = static_cast<T>(c.safety) * exp(log_f);
       f = select(f > most, most, f);
-      f = select(f > V(c.least), f, c.least);  // NaN too
+      f = select(f > V(static_cast<T>(c.least)), f, static_cast<T>(c.least));  // NaN too
       f.store(factor + l);
-      select(accept, c.most, V(1.0)).store(limit_ + l);
+      select(accept, static_cast<T>(c.most), V(T(1))).store(limit_ + l);
     }
   }
 

@@ -119,7 +119,9 @@ def as_time(name: str, t: Time, rows: int | None, like: Tensor) -> Tensor:
     return time
 
 
-def output_times(t_eval: Any, t0: Tensor, t1: Tensor, rows: int | None, like: Tensor) -> tuple[Tensor, Tensor | None]:
+def output_times(
+    t_eval: Any, t_span: Sequence[Any] | Tensor, t0: Tensor, t1: Tensor, rows: int | None, like: Tensor
+) -> tuple[Tensor, Tensor | None]:
     """t_eval as the loop keeps it: (T,), or (T, batch), in the direction of time; and where NaN stood for no time.
 
     The loop takes a row's last time again in the place of NaN, whose outputs are then blotted out.
@@ -135,8 +137,14 @@ def output_times(t_eval: Any, t0: Tensor, t1: Tensor, rows: int | None, like: Te
         raise ValueError(f"t_eval must have shape {expected}, got {tuple(torch.as_tensor(t_eval).shape)}")
     times, padding = (times, None) if rows is None else _filled(times, t0)
     with torch.no_grad():
-        direction = torch.sign(t1 - t0)
-        inside = (torch.minimum(t0, t1) <= times) & (times <= torch.maximum(t0, t1))
+        direction, low, high = torch.sign(t1 - t0), torch.minimum(t0, t1), torch.maximum(t0, t1)
+        nearest = torch.minimum(torch.maximum(times, low), high)
+        dtype = _coarsest((t_eval, *t_span), like.device)
+        # 0.6 in single precision is beyond the number 0.6, and the same time
+        past = torch.where(nearest.to(dtype) == times.to(dtype), nearest - times, 0.0)
+    times = times + past
+    with torch.no_grad():
+        inside = (low <= times) & (times <= high)
         if not bool(inside.all()):
             raise ValueError(
                 "t_eval must lie within t_span, which runs from "
@@ -146,6 +154,13 @@ def output_times(t_eval: Any, t0: Tensor, t1: Tensor, rows: int | None, like: Te
             order = "ascend" if bool((direction >= 0).all()) else "run in the direction of t_span"
             raise ValueError(f"t_eval must {order}; sort it")
     return times, padding
+
+
+def _coarsest(times: Sequence[Any], device: torch.device) -> torch.dtype:
+    """The dtype of the fewest digits in which floating-point times were given."""
+    given = (torch.as_tensor(t).dtype for t in times if hasattr(t, "dtype"))
+    floating = [dtype for dtype in given if dtype.is_floating_point]
+    return max((wide_dtype(device), *floating), key=lambda dtype: torch.finfo(dtype).eps)
 
 
 def blotted(x: Tensor, padding: Tensor | None) -> Tensor:

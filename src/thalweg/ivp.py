@@ -110,8 +110,8 @@ def solve_ivp(
         With the name of another library in front, as `"scipy:LSODA"` or `"sundials:cvode_bdf"`, that library takes the
         steps: on the CPU, with joint batching and the adjoint's gradient.
     t_eval : Tensor (T,), or (T, batch) per sample
-        The times of the outputs, within t_span and in its direction. Without it: t0 and t1. Rows with fewer times
-        than others are filled up with NaN, and so are their outputs.
+        The times of the outputs, within t_span, as far as the coarsest dtype of both can tell, and in its direction.
+        Without it: t0 and t1. Rows with fewer times than others are filled up with NaN, and so are their outputs.
     args : tuple
         Further arguments of `fun`.
     jac : callable or Tensor, optional
@@ -251,7 +251,7 @@ def solve_ivp(
         as_time(name, t, rows, packed)
         for name, t in zip(("t0 in t_span", "t1 in t_span"), ends_of(t_span), strict=True)
     )
-    times, padding = (None, None) if t_eval is None else output_times(t_eval, t0, t1, rows, packed)
+    times, padding = (None, None) if t_eval is None else output_times(t_eval, t_span, t0, t1, rows, packed)
     units: Batching = PerSample(packed.shape[0], packed.device) if by_row else Joint()
     choice = _Choice(
         chosen, rtol, atol, norm, step_size, first_step, max_step, min_step, max_steps, controller, step_ts, jump_ts,

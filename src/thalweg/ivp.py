@@ -43,7 +43,7 @@ from .gradients.back import BackState, WayBack
 from .gradients.base import Integrate
 from .gradients.segments import solve_with_events
 from .gradients.starting import with_moving_starts
-from .gradients.transforms import refuse_vmap, transformed
+from .gradients.transforms import refuse_vmap, transformed, unwrapped
 from .loop.batching import Batching, Joint, PerSample
 from .loop.integrate import GraphTimes, Problem, Result, integrate
 from .methods import Method, as_method
@@ -493,8 +493,11 @@ def _solution(
     found: Sequence[Found] | None = None,
 ) -> Solution:
     """What came of the loop, in the words of the front door."""
-    stats.nfev, stats.n_steps, stats.n_accepted = result.nfev, result.n_steps, result.n_accepted
-    stats.njev, stats.nlu = result.njev, result.nlu
+    counts = (result.nfev, result.n_steps, result.n_accepted, result.njev, result.nlu)
+    stats.nfev, stats.n_steps, stats.n_accepted, stats.njev, stats.nlu = (
+        unwrapped(count) if isinstance(count, Tensor) else count  # a module keeps them beyond a transform
+        for count in counts
+    )
     status = result.status if isinstance(result.status, Tensor) else Status(result.status)
     dense = result.dense
     sol = Solution(

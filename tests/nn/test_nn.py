@@ -7,6 +7,7 @@ import pickle
 
 import pytest
 import torch
+from torch.func import functional_call
 
 from thalweg import PID
 from thalweg.nn import Augment, ConvField, LinearField, MLPField, NeuralODE, ResNet
@@ -245,6 +246,15 @@ class TestNeuralODE:
         assert type(found) is type(z0)
         expected = structure([torch.full((5, 2), math.exp(-2), dtype=F64), torch.full((5, 1), 2.0, dtype=F64)])
         torch.testing.assert_close(found, expected)
+
+    @pytest.mark.parametrize("transform", [torch.func.grad, lambda f: lambda p: torch.func.jvp(f, (p,), (p,))])
+    def test_statistics_outlive_a_transform(self, transform):
+        """The module is copied and saved as before: nothing of what the transform wrapped stays in it."""
+        flow = NeuralODE(MLPField(2, width=4))
+        parameters = dict(flow.named_parameters())
+        transform(lambda p: functional_call(flow, p, (torch.ones(3, 2),)).sum())(parameters)
+        again = pickle.loads(pickle.dumps(copy.deepcopy(flow)))
+        assert again.nfev == flow.nfev > 0
 
     def test_a_plain_function_is_a_field(self):
         flow = NeuralODE(lambda t, z: -z, rtol=1e-5)

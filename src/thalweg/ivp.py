@@ -29,6 +29,7 @@ from .arguments import (
 )
 from .core.arithmetic import Flag, Number, anywhere, negate, wide_dtype
 from .core.field import FIELDS, Field, Pair, SeparableField
+from .core.holdings import all_tensors
 from .core.solution import Solution, Stats
 from .core.sparsity import Sparsity
 from .core.state import Layout, layout_of
@@ -244,7 +245,7 @@ def solve_ivp(
 
     if transformed():
         backend = "eager" if backend == "auto" else backend
-        refuse_vmap(pytree.tree_leaves((y0, t_span, t_eval, args)))
+        refuse_vmap((*pytree.tree_leaves((y0, t_span, t_eval, args)), *all_tensors(fun)))
     layout, packed = layout_of(y0, by_row=by_row)
     rows = packed.shape[0] if by_row else None
     t0, t1 = (

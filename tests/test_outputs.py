@@ -51,6 +51,15 @@ class TestTimesOfFewerDigits:
         (slope,) = torch.autograd.grad(sol.ys.sum(), times)
         torch.testing.assert_close(slope, times.detach())
 
+    @pytest.mark.parametrize("batching", ["joint", "per_sample"])
+    @pytest.mark.parametrize("span", [(0.0, 0.6), (0.6, 0.0)])
+    def test_a_dense_solution_reaches_to_it(self, batching, span):
+        y0 = torch.ones(2, 1, dtype=F64)
+        sol = solve_ivp(lambda t, y: -y, span, y0, dense_output=True, batching=batching)
+        assert torch.equal(sol(torch.linspace(0, 0.6, 3)), sol(torch.tensor([0.0, 0.3, 0.6]).double().clamp(max=0.6)))
+        with pytest.raises(ValueError, match="t must lie between the ends"):
+            sol(0.6000001)
+
     @pytest.mark.parametrize("times", [[0.6000001], torch.tensor([0.6000002])])
     def test_what_differs_in_its_digits_lies_outside(self, times):
         with pytest.raises(ValueError, match="t_eval must lie within t_span"):

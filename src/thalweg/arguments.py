@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from .core.arithmetic import wide_dtype
+from .core.arithmetic import wide_dtype, within_digits
 from .core.norms import Tolerance
 from .core.sparsity import Sparsity
 from .external.methods import External
@@ -138,11 +138,7 @@ def output_times(
     times, padding = (times, None) if rows is None else _filled(times, t0)
     with torch.no_grad():
         direction, low, high = torch.sign(t1 - t0), torch.minimum(t0, t1), torch.maximum(t0, t1)
-        nearest = torch.minimum(torch.maximum(times, low), high)
-        dtype = _coarsest((t_eval, *t_span), like.device)
-        # 0.6 in single precision is beyond the number 0.6, and the same time
-        past = torch.where(nearest.to(dtype) == times.to(dtype), nearest - times, 0.0)
-    times = times + past
+    times = within_digits(times, low, high, t_eval, *t_span)
     with torch.no_grad():
         inside = (low <= times) & (times <= high)
         if not bool(inside.all()):
@@ -154,13 +150,6 @@ def output_times(
             order = "ascend" if bool((direction >= 0).all()) else "run in the direction of t_span"
             raise ValueError(f"t_eval must {order}; sort it")
     return times, padding
-
-
-def _coarsest(times: Sequence[Any], device: torch.device) -> torch.dtype:
-    """The dtype of the fewest digits in which floating-point times were given."""
-    given = (torch.as_tensor(t).dtype for t in times if hasattr(t, "dtype"))
-    floating = [dtype for dtype in given if dtype.is_floating_point]
-    return max((wide_dtype(device), *floating), key=lambda dtype: torch.finfo(dtype).eps)
 
 
 def blotted(x: Tensor, padding: Tensor | None) -> Tensor:

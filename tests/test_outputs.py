@@ -1,5 +1,6 @@
-"""Outputs: rows with fewer times than others, and states of 16 bits."""
+"""Outputs: times of fewer digits, rows with fewer times than others, and states of 16 bits."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -21,6 +22,48 @@ def ragged(times=TIMES, rows=(0, 1, 2), y0=None, rate=RATES, **options):
     y0 = torch.ones(3, 2, dtype=F64) if y0 is None else y0
     options = {"rtol": 1e-9, "atol": 1e-9, "batching": "per_sample", **options}
     return solve_ivp(decay, (0.0, ENDS[rows]), y0[rows], t_eval=times[:, rows], args=(rate[rows],), **options)
+
+
+class TestTimesOfFewerDigits:
+    """0.6 and 0.7 in single precision lie beyond the numbers 0.6 and 0.7, above and below."""
+
+    @pytest.mark.parametrize("batching", ["joint", "per_sample"])
+    @pytest.mark.parametrize(
+        ("span", "times"),
+        [
+            ((0.0, 0.6), torch.linspace(0, 0.6, 4)),
+            ((0.6, 0.0), torch.linspace(0.6, 0, 4)),
+            ((0.7, 1.0), np.linspace(0.7, 1, 4, dtype=np.float32)),
+            ((0.0, torch.tensor(0.7)), [0.0, 0.3, 0.7]),
+            (torch.tensor([0.0, 0.7]), torch.linspace(0, 0.7, 4, dtype=F64)),
+        ],
+    )
+    def test_an_end_of_the_span_is_one_of_its_times(self, batching, span, times):
+        sol = solve_ivp(lambda t, y: -y, span, torch.ones(1, 1, dtype=F64), t_eval=times, batching=batching)
+        expected = torch.exp(sol.ts.flatten()[0] - sol.ts.flatten())
+        torch.testing.assert_close(sol.ys.flatten(), expected, rtol=1e-3, atol=0)
+        assert sol.ts.flatten()[[0, -1]].tolist() == [float(t) for t in span]
+
+    def test_it_keeps_its_gradient(self):
+        """As that of t, of dy/dt = t from 0: at 0.6 it is 0.6."""
+        times = torch.linspace(0, 0.6, 3, requires_grad=True)
+        sol = solve_ivp(lambda t, y: t.expand_as(y), (0.0, 0.6), torch.zeros(1, dtype=F64), t_eval=times)
+        (slope,) = torch.autograd.grad(sol.ys.sum(), times)
+        torch.testing.assert_close(slope, times.detach())
+
+    @pytest.mark.parametrize("batching", ["joint", "per_sample"])
+    @pytest.mark.parametrize("span", [(0.0, 0.6), (0.6, 0.0)])
+    def test_a_dense_solution_reaches_to_it(self, batching, span):
+        y0 = torch.ones(2, 1, dtype=F64)
+        sol = solve_ivp(lambda t, y: -y, span, y0, dense_output=True, batching=batching)
+        assert torch.equal(sol(torch.linspace(0, 0.6, 3)), sol(torch.tensor([0.0, 0.3, 0.6]).double().clamp(max=0.6)))
+        with pytest.raises(ValueError, match="t must lie between the ends"):
+            sol(0.6000001)
+
+    @pytest.mark.parametrize("times", [[0.6000001], torch.tensor([0.6000002])])
+    def test_what_differs_in_its_digits_lies_outside(self, times):
+        with pytest.raises(ValueError, match="t_eval must lie within t_span"):
+            solve_ivp(lambda t, y: -y, (0.0, 0.6), torch.ones(1), t_eval=times)
 
 
 class TestRaggedTimes:

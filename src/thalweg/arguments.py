@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from .core.arithmetic import wide_dtype
+from .core.arithmetic import wide_dtype, within_digits
 from .core.norms import Tolerance
 from .core.sparsity import Sparsity
 from .external.methods import External
@@ -119,7 +119,9 @@ def as_time(name: str, t: Time, rows: int | None, like: Tensor) -> Tensor:
     return time
 
 
-def output_times(t_eval: Any, t0: Tensor, t1: Tensor, rows: int | None, like: Tensor) -> tuple[Tensor, Tensor | None]:
+def output_times(
+    t_eval: Any, t_span: Sequence[Any] | Tensor, t0: Tensor, t1: Tensor, rows: int | None, like: Tensor
+) -> tuple[Tensor, Tensor | None]:
     """t_eval as the loop keeps it: (T,), or (T, batch), in the direction of time; and where NaN stood for no time.
 
     The loop takes a row's last time again in the place of NaN, whose outputs are then blotted out.
@@ -135,8 +137,10 @@ def output_times(t_eval: Any, t0: Tensor, t1: Tensor, rows: int | None, like: Te
         raise ValueError(f"t_eval must have shape {expected}, got {tuple(torch.as_tensor(t_eval).shape)}")
     times, padding = (times, None) if rows is None else _filled(times, t0)
     with torch.no_grad():
-        direction = torch.sign(t1 - t0)
-        inside = (torch.minimum(t0, t1) <= times) & (times <= torch.maximum(t0, t1))
+        direction, low, high = torch.sign(t1 - t0), torch.minimum(t0, t1), torch.maximum(t0, t1)
+    times = within_digits(times, low, high, t_eval, *t_span)
+    with torch.no_grad():
+        inside = (low <= times) & (times <= high)
         if not bool(inside.all()):
             raise ValueError(
                 "t_eval must lie within t_span, which runs from "

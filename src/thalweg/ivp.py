@@ -29,6 +29,7 @@ from .arguments import (
 )
 from .core.arithmetic import Flag, Number, anywhere, negate, wide_dtype
 from .core.field import FIELDS, Field, Pair, SeparableField
+from .core.holdings import all_tensors
 from .core.solution import Solution, Stats
 from .core.sparsity import Sparsity
 from .core.state import Layout, layout_of
@@ -43,7 +44,7 @@ from .gradients.back import BackState, WayBack
 from .gradients.base import Integrate
 from .gradients.segments import solve_with_events
 from .gradients.starting import with_moving_starts
-from .gradients.transforms import refuse_vmap, transformed
+from .gradients.transforms import refuse_vmap, transformed, unwrapped
 from .loop.batching import Batching, Joint, PerSample
 from .loop.integrate import GraphTimes, Problem, Result, integrate
 from .methods import Method, as_method
@@ -110,8 +111,8 @@ def solve_ivp(
         With the name of another library in front, as `"scipy:LSODA"` or `"sundials:cvode_bdf"`, that library takes the
         steps: on the CPU, with joint batching and the adjoint's gradient.
     t_eval : Tensor (T,), or (T, batch) per sample
-        The times of the outputs, within t_span and in its direction. Without it: t0 and t1. Rows with fewer times
-        than others are filled up with NaN, and so are their outputs.
+        The times of the outputs, within t_span, as far as the coarsest dtype of both can tell, and in its direction.
+        Without it: t0 and t1. Rows with fewer times than others are filled up with NaN, and so are their outputs.
     args : tuple
         Further arguments of `fun`.
     jac : callable or Tensor, optional
@@ -244,14 +245,14 @@ def solve_ivp(
 
     if transformed():
         backend = "eager" if backend == "auto" else backend
-        refuse_vmap(pytree.tree_leaves((y0, t_span, t_eval, args)))
+        refuse_vmap((*pytree.tree_leaves((y0, t_span, t_eval, args)), *all_tensors(fun)))
     layout, packed = layout_of(y0, by_row=by_row)
     rows = packed.shape[0] if by_row else None
     t0, t1 = (
         as_time(name, t, rows, packed)
         for name, t in zip(("t0 in t_span", "t1 in t_span"), ends_of(t_span), strict=True)
     )
-    times, padding = (None, None) if t_eval is None else output_times(t_eval, t0, t1, rows, packed)
+    times, padding = (None, None) if t_eval is None else output_times(t_eval, t_span, t0, t1, rows, packed)
     units: Batching = PerSample(packed.shape[0], packed.device) if by_row else Joint()
     choice = _Choice(
         chosen, rtol, atol, norm, step_size, first_step, max_step, min_step, max_steps, controller, step_ts, jump_ts,
@@ -493,8 +494,11 @@ def _solution(
     found: Sequence[Found] | None = None,
 ) -> Solution:
     """What came of the loop, in the words of the front door."""
-    stats.nfev, stats.n_steps, stats.n_accepted = result.nfev, result.n_steps, result.n_accepted
-    stats.njev, stats.nlu = result.njev, result.nlu
+    counts = (result.nfev, result.n_steps, result.n_accepted, result.njev, result.nlu)
+    stats.nfev, stats.n_steps, stats.n_accepted, stats.njev, stats.nlu = (
+        unwrapped(count) if isinstance(count, Tensor) else count  # a module keeps them beyond a transform
+        for count in counts
+    )
     status = result.status if isinstance(result.status, Tensor) else Status(result.status)
     dense = result.dense
     sol = Solution(

@@ -530,6 +530,10 @@ class TestRefusals:
     def test_states(self):
         with pytest.raises(ValueError, match="tuple of tensors"):
             odeint(Spiral(), [1.0, 2.0], times())
+        with pytest.raises(ValueError, match="tuple of tensors"):
+            odeint(Spiral(), (), times())
+        with pytest.raises(ValueError, match="must be floating or complex"):
+            odeint(Spiral(), torch.tensor([1, 2]), times())
 
 
 @pytest.mark.parametrize("method", [*ADAPTIVE, *FIXED, *COLLOCATION])

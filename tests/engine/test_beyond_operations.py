@@ -5,6 +5,7 @@ import functools
 import pytest
 import torch
 from torch.overrides import TorchFunctionMode
+from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 
 from thalweg import explain, solve_ivp
@@ -264,6 +265,19 @@ def test_whether_gradients_are_recorded_is_as_the_field_sees_it():
 
     with torch.no_grad():
         agree(*both(field))
+
+
+def test_a_solve_may_be_checkpointed_before_its_field_has_ever_been_watched():
+    """`torch.utils.checkpoint` runs it twice, and asks that autograd saves as much the second time as the first."""
+    k, y0 = weights(1.0, 2.0), Y0.clone().requires_grad_()
+
+    def end(y0):
+        sol = solved(lambda t, y: -k * torch.tanh(y), y0)
+        assert sol.stats.backend == "native"
+        return sol.ys[-1]
+
+    found = torch.autograd.grad(checkpoint(end, y0, use_reentrant=False).sum(), (k, y0))
+    agree(found, torch.autograd.grad(end(y0).sum(), (k, y0)))
 
 
 # derivatives at kinks, and many at once

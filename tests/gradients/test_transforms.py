@@ -77,6 +77,22 @@ def test_vmap_is_refused(transform):
         transforms[transform](Y0.repeat(3, 1))
 
 
+@pytest.mark.parametrize("batching", ["joint", "per_sample"])
+def test_vmap_over_what_a_field_holds_is_refused(batching):
+    """As over an ensemble's parameters, by functional_call or a closure."""
+    field = torch.nn.Linear(2, 2, dtype=F64)
+    y0 = torch.ones(3, 2, dtype=F64)
+
+    def flow(weight, y0=y0):
+        def called(t, y):
+            return func.functional_call(field, {"weight": weight}, y)
+
+        return solve_ivp(called, (0.0, 1.0), y0, batching=batching).ys[-1]
+
+    with pytest.raises(ValueError, match=r"under torch\.func\.vmap.*an ensemble's vmap inside of the field"):
+        func.vmap(flow)(torch.zeros(4, 2, 2, dtype=F64))
+
+
 @pytest.mark.parametrize("gradient", ["checkpointed", "adjoint"])
 def test_methods_with_a_backward_pass_of_their_own_are_refused(gradient):
     with pytest.raises(ValueError, match="as gradient='direct' does"):

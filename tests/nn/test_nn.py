@@ -7,6 +7,7 @@ import pickle
 
 import pytest
 import torch
+from torch.func import functional_call
 
 from thalweg import PID
 from thalweg.nn import Augment, ConvField, LinearField, MLPField, NeuralODE, ResNet
@@ -231,6 +232,29 @@ class TestNeuralODE:
         joint = NeuralODE(flow.field, batching="joint")
         joint(z0)
         assert joint.nfev == joint.stats.nfev
+
+    @pytest.mark.parametrize("structure", [tuple, list, lambda parts: dict(zip("ab", parts, strict=True))])
+    def test_a_state_of_several_tensors_flows_as_one(self, structure):
+        """z' = -z beside l' = 1, as of a density along its paths, (batch, 2) and (batch, 1)."""
+        z0 = structure([torch.ones(5, 2, dtype=F64), torch.zeros(5, 1, dtype=F64)])
+
+        def field(t, z):
+            a, b = z.values() if isinstance(z, dict) else z
+            return structure([-a, torch.ones_like(b)])
+
+        found = NeuralODE(field, (0.0, 2.0), rtol=1e-9, atol=1e-9)(z0)
+        assert type(found) is type(z0)
+        expected = structure([torch.full((5, 2), math.exp(-2), dtype=F64), torch.full((5, 1), 2.0, dtype=F64)])
+        torch.testing.assert_close(found, expected)
+
+    @pytest.mark.parametrize("transform", [torch.func.grad, lambda f: lambda p: torch.func.jvp(f, (p,), (p,))])
+    def test_statistics_outlive_a_transform(self, transform):
+        """The module is copied and saved as before: nothing of what the transform wrapped stays in it."""
+        flow = NeuralODE(MLPField(2, width=4))
+        parameters = dict(flow.named_parameters())
+        transform(lambda p: functional_call(flow, p, (torch.ones(3, 2),)).sum())(parameters)
+        again = pickle.loads(pickle.dumps(copy.deepcopy(flow)))
+        assert again.nfev == flow.nfev > 0
 
     def test_a_plain_function_is_a_field(self):
         flow = NeuralODE(lambda t, z: -z, rtol=1e-5)

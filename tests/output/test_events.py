@@ -167,6 +167,24 @@ def test_an_event_is_located_to_the_last_digits(level):
         assert (sol.y_events[0][:, 0] - level).abs().max() < 3e-14  # 50 eps, as times here have
 
 
+@pytest.mark.parametrize("batching", ["joint", "per_sample"])
+@pytest.mark.parametrize(
+    "level",
+    [lambda y: y > 0.5, lambda y: torch.relu(y - 0.5), lambda y: torch.where(y > 0.5, 1.0, -3.0), lambda y: y - 0.5],
+    ids=["flag", "flat", "jump", "smooth"],
+)
+def test_an_event_is_where_the_sign_ends_also_of_what_stays_zero_or_jumps(level, batching):
+    """exp(-t) falls to 1/2 at ln 2, by one step over it."""
+
+    def event(t, y):
+        return level(y[..., 0])
+
+    y0 = torch.ones(1, 1, dtype=F64) if batching == "per_sample" else torch.ones(1, dtype=F64)
+    sol = solve_ivp(lambda t, y: -y, (0, 3), y0, "vern9", rtol=1e-12, atol=1e-12, events=event, batching=batching)
+    assert len(sol.t_events[0]) == 1
+    assert abs(sol.t_events[0].item() - math.log(2)) < 1e-11
+
+
 def test_single_precision_and_complex_states():
     sol = solve_ivp(
         lambda t, y: 1j * y, (0.0, 6.0), torch.ones(1, dtype=torch.complex64), events=lambda t, y: y[0].real

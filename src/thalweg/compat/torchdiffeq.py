@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from ..core.norms import rms
+from ..core.state import layout_of
 from ..core.status import SolveError
 from ..core.step import TriedStep
 from ..gradients import Adjoint
@@ -370,8 +371,9 @@ class _Setting:
     ) -> None:
         self.endless: bool = endless if there is None else there.endless
         self.func, self.y0, self.t, self.rtol, self.atol, self.there = func, y0, t, rtol, atol, there
-        if not (isinstance(y0, Tensor) or (isinstance(y0, tuple) and all(isinstance(y, Tensor) for y in y0))):
+        if not (isinstance(y0, Tensor) or (isinstance(y0, tuple) and y0 and all(isinstance(y, Tensor) for y in y0))):
             raise ValueError(f"y0 must be a tensor or a tuple of tensors, got {type(y0).__name__}")
+        layout_of(y0, by_row=False)  # refuses what is no state
         name = "dopri5" if method is None else method
         if name not in _METHODS:
             raise ValueError(f"method must be one of {', '.join(_METHODS)}, got {name!r}")

@@ -129,3 +129,16 @@ def wide_dtype(device: torch.device) -> torch.dtype:
 def across(x: Tensor, ndim: int) -> Tensor:
     """A number of each row (B,), shaped to combine with states of `ndim` dimensions: (B, 1, …, 1)."""
     return x.view(-1, *(1,) * (ndim - 1))
+
+
+def within_digits(times: Tensor, low: Tensor, high: Tensor, *given: Any) -> Tensor:
+    """Times, of which those that an end is too, in the fewest digits in which any of `given` came, lie at that end.
+
+    0.6 in single precision lies beyond the number 0.6, and is the same time.
+    """
+    dtypes = (torch.as_tensor(t).dtype for t in given if hasattr(t, "dtype"))
+    coarsest = max((times.dtype, *(d for d in dtypes if d.is_floating_point)), key=lambda d: torch.finfo(d).eps)
+    with torch.no_grad():
+        nearest = torch.minimum(torch.maximum(times, low), high)
+        past = torch.where(nearest.to(coarsest) == times.to(coarsest), nearest - times, 0.0)
+    return times + past

@@ -6,12 +6,14 @@ y: (B, *D) where the field works row by row, any shape where it does not; t: (B,
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from itertools import combinations
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import saved_tensors_hooks
 from torch.overrides import _get_current_function_mode_stack
 from torch.utils import _pytree as pytree
 from torch.utils._device import DeviceContext
@@ -285,7 +287,7 @@ def _traced(
 def _called(fun: Callable[..., Any], t: Tensor, y: Tensor, layout: Layout, args: tuple[Any, ...]) -> Tensor:
     """What the field returns for a packed state, packed."""
     try:
-        with torch.enable_grad():
+        with torch.enable_grad(), _saved_unseen():
             slope = fun(t, layout.unpack(y), *args)
             _refuse_other_structure(slope, layout, y.dtype)
             return layout.pack(slope)
@@ -293,6 +295,12 @@ def _called(fun: Callable[..., Any], t: Tensor, y: Tensor, layout: Layout, args:
         raise
     except Exception as error:
         raise Untraceable(f"the field fails where it is watched: {type(error).__name__}: {error}") from error
+
+
+def _saved_unseen() -> AbstractContextManager[object]:
+    """Where hooks are shown what autograd saves, one that shows them nothing: checkpoints count what a solve saves."""
+    hooks = torch._C._autograd._top_saved_tensors_default_hooks(False)
+    return nullcontext() if hooks is None else saved_tensors_hooks(lambda x: x, lambda x: x)
 
 
 def _refuse_other_structure(slope: Any, layout: Layout, dtype: torch.dtype) -> None:

@@ -28,8 +28,9 @@ def refuse_vmap(tensors: Iterable[object]) -> None:
     """
     if any(isinstance(x, Tensor) and _batched(x) for x in tensors):
         raise ValueError(
-            "solve_ivp cannot choose steps under torch.func.vmap, which hides the values of y0, t_span or args; solve "
-            "the whole batch at once with batching='per_sample', which gives each sample the steps that it has alone"
+            "solve_ivp cannot choose steps under torch.func.vmap, which hides the values of y0, t_span, args or what "
+            "the field holds; solve the whole batch at once with batching='per_sample', which gives each sample the "
+            "steps that it has alone, with an ensemble's vmap inside of the field"
         )
 
 

@@ -1,6 +1,6 @@
 """The modules that follow a field: continuously, or by residual blocks.
 
-z0: (batch, …); trajectories: (T, batch, …).
+z0: (batch, …), and for flows also a pytree of such; trajectories: (T, batch, …).
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
 from ..core.solution import Solution, Stats
 from ..gradients import GradientMethod, GradientName
@@ -25,7 +26,7 @@ class NeuralODE(nn.Module):
     Parameters
     ----------
     field : Module or callable
-        `field(t, z)`, shaped as z.
+        `field(t, z)`, shaped and structured as z: a tensor, or a pytree of tensors.
     t_span : (t0, t1)
         Where the flow begins and ends.
     method, step_size, rtol, atol, controller, batching, gradient, max_steps, backend
@@ -110,15 +111,15 @@ class NeuralODE(nn.Module):
         """(t0, t1)."""
         return self.t0, self.t1
 
-    def forward(self, z0: Tensor) -> Tensor:
-        """z(t1) from z(t0)."""
-        return self.solve(z0).ys[-1]
+    def forward(self, z0: Any) -> Any:
+        """z(t1) from z(t0), shaped and structured as it."""
+        return pytree.tree_map(lambda z: z[-1], self.solve(z0).ys)
 
-    def trajectory(self, z0: Tensor, t_eval: Tensor | Sequence[float]) -> Tensor:
-        """The states at the times t_eval, (T, *z0.shape)."""
+    def trajectory(self, z0: Any, t_eval: Tensor | Sequence[float]) -> Any:
+        """The states at the times t_eval, (T, *z0.shape), structured as z0."""
         return self.solve(z0, t_eval).ys
 
-    def solve(self, z0: Tensor, t_eval: Tensor | Sequence[float] | None = None, **options: Any) -> Solution:
+    def solve(self, z0: Any, t_eval: Tensor | Sequence[float] | None = None, **options: Any) -> Solution:
         """The whole solution; further options are those of `thalweg.solve_ivp`."""
         solution = solve_ivp(self.field, self.t_span, z0, t_eval=t_eval, **{**self.options, **options})
         self.stats = solution.stats

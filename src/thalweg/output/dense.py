@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..core.arithmetic import Flag, Number, wide_dtype
+from ..core.arithmetic import Flag, Number, wide_dtype, within_digits
 from ..core.step import Step, Stepper
 
 
@@ -118,9 +118,10 @@ class DenseOutput:
         if times.ndim != self._t.ndim or times.shape[1:] != self._t.shape[1:]:
             expected = "(), (m,) or (m, batch)" if by_row else "() or (m,)"
             raise ValueError(f"t must have shape {expected}, got {tuple(torch.as_tensor(t).shape)}")
-        signed, direction = times * self._direction, self._direction
-        low, high = self.ts[0] * direction, self.ts[-1] * direction
-        if times.numel() and bool(((signed < low) | (signed > high)).any()):
+        ends = self.ts[0], self.ts[-1]
+        low, high = torch.minimum(*ends), torch.maximum(*ends)
+        times = within_digits(times, low, high, t)
+        if bool(((times < low) | (times > high)).any()):
             raise ValueError(
                 "t must lie between the ends of the solution, "
                 f"{self.ts[0].min().item():g} and {self.ts[-1].max().item():g}"

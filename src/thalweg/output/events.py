@@ -457,8 +457,9 @@ def _wide(x: Number, like: Tensor) -> Tensor:
 def find_root(fun: Callable[[Tensor], Tensor], a: Tensor, b: Tensor, fa: Tensor, fb: Tensor, wanted: Tensor) -> Tensor:
     """A root between a and b, of as many functions at once as there are entries, where `wanted`.
 
-    Each bracket shrinks by inverse quadratic interpolation where that is safe, else by half, until its ends are
-    neighbours among floating-point numbers of the size of a step.
+    It is where a function first has no longer the sign of fa, also of one that stays zero or jumps. Each bracket
+    shrinks by inverse quadratic interpolation where that is safe, else by half, until its ends are neighbours among
+    floating-point numbers of the size of a step.
 
     References
     ----------
@@ -475,19 +476,21 @@ def find_root(fun: Callable[[Tensor], Tensor], a: Tensor, b: Tensor, fa: Tensor,
     """
     eps = torch.finfo(a.dtype).eps
     x1, f1, x2, f2 = b, fb, a, fa
+    beyond = torch.ones_like(wanted)  # whether x1 lies beyond the root, as b does
     fraction = torch.full_like(a, 0.5)
     for _ in range(_ITERATIONS):
         x = torch.lerp(x1, x2, fraction)
         f = fun(x)
-        same = f.sign() == f1.sign()
+        past = f.sign() != fa.sign()
+        same, beyond = past == beyond, past
         x3, f3 = torch.where(same, x1, x2), torch.where(same, f1, f2)
         x2, f2 = torch.where(same, x2, x1), torch.where(same, f2, f1)
         x1, f1 = x, f
         first = f1.abs() < f2.abs()
-        best, least = torch.where(first, x1, x2), torch.where(first, f1, f2)
+        best = torch.where(first, x1, x2)
         width = (x2 - x1).abs()
         tolerance = 2 * eps * best.abs() + 0.25 * eps
-        done = (width <= 2 * tolerance) | (least == 0) | ~wanted
+        done = (width <= 2 * tolerance) | ~wanted
         if bool(done.all()):
             break
         xi, phi = (x1 - x2) / (x3 - x2), (f1 - f2) / (f3 - f2)

@@ -293,6 +293,20 @@ class TestGradients:
         check_gradients("adams", batching, outputs, monkeypatch, bound=1e-6, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize("batching", BATCHINGS)
+@pytest.mark.parametrize("tolerance", [1e-8, 1e-10, 1e-12])
+def test_gradients_keep_their_digits_where_steps_grow_from_a_tiny_one(tolerance, batching):
+    """From rest, where the first step is far too short: y' = cos(y) (sin(t) + q), sin(y) = tanh(1 - cos(t) + q t)."""
+    q = torch.zeros(1, 1, dtype=F64, requires_grad=True)
+    options = {"rtol": tolerance, "atol": tolerance, "batching": batching}
+    sol = solve_ivp(
+        lambda t, y, q: torch.cos(y) * (torch.sin(t) + q), (0.0, 3.0), torch.zeros(1, 1, dtype=F64), "adams", args=(q,),
+        **options,
+    )  # fmt: skip
+    (slope,) = torch.autograd.grad(sol.ys[-1].sum(), q)
+    assert abs(slope.item() - 3 / math.cosh(1 - math.cos(3))) < 100 * tolerance
+
+
 @pytest.mark.parametrize("gradient", ["direct", "checkpointed"])
 @pytest.mark.parametrize("tolerance", [1e-2, 1e-6])
 def test_gradients_of_rejected_steps_are_none(tolerance, gradient):

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from sklearn import config_context
 from sklearn.base import clone
 from sklearn.datasets import load_diabetes, load_iris, make_moons, make_regression
 from sklearn.exceptions import NotFittedError
@@ -113,6 +114,31 @@ class TestTraining:
         assert model.n_iter_ == 120
         assert model.score(X, y) > 0.95
 
+    @pytest.mark.parametrize(
+        ("changes", "message"),
+        [
+            ({"width": 8}, "width is 8, and was 16 when the model was built"),
+            ({"t_span": (0.0, 2.0)}, "t1 is 2.0, and was 1.0 when the model was built"),
+            ({"rtol": 1e-6}, "rtol is 1e-06, and was 0.01 when the model was built"),
+        ],
+    )
+    @pytest.mark.parametrize("go_on", ["fit", "partial_fit"])
+    def test_a_model_that_is_gone_on_with_is_not_rebuilt_and_says_so(self, go_on, changes, message):
+        classifier = NeuralODEClassifier(**QUICK | {"max_epochs": 1}, warm_start=True).fit(*MOONS)
+        with pytest.raises(ValueError, match=message):
+            getattr(classifier.set_params(**changes), go_on)(*MOONS)
+
+    def test_how_a_model_is_trained_may_change_as_it_is_gone_on_with(self):
+        classifier = NeuralODEClassifier(**QUICK | {"max_epochs": 1}, warm_start=True).fit(*MOONS)
+        changes = {"learning_rate": 1e-3, "optimizer": "sgd", "batch_size": 10, "early_stopping": True}
+        assert classifier.set_params(**changes).fit(*MOONS).n_iter_ == 2
+
+    def test_partial_fit_does_not_change_its_classes(self):
+        X, y = MOONS
+        classifier = NeuralODEClassifier(**QUICK).partial_fit(X, y, classes=[1, 0]).partial_fit(X, y, classes=[0, 1])
+        with pytest.raises(ValueError, match=r"classes must be those of the first fit, \[0, 1\], got \[0, 1, 2\]"):
+            classifier.partial_fit(X, y, classes=[0, 1, 2])
+
     def test_partial_fit_needs_all_classes_at_first(self):
         X, y = MOONS
         model = NeuralODEClassifier(**QUICK).partial_fit(X, y, classes=[0, 1, 2])
@@ -183,6 +209,15 @@ class TestCompany:
         with (tmp_path / "model").open("rb") as file:
             again = dump.load(file)
         np.testing.assert_array_equal(again.predict_proba(X), model.predict_proba(X))
+
+    @pytest.mark.parametrize("kind", ["default", "pandas"])
+    def test_what_pipelines_are_asked_to_hand_on_is_no_concern_inside(self, kind):
+        with config_context(transform_output=kind):
+            for make, (X, y) in ((NeuralODEClassifier, MOONS), (NeuralODERegressor, LINE)):
+                pipeline = make_pipeline(StandardScaler(), make(**QUICK))
+                answers = pipeline.fit(X, y).predict(X)
+                assert isinstance(answers, np.ndarray)
+                assert pipeline.score(X, y) > 0.5
 
     def test_a_clone_is_untrained_and_alike(self):
         model = NeuralODEClassifier(**QUICK).fit(*MOONS)
@@ -304,6 +339,22 @@ def test_wrong_weights_are_refused(weight, message):
 def test_one_class_is_nothing_to_learn():
     with pytest.raises(ValueError, match="got one class"):
         NeuralODEClassifier().fit(MOONS[0], np.zeros(200))
+
+
+@pytest.mark.parametrize("make", [NeuralODEClassifier, NeuralODERegressor])
+def test_numbers_too_large_to_be_squared_are_named_before_training(make):
+    X, y = MOONS
+    with pytest.raises(ValueError, match=r"^X must hold numbers of at most 1e\+150 in size .*, but one of size"):
+        make(**QUICK).fit(X * 1e200, y)
+    trained = make(**QUICK).fit(X, y)
+    with pytest.raises(ValueError, match=r"^X must hold numbers of at most"):
+        trained.predict(X * 1e200)
+
+
+def test_a_target_too_large_to_be_squared_is_named_before_training():
+    X, y = LINE
+    with pytest.raises(ValueError, match=r"^y must hold numbers of at most"):
+        NeuralODERegressor(**QUICK).fit(X, y * 1e200)
 
 
 def test_only_a_flow_has_paths():

@@ -17,13 +17,15 @@ MISSING = frozenset({"", "na", "n/a", "nan", "null", "?", "<na>", "nat"})
 BESIDE_NUMBERS = MISSING | {"none", "-"}
 """What stands for no value beside numbers and dates; among words `none` and `-` are words."""
 
+LARGEST: Final = 1e150
+"""The largest number to compute with: the square of a larger one overflows."""
+
 _DATE = (
     r"^(?:(?P<year>\d{4})[-/.](?P<month>\d{1,2})[-/.](?P<day>\d{1,2})"
     r"|(?P<first>\d{1,2})[-/.](?P<second>\d{1,2})[-/.](?P<last>\d{4}))(?P<clock>[T ].*)?$"
 )
 _CODE = r"[+-]?0\d"  # how a number does not begin
 _INSTANT: Final = "datetime64[us, UTC]"
-_LARGEST = 1e150  # of a number: the square of a larger one overflows
 
 
 def is_bool(values: pd.Series) -> bool:
@@ -94,7 +96,7 @@ def sound(numbers: Array, values: pd.Series, name: str) -> Array:
     wrong = no_number(values, numbers)
     if wrong is not None:
         raise ValueError(f"column {name!r} must hold numbers, as it did in training, but {wrong!r} is none")
-    beyond = np.flatnonzero(np.abs(numbers) > _LARGEST)
+    beyond = np.flatnonzero(np.abs(numbers) > LARGEST)
     if len(beyond):
         extent = "infinite" if np.isinf(numbers[beyond[0]]) else f"{numbers[beyond[0]]:g}, too large for arithmetic,"
         raise ValueError(

@@ -52,7 +52,10 @@ def says_numbers(values: pd.Series) -> bool:
     """Whether all that is there is numbers, or text that says them."""
     if is_number(values):
         return True
-    return not is_bool(values) and not is_date(values) and parses(bare_text(values))
+    if is_bool(values) or is_date(values):
+        return False
+    numbers = floats(values)
+    return not np.isnan(numbers).all() and no_number(values, numbers) is None
 
 
 def text_of(values: pd.Series) -> pd.Series:
@@ -66,18 +69,13 @@ def bare_text(values: pd.Series) -> pd.Series:
     return text.mask(text.str.lower().isin(BESIDE_NUMBERS), "").astype(object)
 
 
-def parses(text: pd.Series) -> bool:
-    """Whether all that is there is numbers."""
-    present = text[text.ne("")]
-    return len(present) > 0 and bool(pd.to_numeric(present, errors="coerce").notna().all())
-
-
 def floats(values: pd.Series) -> Array:
     """As float64, NaN where missing or no number."""
     if is_number(values) or is_bool(values):
         return values.to_numpy(dtype=np.float64, na_value=np.nan)
-    text = bare_text(values)
-    return pd.to_numeric(text.mask(text.eq("")), errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
+    # what pandas cannot read is NaN, and so is what stands for none; text is read as it is, whatever else by its words
+    text = values.str.strip() if pd.api.types.infer_dtype(values, skipna=True) == "string" else text_of(values)
+    return pd.to_numeric(text, errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
 
 
 def numbers_of(values: pd.Series, name: str) -> Array:
@@ -110,8 +108,8 @@ def no_number(values: pd.Series, numbers: Array) -> str | None:
     """The first value that is there though its number is missing."""
     if is_number(values) or is_bool(values) or not np.isnan(numbers).any():
         return None
-    text = bare_text(values)
-    wrong = text[np.isnan(numbers) & text.ne("").to_numpy()]
+    text = bare_text(values[np.isnan(numbers)])  # a few of the rows as a rule, or all of them
+    wrong = text[text.ne("")]
     return str(wrong.iloc[0]) if len(wrong) else None
 
 

@@ -47,6 +47,8 @@ KINDS = [
     (np.arange(ROWS, dtype=np.uint8), "number"),
     (np.arange(ROWS, dtype=np.float16), "number"),
     (pd.array([1, 2, None, 4] * 3, dtype="Int64"), "number"),
+    (pd.to_timedelta(NUMBERS, unit="h"), "number"),
+    (pd.Series(pd.to_timedelta(NUMBERS, unit="h")).astype("duration[us][pyarrow]"), "number"),
     (pd.Categorical([1, 2, 3] * 4), "category"),
     (pd.Categorical(ISO[:6] * 2), "category"),
     (WORDS, "category"),
@@ -294,6 +296,15 @@ class TestFeatures:
     def test_names_need_not_be_text(self):
         frame = pd.DataFrame(np.random.default_rng(0).normal(size=(6, 3)), columns=[0, 1, 2])
         assert Schema.learn(frame, 2).features(frame).shape == (6, 2)
+        frame.columns = pd.MultiIndex.from_tuples([("size", 1), ("size", 2), ("kind", 0)])
+        assert Schema.learn(frame, ("kind", 0)).features(frame).shape == (6, 2)
+
+    def test_spans_of_time_are_seconds(self):
+        spans = pd.Series(pd.to_timedelta([1.5, None, 4] * 4, unit="min"))
+        column, other = learn(x=spans, y=spans.dt.total_seconds())[0].columns
+        assert column.model_dump(exclude={"name"}) == other.model_dump(exclude={"name"})
+        target = Target.learn(pd.Series(pd.to_timedelta(np.arange(30), unit="h"), name="wait"))
+        assert (target.task, target.mean) == ("regression", 14.5 * 3600)
 
 
 cells = st.one_of(

@@ -38,6 +38,11 @@ def is_number(values: pd.Series) -> bool:
     return pd.api.types.is_numeric_dtype(values) and not is_bool(values)
 
 
+def is_duration(values: pd.Series) -> bool:
+    """Whether it is of spans of time, which are numbers of seconds."""
+    return values.dtype.kind == "m"
+
+
 def is_date(values: pd.Series) -> bool:
     """Whether it is of dates, not of text that says them."""
     return pd.api.types.is_datetime64_any_dtype(values)
@@ -50,7 +55,7 @@ def is_category(values: pd.Series) -> bool:
 
 def says_numbers(values: pd.Series) -> bool:
     """Whether all that is there is numbers, or text that says them."""
-    if is_number(values):
+    if is_number(values) or is_duration(values):
         return True
     if is_bool(values) or is_date(values):
         return False
@@ -73,6 +78,8 @@ def floats(values: pd.Series) -> Array:
     """As float64, NaN where missing or no number."""
     if is_number(values) or is_bool(values):
         return values.to_numpy(dtype=np.float64, na_value=np.nan)
+    if is_duration(values):
+        return values.dt.total_seconds().to_numpy(dtype=np.float64, na_value=np.nan)
     # what pandas cannot read is NaN, and so is what stands for none; text is read as it is, whatever else by its words
     text = values.str.strip() if pd.api.types.infer_dtype(values, skipna=True) == "string" else text_of(values)
     return pd.to_numeric(text, errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
@@ -106,7 +113,7 @@ def sound(numbers: Array, values: pd.Series, name: str) -> Array:
 
 def no_number(values: pd.Series, numbers: Array) -> str | None:
     """The first value that is there though its number is missing."""
-    if is_number(values) or is_bool(values) or not np.isnan(numbers).any():
+    if is_number(values) or is_bool(values) or is_duration(values) or not np.isnan(numbers).any():
         return None
     text = bare_text(values[np.isnan(numbers)])  # a few of the rows as a rule, or all of them
     wrong = text[text.ne("")]

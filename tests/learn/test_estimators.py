@@ -1,6 +1,7 @@
 """The estimators are scikit-learn's in every respect, and learn."""
 
 import pickle
+from concurrent.futures import ThreadPoolExecutor
 
 import joblib
 import numpy as np
@@ -193,6 +194,18 @@ class TestCompany:
         search = GridSearchCV(NeuralODEClassifier(max_epochs=15, random_state=0), grid, cv=2, n_jobs=2).fit(*MOONS)
         assert search.best_params_["learning_rate"] == 2e-2
         assert search.best_score_ > 0.8
+
+    @pytest.mark.parametrize("dropout", [0.0, 0.3])
+    def test_threads_that_train_beside_each_other_get_what_each_gets_alone(self, dropout):
+        X, y = MOONS
+        model = NeuralODEClassifier(**QUICK | {"max_epochs": 4, "batch_size": 25}, dropout=dropout)
+        alone = clone(model).fit(X, y).predict_proba(X)
+        before = torch.random.get_rng_state()
+        with ThreadPoolExecutor(8) as pool:
+            answers = list(pool.map(lambda _: clone(model).fit(X, y).predict_proba(X), range(16)))
+        assert torch.equal(before, torch.random.get_rng_state())
+        for answer in answers:
+            np.testing.assert_array_equal(answer, alone)
 
     def test_in_a_pipeline(self):
         pipeline = make_pipeline(

@@ -315,6 +315,8 @@ class Run:
         """Whether a source holds the very rows that the run was made from, so that a score on them flatters."""
         if _is_bundled(source):
             return source == self.data.source
+        if not Path(source).is_file():  # a pipe, which has been read
+            return False
         return hashlib.sha256(Path(source).read_bytes()).hexdigest() == self.data.sha256
 
     def unseen(self, frame: pd.DataFrame) -> dict[str, list[str]]:
@@ -483,7 +485,14 @@ def check_free(out: str | Path) -> None:
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Write a whole file or none: what was there before stays until all of it is on disk."""
+    """Write a whole file or none: what was there before stays until all of it is on disk.
+
+    What a link leads to is written, not the link, and a pipe or a device is written to, not replaced.
+    """
+    if path.exists() and not path.is_file():
+        path.write_bytes(content)
+        return
+    path = Path(os.path.realpath(path))
     beside = path.with_name(f".{path.name}.part")
     try:
         with beside.open("wb") as file:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, Final, TypeAlias
 
 import numpy as np
@@ -24,6 +25,7 @@ _DATE = (
     r"^(?:(?P<year>\d{4})[-/.](?P<month>\d{1,2})[-/.](?P<day>\d{1,2})"
     r"|(?P<first>\d{1,2})[-/.](?P<second>\d{1,2})[-/.](?P<last>\d{4}))(?P<clock>[T ].*)?$"
 )
+_OF_12_HOURS = re.compile(r"^[T ] *(?P<hour>0?[1-9]|1[0-2])(?P<rest>(?::\d{2}){0,2}(?:\.\d+)?) ?(?P<half>[AaPp])[Mm]$")
 _CODE = r"[+-]?0\d"  # how a number does not begin
 _INSTANT: Final = "datetime64[us, UTC]"
 
@@ -128,8 +130,15 @@ def dates_of(values: pd.Series, day_first: bool) -> pd.Series:
     parts = text.str.extract(_DATE).astype("string")  # not objects, which older pandas makes numbers of
     day, month = (parts["first"], parts["second"]) if day_first else (parts["second"], parts["first"])
     date = [parts["year"].fillna(parts["last"]), parts["month"].fillna(month), parts["day"].fillna(day)]
-    iso = date[0] + "-" + date[1].str.zfill(2) + "-" + date[2].str.zfill(2) + parts["clock"].fillna("")
+    clock = parts["clock"].fillna("").str.replace(r" ?(?:UTC|GMT)$", "Z", regex=True)
+    clock = clock.str.replace(_OF_12_HOURS, _of_24_hours, regex=True)
+    iso = date[0] + "-" + date[1].str.zfill(2) + "-" + date[2].str.zfill(2) + clock
     return pd.to_datetime(iso, errors="coerce", utc=True, format="ISO8601").astype(_INSTANT)
+
+
+def _of_24_hours(found: re.Match[str]) -> str:
+    """A time of day with AM or PM, counted from midnight."""
+    return f" {int(found['hour']) % 12 + 12 * (found['half'] in 'pP'):02}{found['rest']}"
 
 
 def no_date(values: pd.Series, dates: pd.Series) -> str | None:

@@ -292,6 +292,12 @@ def test_a_full_disk_takes_away_a_run_that_learnt_nothing_and_names_the_file(tmp
     assert not (tmp_path / "run").exists()
 
 
+def test_the_same_training_writes_the_same_weights_to_the_last_byte(tmp_path):
+    config = configure("iris", "model.width=8", epochs=1)
+    written = {(train_run(config, tmp_path / f"{n}").path / runs.WEIGHTS).read_bytes() for n in range(6)}
+    assert len(written) == 1
+
+
 def test_a_write_that_fails_leaves_what_was_there_and_nothing_beside_it(tmp_path, monkeypatch):
     path = tmp_path / "file"
     path.write_bytes(b"old")

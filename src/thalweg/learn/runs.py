@@ -701,7 +701,7 @@ def _line(record: EpochRecord) -> str:
 
 def _save_weights(path: Path, epoch: int, weights: Mapping[str, Tensor]) -> None:
     tensors = {name: value.detach().cpu().contiguous() for name, value in weights.items()}
-    write_whole(path, safetensors.torch.save(tensors, metadata={"epoch": str(epoch), "thalweg": __version__}))
+    write_whole(path, safetensors.torch.save(tensors, metadata={"epoch": str(epoch)}))  # of two, the order is random
 
 
 def _load_weights(model: FlowModel, path: Path) -> int:

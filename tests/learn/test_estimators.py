@@ -154,6 +154,15 @@ class TestTraining:
         repeated = NeuralODERegressor(**QUICK).fit(X.repeat(weight, 0), y.repeat(weight))
         np.testing.assert_allclose(weighted.predict(X), repeated.predict(X), rtol=1e-6)
 
+    @pytest.mark.parametrize("unit", [1e-300, 1e-50, 1e50, 1e300])
+    @pytest.mark.parametrize(("make", "data"), [(NeuralODEClassifier, MOONS), (NeuralODERegressor, LINE)])
+    def test_the_unit_of_weights_says_nothing_however_far_from_one(self, make, data, unit):
+        """As of 1/σ² in metres; float32 holds neither 1e50 nor 1e-50."""
+        X, y = data[0].astype(np.float32), data[1]
+        weight = 1.0 + np.arange(len(X)) % 3
+        answers, plain = (make(**QUICK).fit(X, y, sample_weight=w).predict(X) for w in (unit * weight, weight))
+        np.testing.assert_allclose(answers, plain, rtol=1e-4)
+
     @pytest.mark.parametrize("warm_start", [False, True])
     def test_a_fit_that_fails_leaves_what_was_learnt_before(self, warm_start):
         X, y = MOONS

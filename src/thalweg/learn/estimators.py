@@ -159,6 +159,7 @@ class _Numbers:
         return rows
 
     def learn(self, X: NDArray[Any], weight: NDArray[np.float64] | None) -> None:
+        weight = None if weight is None else weight / weight.max()
         self.scaler = _scaler().fit(X, sample_weight=weight)
         weight = np.ones(len(X)) if weight is None else weight
         self.medians = np.array([weighted_median(column, weight) for column in X.T])
@@ -327,15 +328,16 @@ class _Estimator(BaseEstimator):
         if weight is not None:  # a row of weight 0 is as one that is not there
             counts = np.flatnonzero(weight)
             X, y, weight = _take(X, counts), y[counts], weight[counts]
+        share = None if weight is None else weight / weight.max()  # whose sums and squares any dtype can hold
         if not going_on:
             inputs.learn(X, weight)
-            self._learn_target(y, weight, classes)
+            self._learn_target(y, share, classes)
             self._inputs = inputs
             self._seed = int(check_random_state(self.random_state).randint(np.iinfo(np.int32).max))
         samples = Samples(
             torch.from_numpy(inputs.features(X)),
             torch.from_numpy(self._encode(y)),
-            None if weight is None else torch.from_numpy(weight),
+            None if share is None else torch.from_numpy(share),
         )
         if not going_on:
             self._built = config

@@ -216,6 +216,16 @@ class TestCompany:
         for answer in answers:
             np.testing.assert_array_equal(answer, alone)
 
+    @pytest.mark.parametrize("off", [torch.no_grad, torch.inference_mode])
+    @pytest.mark.parametrize("go_on", ["fit", "partial_fit"])
+    def test_it_learns_where_gradients_are_off(self, off, go_on):
+        X, y = MOONS
+        model = NeuralODEClassifier(**QUICK | {"max_epochs": 2})
+        with off():
+            quiet = getattr(clone(model), go_on)(X, y).predict_proba(X)
+            assert not torch.is_grad_enabled()
+        np.testing.assert_array_equal(quiet, getattr(model, go_on)(X, y).predict_proba(X))
+
     def test_in_a_pipeline(self):
         pipeline = make_pipeline(
             StandardScaler(), PolynomialFeatures(2), NeuralODERegressor(**QUICK).set_params(max_epochs=60)

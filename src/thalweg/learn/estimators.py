@@ -315,6 +315,8 @@ class _Estimator(BaseEstimator):
         self.__dict__ = learner.__dict__
         return self
 
+    @torch.inference_mode(False)
+    @torch.enable_grad()  # in a program that has turned gradients off to predict, too
     def _learn(
         self, X: Any, y: Any, sample_weight: Any, *, going_on: bool, classes: Any = None, one_epoch: bool = False
     ) -> None:

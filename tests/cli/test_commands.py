@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pandas as pd
@@ -70,6 +71,44 @@ def command(*words, code=0):
 
 def refused(*words, code=1):
     return command(*words, code=code).stderr
+
+
+def test_rows_come_and_answers_go_through_pipes(folder, trained, tmp_path):
+    """`-` is standard input and output; what else is said then goes elsewhere."""
+    command("predict", folder / "run", folder / "houses.csv", "-o", tmp_path / "answers.csv")
+    words = ["predict", str(folder / "run"), "-", "-o", "-"]
+    result = CliRunner().invoke(app, words, input=(folder / "houses.csv").read_bytes())
+    assert result.exit_code == 0
+    assert result.stdout == (tmp_path / "answers.csv").read_text()
+    assert "R²" in result.stderr
+    assert "cannot" not in result.output
+    assert not (tmp_path / "-").exists()
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no named pipes here")
+def test_a_named_pipe_is_read_and_written_and_not_replaced(folder, trained, tmp_path):
+    given, taken = tmp_path / "given", tmp_path / "taken"
+    os.mkfifo(given)
+    os.mkfifo(taken)
+    command("predict", folder / "run", folder / "houses.csv", "-o", tmp_path / "answers.csv")
+    with ThreadPoolExecutor() as pool:
+        pool.submit(given.write_bytes, (folder / "houses.csv").read_bytes())
+        answers = pool.submit(taken.read_bytes)
+        command("predict", folder / "run", given, "-o", taken, "--force")
+        assert answers.result() == (tmp_path / "answers.csv").read_bytes()
+    assert taken.is_fifo()
+
+
+def test_a_link_that_is_written_over_leads_where_it_led(folder, trained, tmp_path):
+    (tmp_path / "answers.csv").write_text("old")
+    (tmp_path / "latest.csv").symlink_to("answers.csv")
+    command("predict", folder / "run", folder / "houses.csv", "-o", tmp_path / "latest.csv", "--force")
+    assert (tmp_path / "latest.csv").is_symlink()
+    assert (tmp_path / "answers.csv").read_text().startswith("prediction\n")
+
+
+def test_what_can_be_read_but_once_is_no_place_to_train_from(folder):
+    assert "- is no file that can be read again" in refused("train", "-", "--target", "price")
 
 
 def test_train_says_what_each_column_was_taken_for(trained):

@@ -55,6 +55,22 @@ def test_saving_twice_to_one_name_replaces_it_and_settings_stay(tmp_path):
     assert {key: matplotlib.rcParams[key] for key in settings} == settings
 
 
+def test_a_picture_that_cannot_be_written_is_named_and_leaves_what_was_there(tmp_path):
+    """As where a disk is full: here no file may be larger than a few bytes."""
+    resource = pytest.importorskip("resource")
+    figure = field_figure(lambda t, z: -z, (0.0, 1.0), [1.0])
+    save(figure, tmp_path / "river", dpi=50)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))
+    try:
+        with pytest.raises(OSError, match=r"river\.png"):
+            save(figure, tmp_path / "river", dpi=60)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

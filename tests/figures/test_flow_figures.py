@@ -1,5 +1,6 @@
 """The figures of a trained model show what the model does."""
 
+from itertools import pairwise
 from xml.etree import ElementTree
 
 import matplotlib
@@ -10,7 +11,10 @@ from torch import nn
 
 from thalweg.figures import flow_figures
 from thalweg.figures.model import draw_flow
+from thalweg.figures.plane import plane_figure
+from thalweg.figures.style import Colouring
 from thalweg.figures.view import choose_view
+from thalweg.figures.water import exact_plane
 from thalweg.learn.model import FlowModel
 from thalweg.nn import MLPField, NeuralODE, ResNet
 
@@ -134,6 +138,20 @@ def test_a_residual_network_has_its_own_trajectory_drawn(shared):
     drawn = np.array(lines(figures["figure2-steps"].axes[0], "_blocks"))
     order = drawn[:, 0, 1].argsort()
     np.testing.assert_allclose(drawn[order, :, 1].T, expected[:, expected[0].argsort()], atol=1e-5)
+
+
+@pytest.mark.parametrize("reach", [(-0.0085, 0.0255), (-1.0, 1.0), (-8500.0, 25500.0)])
+def test_numbers_below_a_plane_keep_apart(reach):
+    z = np.random.default_rng(0).uniform(*reach, size=(3, 40, 2))
+    water = exact_plane(np.ones_like, reach, reach, (9, 9))
+    figure = plane_figure(
+        [water] * 3, np.arange(3.0), z, [0, 1, 2], Colouring.plain(40), wakes=[], labels=("one", "two")
+    )
+    figure.canvas.draw()
+    for ax in figure.axes:
+        numbers = [label.get_window_extent() for label in ax.get_xticklabels() if label.get_text()]
+        assert len(numbers) > 2
+        assert all(left.x1 + 4 < right.x0 for left, right in pairwise(numbers))
 
 
 def test_a_plane_of_two_dimensions_shows_the_states_themselves_at_three_times():

@@ -34,6 +34,17 @@ def test_what_is_missing_or_not_finite_is_left_out():
     assert line.get_xydata().tolist() == [[1, 1.0], [2, 0.5]]
 
 
+def test_a_line_looks_the_same_in_all_panels_whatever_stands_beside_it():
+    """A score of nothing is one, too; a field that is not there costs nothing."""
+    records = [{"loss": 2.0, "val_loss": 2.5, "score": 0.0, "val_score": 0.1, "nfev": 0.0}, {"val_score": 0.2}]
+    loss, score = draw_training(records).axes
+    looks = [{line.get_label(): (line.get_color(), line.get_linestyle()) for line in ax.lines} for ax in (loss, score)]
+    assert looks[0] == looks[1]
+    assert set(looks[0]) == {"training", "held out"}
+    (alone,) = draw_training([{"val_loss": 1.0}]).axes[0].lines
+    assert alone.get_color() == looks[0]["held out"][0]
+
+
 def test_a_loss_is_on_a_logarithmic_scale_where_it_falls_far():
     assert draw_training(RECORDS).axes[0].get_yscale() == "log"
     assert draw_training([{"loss": 1.0}, {"loss": 0.5}]).axes[0].get_yscale() == "linear"

@@ -5,7 +5,7 @@ from typing import Any, get_args
 import pytest
 import yaml
 from annotated_types import Ge, Gt, Lt
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 
@@ -64,6 +64,7 @@ def in_yaml(value: Any) -> str:
     return yaml.safe_dump([value], default_flow_style=True, width=10**6).strip()[1:-1]
 
 
+@settings(deadline=None)
 @given(content=parts())
 def test_every_key_goes_through_yaml(tmp_path_factory, content):
     path = tmp_path_factory.mktemp("config") / "config.yaml"
@@ -73,6 +74,7 @@ def test_every_key_goes_through_yaml(tmp_path_factory, content):
     assert config.model_dump() == content
 
 
+@settings(deadline=None)
 @given(content=parts())
 def test_every_key_can_be_overridden(content):
     config = Config.model_validate(content)

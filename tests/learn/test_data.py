@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from thalweg.learn.data import CategoryColumn, Schema, Target, drop_missing_targets, learn_columns
+from thalweg.learn.values import dates_of
 
 ROWS = 12
 CODES = np.arange(ROWS) % 3
@@ -47,6 +48,8 @@ KINDS = [
     (np.arange(ROWS, dtype=np.uint8), "number"),
     (np.arange(ROWS, dtype=np.float16), "number"),
     (pd.array([1, 2, None, 4] * 3, dtype="Int64"), "number"),
+    (pd.to_timedelta(NUMBERS, unit="h"), "number"),
+    (pd.Series(pd.to_timedelta(NUMBERS, unit="h")).astype("duration[us][pyarrow]"), "number"),
     (pd.Categorical([1, 2, 3] * 4), "category"),
     (pd.Categorical(ISO[:6] * 2), "category"),
     (WORDS, "category"),
@@ -58,6 +61,10 @@ KINDS = [
     (["1", "two", "3"] * 4, "category"),
     (ISO, "date"),
     ([f"28/{month:02d}/2026" for month in range(1, 13)], "date"),
+    ([f"{month}/28/2026 {month}:05 AM" for month in range(1, 13)], "date"),
+    ([f"{day} 07:05:00.5 UTC" for day in ISO], "date"),
+    ([f"{day} 07:05 XM" for day in ISO], "category"),
+    ([f"{day} 13:05 PM" for day in ISO], "category"),
     ([f"{month}/28/2026" for month in range(1, 13)], "date"),
     ([f"28.{month}.2026" for month in range(1, 13)], "date"),
     ([f"{day}T10:30:00Z" for day in ISO], "date"),
@@ -202,6 +209,7 @@ class TestFeatures:
     frame = table(size=NUMBERS, colour=WORDS, day=ISO, answer=[True, False] * 6)
     schema = Schema.learn(frame, "kind")
 
+    @settings(deadline=None)
     @given(order=st.permutations(["size", "colour", "day", "answer", "kind", "extra"]))
     def test_order_and_further_columns_change_nothing(self, order):
         frame = self.frame.assign(extra=1)[order]
@@ -294,6 +302,27 @@ class TestFeatures:
     def test_names_need_not_be_text(self):
         frame = pd.DataFrame(np.random.default_rng(0).normal(size=(6, 3)), columns=[0, 1, 2])
         assert Schema.learn(frame, 2).features(frame).shape == (6, 2)
+        frame.columns = pd.MultiIndex.from_tuples([("size", 1), ("size", 2), ("kind", 0)])
+        assert Schema.learn(frame, ("kind", 0)).features(frame).shape == (6, 2)
+
+    @pytest.mark.parametrize(
+        ("written", "hour"),
+        [
+            *(("1/31/2026 12:05 AM", 0), ("1/31/2026 1:05 am", 1), ("1/31/2026 12:05:00 PM", 12)),
+            *(("1/31/2026 01:05:00PM", 13), ("31.1.2026 11:05 PM", 23), ("2026-01-31 09:05:00 UTC", 9)),
+            *(("2026-01-31 09:05:00.000 GMT", 9), ("2026-01-31T09:05", 9), ("2026-01-31 10:05:00+01:00", 9)),
+        ],
+    )
+    def test_a_time_of_day_is_read_however_it_is_written(self, written, hour):
+        (date,) = dates_of(pd.Series([written]), day_first="." in written)
+        assert date == pd.Timestamp(2026, 1, 31, hour, 5, tz="UTC")
+
+    def test_spans_of_time_are_seconds(self):
+        spans = pd.Series(pd.to_timedelta([1.5, None, 4] * 4, unit="min"))
+        column, other = learn(x=spans, y=spans.dt.total_seconds())[0].columns
+        assert column.model_dump(exclude={"name"}) == other.model_dump(exclude={"name"})
+        target = Target.learn(pd.Series(pd.to_timedelta(np.arange(30), unit="h"), name="wait"))
+        assert (target.task, target.mean) == ("regression", 14.5 * 3600)
 
 
 cells = st.one_of(

@@ -1,12 +1,14 @@
 """The estimators are scikit-learn's in every respect, and learn."""
 
 import pickle
+from concurrent.futures import ThreadPoolExecutor
 
 import joblib
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from sklearn import config_context
 from sklearn.base import clone
 from sklearn.datasets import load_diabetes, load_iris, make_moons, make_regression
 from sklearn.exceptions import NotFittedError
@@ -113,6 +115,31 @@ class TestTraining:
         assert model.n_iter_ == 120
         assert model.score(X, y) > 0.95
 
+    @pytest.mark.parametrize(
+        ("changes", "message"),
+        [
+            ({"width": 8}, "width is 8, and was 16 when the model was built"),
+            ({"t_span": (0.0, 2.0)}, "t1 is 2.0, and was 1.0 when the model was built"),
+            ({"rtol": 1e-6}, "rtol is 1e-06, and was 0.01 when the model was built"),
+        ],
+    )
+    @pytest.mark.parametrize("go_on", ["fit", "partial_fit"])
+    def test_a_model_that_is_gone_on_with_is_not_rebuilt_and_says_so(self, go_on, changes, message):
+        classifier = NeuralODEClassifier(**QUICK | {"max_epochs": 1}, warm_start=True).fit(*MOONS)
+        with pytest.raises(ValueError, match=message):
+            getattr(classifier.set_params(**changes), go_on)(*MOONS)
+
+    def test_how_a_model_is_trained_may_change_as_it_is_gone_on_with(self):
+        classifier = NeuralODEClassifier(**QUICK | {"max_epochs": 1}, warm_start=True).fit(*MOONS)
+        changes = {"learning_rate": 1e-3, "optimizer": "sgd", "batch_size": 10, "early_stopping": True}
+        assert classifier.set_params(**changes).fit(*MOONS).n_iter_ == 2
+
+    def test_partial_fit_does_not_change_its_classes(self):
+        X, y = MOONS
+        classifier = NeuralODEClassifier(**QUICK).partial_fit(X, y, classes=[1, 0]).partial_fit(X, y, classes=[0, 1])
+        with pytest.raises(ValueError, match=r"classes must be those of the first fit, \[0, 1\], got \[0, 1, 2\]"):
+            classifier.partial_fit(X, y, classes=[0, 1, 2])
+
     def test_partial_fit_needs_all_classes_at_first(self):
         X, y = MOONS
         model = NeuralODEClassifier(**QUICK).partial_fit(X, y, classes=[0, 1, 2])
@@ -126,6 +153,15 @@ class TestTraining:
         weighted = NeuralODERegressor(**QUICK).fit(X, y, sample_weight=weight)
         repeated = NeuralODERegressor(**QUICK).fit(X.repeat(weight, 0), y.repeat(weight))
         np.testing.assert_allclose(weighted.predict(X), repeated.predict(X), rtol=1e-6)
+
+    @pytest.mark.parametrize("unit", [1e-300, 1e-50, 1e50, 1e300])
+    @pytest.mark.parametrize(("make", "data"), [(NeuralODEClassifier, MOONS), (NeuralODERegressor, LINE)])
+    def test_the_unit_of_weights_says_nothing_however_far_from_one(self, make, data, unit):
+        """As of 1/σ² in metres; float32 holds neither 1e50 nor 1e-50."""
+        X, y = data[0].astype(np.float32), data[1]
+        weight = 1.0 + np.arange(len(X)) % 3
+        answers, plain = (make(**QUICK).fit(X, y, sample_weight=w).predict(X) for w in (unit * weight, weight))
+        np.testing.assert_allclose(answers, plain, rtol=1e-4)
 
     @pytest.mark.parametrize("warm_start", [False, True])
     def test_a_fit_that_fails_leaves_what_was_learnt_before(self, warm_start):
@@ -168,6 +204,28 @@ class TestCompany:
         assert search.best_params_["learning_rate"] == 2e-2
         assert search.best_score_ > 0.8
 
+    @pytest.mark.parametrize("dropout", [0.0, 0.3])
+    def test_threads_that_train_beside_each_other_get_what_each_gets_alone(self, dropout):
+        X, y = MOONS
+        model = NeuralODEClassifier(**QUICK | {"max_epochs": 4, "batch_size": 25}, dropout=dropout)
+        alone = clone(model).fit(X, y).predict_proba(X)
+        before = torch.random.get_rng_state()
+        with ThreadPoolExecutor(8) as pool:
+            answers = list(pool.map(lambda _: clone(model).fit(X, y).predict_proba(X), range(16)))
+        assert torch.equal(before, torch.random.get_rng_state())
+        for answer in answers:
+            np.testing.assert_array_equal(answer, alone)
+
+    @pytest.mark.parametrize("off", [torch.no_grad, torch.inference_mode])
+    @pytest.mark.parametrize("go_on", ["fit", "partial_fit"])
+    def test_it_learns_where_gradients_are_off(self, off, go_on):
+        X, y = MOONS
+        model = NeuralODEClassifier(**QUICK | {"max_epochs": 2})
+        with off():
+            quiet = getattr(clone(model), go_on)(X, y).predict_proba(X)
+            assert not torch.is_grad_enabled()
+        np.testing.assert_array_equal(quiet, getattr(model, go_on)(X, y).predict_proba(X))
+
     def test_in_a_pipeline(self):
         pipeline = make_pipeline(
             StandardScaler(), PolynomialFeatures(2), NeuralODERegressor(**QUICK).set_params(max_epochs=60)
@@ -183,6 +241,15 @@ class TestCompany:
         with (tmp_path / "model").open("rb") as file:
             again = dump.load(file)
         np.testing.assert_array_equal(again.predict_proba(X), model.predict_proba(X))
+
+    @pytest.mark.parametrize("kind", ["default", "pandas"])
+    def test_what_pipelines_are_asked_to_hand_on_is_no_concern_inside(self, kind):
+        with config_context(transform_output=kind):
+            for make, (X, y) in ((NeuralODEClassifier, MOONS), (NeuralODERegressor, LINE)):
+                pipeline = make_pipeline(StandardScaler(), make(**QUICK))
+                answers = pipeline.fit(X, y).predict(X)
+                assert isinstance(answers, np.ndarray)
+                assert pipeline.score(X, y) > 0.5
 
     def test_a_clone_is_untrained_and_alike(self):
         model = NeuralODEClassifier(**QUICK).fit(*MOONS)
@@ -304,6 +371,22 @@ def test_wrong_weights_are_refused(weight, message):
 def test_one_class_is_nothing_to_learn():
     with pytest.raises(ValueError, match="got one class"):
         NeuralODEClassifier().fit(MOONS[0], np.zeros(200))
+
+
+@pytest.mark.parametrize("make", [NeuralODEClassifier, NeuralODERegressor])
+def test_numbers_too_large_to_be_squared_are_named_before_training(make):
+    X, y = MOONS
+    with pytest.raises(ValueError, match=r"^X must hold numbers of at most 1e\+150 in size .*, but one of size"):
+        make(**QUICK).fit(X * 1e200, y)
+    trained = make(**QUICK).fit(X, y)
+    with pytest.raises(ValueError, match=r"^X must hold numbers of at most"):
+        trained.predict(X * 1e200)
+
+
+def test_a_target_too_large_to_be_squared_is_named_before_training():
+    X, y = LINE
+    with pytest.raises(ValueError, match=r"^y must hold numbers of at most"):
+        NeuralODERegressor(**QUICK).fit(X, y * 1e200)
 
 
 def test_only_a_flow_has_paths():

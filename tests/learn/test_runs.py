@@ -292,6 +292,12 @@ def test_a_full_disk_takes_away_a_run_that_learnt_nothing_and_names_the_file(tmp
     assert not (tmp_path / "run").exists()
 
 
+def test_the_same_training_writes_the_same_weights_to_the_last_byte(tmp_path):
+    config = configure("iris", "model.width=8", epochs=1)
+    written = {(train_run(config, tmp_path / f"{n}").path / runs.WEIGHTS).read_bytes() for n in range(6)}
+    assert len(written) == 1
+
+
 def test_a_write_that_fails_leaves_what_was_there_and_nothing_beside_it(tmp_path, monkeypatch):
     path = tmp_path / "file"
     path.write_bytes(b"old")
@@ -333,14 +339,22 @@ def test_a_fraction_that_leaves_no_rows_to_hold_out_or_to_learn_from_is_refused_
         ("model/weights.safetensors", lambda old: old[:100], "weights.safetensors is damaged"),
         ("model/weights.safetensors", lambda old: old[:-8], "weights.safetensors is damaged"),
         ("model/weights.safetensors", lambda old: b"", "weights.safetensors is damaged"),
+        ("model/weights.safetensors", lambda old: old[:-4] + b"\0\0\xc0\x7f", "damaged .* holds NaN or infinity"),
         ("model/weights.safetensors", None, "killed before its first epoch"),
         ("model/model.json", lambda old: old.replace(b'"state_dim": 8', b'"state_dim": 9'), "is damaged"),
         ("model/model.json", None, "lacks model/model.json"),
         ("data.json", lambda old: b"{", "data.json is damaged"),
         ("data.json", lambda old: b"{}", "data.json is damaged .source"),
+        (
+            *("data.json", lambda old: old.replace(b'"missing": false', b'"missing": true', 1)),
+            "data.json is damaged .its columns have n_inputs 5, and those of model/model.json 4",
+        ),
         ("config.yaml", None, "lacks config.yaml"),
+        ("config.yaml", lambda old: b"", "config.yaml is damaged .it lacks data, model, solver, training, seed"),
+        ("config.yaml", lambda old: old[: len(old) // 2], "config.yaml is damaged .it lacks training, seed"),
         ("config.yaml", lambda old: old.replace(b"width", b"widht"), "did you mean model.width"),
         ("metrics.jsonl", lambda old: old + b"nonsense\n", "metrics.jsonl is damaged"),
+        ("metrics.jsonl", lambda old: old + b"\xff\n", "metrics.jsonl is damaged"),
         ("result.json", lambda old: b"3", "result.json is damaged"),
     ],
 )

@@ -19,11 +19,12 @@ def check_out(out: Path, force: bool | None = None) -> None:
     Raises
     ------
     ValueError
-        When something is there already, or the folder is not.
+        When a file is there already, or the folder is not.
     """
     if out.is_dir():
         raise ValueError(f"{out} is a folder; give -o the name of a file")
-    if os.path.lexists(out) and not force:
+    is_pipe = out.exists() and not out.is_file()  # or a device: there is nothing to lose
+    if os.path.lexists(out) and not is_pipe and not force:
         hint = "" if force is None else ", or write over it with --force"
         raise ValueError(f"{out} exists already; choose another name for -o{hint}")
     if not out.parent.is_dir():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
     from ..learn.runs import Run
 
+_STANDARD_OUTPUT = Path("-")
 _ROWS = 10  # of a preview
 _CLASSES = 6  # whose probabilities fit a line
 
@@ -25,11 +27,18 @@ _CLASSES = 6  # whose probabilities fit a line
 def predict(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, as thalweg train makes one.")],
     data: Annotated[
-        str, typer.Argument(metavar="DATA", help="A CSV or Parquet file of rows, or the name of a data set.")
+        str,
+        typer.Argument(
+            metavar="DATA", help="A CSV or Parquet file of rows, the name of a data set, or - for standard input."
+        ),
     ],
     out: Annotated[
         Path | None,
-        typer.Option("-o", "--out", metavar="FILE", help="A CSV file, or Parquet where it ends in .parquet."),
+        typer.Option(
+            *("-o", "--out"),
+            metavar="FILE",
+            help="A CSV file, or Parquet where it ends in .parquet; - is standard output.",
+        ),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Write over a file that is there.")] = False,
 ) -> None:
@@ -42,12 +51,13 @@ def predict(
 
     For example: `thalweg predict runs/iris-1 flowers.csv -o answers.csv`
     """
-    if out is not None:
+    piped = out == _STANDARD_OUTPUT
+    if out is not None and not piped:
         check_out(out, force)
 
-    from ..learn.runs import Run
+    from ..learn.runs import Run, write_whole
 
-    screen = console()
+    screen = console(stderr=piped)  # rows alone go where rows are read
     trained = Run.load(run)
     frame = trained.rows(data)
     answers = trained.predict(frame)
@@ -58,8 +68,11 @@ def predict(
         screen.print(_preview(answers))
         if len(answers) > _ROWS:
             screen.print(f"and {count(len(answers) - _ROWS, 'more row')}; -o FILE.csv writes all of them")
+    elif piped:
+        sys.stdout.buffer.write(_encoded(answers, out))
+        sys.stdout.flush()
     else:
-        _write(answers, out)
+        write_whole(out, _encoded(answers, out))
         screen.print(f"{count(len(answers), 'prediction')} in {out}")
     _show_score(screen, trained, frame, data)
 
@@ -86,14 +99,11 @@ def _texts(values: pd.Series) -> list[str]:
     return [f"{value:.{decimals}f}" for value in values]
 
 
-def _write(answers: pd.DataFrame, out: Path) -> None:
-    from ..learn.runs import write_whole
-
+def _encoded(answers: pd.DataFrame, out: Path) -> bytes:
     if out.suffix == ".parquet":
         words = {name: str for name in answers if answers[name].dtype == object}  # and whole numbers beyond 64 bits
-        write_whole(out, answers.astype(words).to_parquet(index=False))
-    else:
-        write_whole(out, answers.to_csv(index=False).encode())
+        return answers.astype(words).to_parquet(index=False)
+    return answers.to_csv(index=False).encode()
 
 
 def _show_score(screen: Console, run: Run, frame: pd.DataFrame, source: str) -> None:

@@ -9,6 +9,7 @@ import matplotlib.patheffects as effects
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from .paths import add_heading, add_key
@@ -68,6 +69,7 @@ def plane_figure(
         _draw_boats(ax, z[stop], colours)
         ax.set_xlabel(labels[0])
         ax.set_title(f"t = {t[stop]:.3g}")
+    axes[0].xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))  # shared; more would run into each other
     axes[0].set_ylabel(labels[1])
     colours.add_bar(figure, list(axes))
     add_heading(figure, title, colours.handles())

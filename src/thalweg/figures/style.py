@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -169,10 +170,24 @@ def save(figure: Figure, path: str | Path, *, dpi: int = 170) -> list[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    png, svg = (path.parent / f"{path.name}.{kind}" for kind in ("png", "svg"))
-    figure.savefig(png, dpi=dpi, metadata={"Software": None})
-    figure.savefig(svg, metadata={"Date": None, "Creator": None})
-    return [png, svg]
+    looks: dict[str, dict[str, Any]] = {
+        "png": {"dpi": dpi, "metadata": {"Software": None}},
+        "svg": {"metadata": {"Date": None, "Creator": None}},
+    }
+    return [_save_whole(figure, path.parent / f"{path.name}.{kind}", kind, look) for kind, look in looks.items()]
+
+
+def _save_whole(figure: Figure, path: Path, kind: str, look: dict[str, Any]) -> Path:
+    """Write a whole picture or none, whatever ends it."""
+    beside = path.with_name(f".{path.name}.part")
+    try:
+        figure.savefig(beside, format=kind, **look)
+        os.replace(beside, path)
+    except OSError as error:  # of a full disk, say, which names no file
+        raise OSError(error.errno, error.strerror, str(path)) from error
+    finally:
+        beside.unlink(missing_ok=True)
+    return path
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,8 @@ _PANELS = (
     ("score", (("score", "training"), ("val_score", "held out"))),
     ("field evaluations", (("nfev", "forward"), ("nfev_backward", "backward"))),
 )
-_LINES = (("#10405c", "-"), ("#e4542b", "--"))
+_FIRST, _SECOND = ("#10405c", "-"), ("#e4542b", "--")
+_LOOKS = {"training": _FIRST, "held out": _SECOND, "forward": _FIRST, "backward": _SECOND}
 _STEPS = [1, 2, 5, 10]
 
 
@@ -77,15 +78,17 @@ def _lines(records: Sequence[Mapping[str, Any]], keys: Sequence[tuple[str, str]]
             for n, record in enumerate(records)
             if record.get(key) is not None and np.isfinite(record[key])
         ]
-        if points and any(value != 0 for _, value in points):
+        if points and (any(value != 0 for _, value in points) or not key.startswith("nfev")):  # no field, no cost
             lines[label] = np.array(points, dtype=float)
     return lines
 
 
 def _draw_panel(ax: Axes, name: str, lines: Mapping[str, NDArray[Any]]) -> None:
-    few = max(len(points) for points in lines.values()) < 25
-    for (label, points), (colour, dash) in zip(lines.items(), _LINES, strict=False):
-        ax.plot(*points.T, dash, color=colour, lw=2.0, marker="o" if few else "", markersize=4, label=label)
+    most = max(len(points) for points in lines.values())
+    look: dict[str, Any] = {"lw": 2.0 if most < 500 else 1.0, "marker": "o" if most < 25 else "", "markersize": 4}
+    for label, points in lines.items():
+        colour, dash = _LOOKS[label]
+        ax.plot(*points.T, dash, color=colour, label=label, **look)
     values = np.concatenate([points[:, 1] for points in lines.values()])
     if name == "loss" and 0 < 10 * values.min() < values.max():
         ax.set_yscale("log")

@@ -334,7 +334,7 @@ def learn_columns(
 
 def frame_features(columns: Sequence[Column], frame: pd.DataFrame) -> Array:
     """The features (N, n_inputs) of rows; see `Schema.features`."""
-    frame = frame.rename(columns=str)  # as `learn_columns` has them
+    frame = frame.set_axis([str(name) for name in frame.columns], axis=1)  # as `learn_columns` has them
     used = [column for column in columns if column.size]
     missing = [column.name for column in used if column.name not in frame.columns]
     if missing:

@@ -27,6 +27,7 @@ from .config import Config, Gradient, TrainingConfig, validated
 from .data import Column, frame_features, learn_columns, weighted_median
 from .model import FlowModel, build_model
 from .training import EpochRecord, History, Samples, Task, fit, hold_out, outputs
+from .values import LARGEST
 
 _PARTS = {
     "model": (
@@ -95,7 +96,8 @@ _PARAMETERS = """
     random_state : int, RandomState or None
         Decides the initial weights, the order of the rows and what is hidden and held out.
     warm_start : bool
-        Whether a further call of `fit` goes on from the weights and the optimiser's state of the last one.
+        Whether a further call of `fit` goes on from the weights and the optimiser's state of the last one. What the
+        model is built of must then be as it was.
     verbose : int
         1 prints a line each epoch.
 """
@@ -153,10 +155,12 @@ class _Numbers:
     def check(self, estimator: _Estimator, X: Any, *, reset: bool) -> NDArray[Any]:
         kinds = [np.float64, np.float32]
         rows: NDArray[Any] = validate_data(estimator, X, dtype=kinds, ensure_all_finite=self.gaps, reset=reset)
+        _check_size(rows, "X")
         return rows
 
     def learn(self, X: NDArray[Any], weight: NDArray[np.float64] | None) -> None:
-        self.scaler = StandardScaler().fit(X, sample_weight=weight)
+        weight = None if weight is None else weight / weight.max()
+        self.scaler = _scaler().fit(X, sample_weight=weight)
         weight = np.ones(len(X)) if weight is None else weight
         self.medians = np.array([weighted_median(column, weight) for column in X.T])
 
@@ -311,10 +315,14 @@ class _Estimator(BaseEstimator):
         self.__dict__ = learner.__dict__
         return self
 
+    @torch.inference_mode(False)
+    @torch.enable_grad()  # in a program that has turned gradients off to predict, too
     def _learn(
         self, X: Any, y: Any, sample_weight: Any, *, going_on: bool, classes: Any = None, one_epoch: bool = False
     ) -> None:
         config = self._config()
+        if going_on:
+            self._check_same_model(config)
         inputs = self._inputs if going_on else _inputs_for(X)
         X = inputs.check(self, X, reset=not going_on)
         y = self._check_target(X, y)
@@ -322,17 +330,19 @@ class _Estimator(BaseEstimator):
         if weight is not None:  # a row of weight 0 is as one that is not there
             counts = np.flatnonzero(weight)
             X, y, weight = _take(X, counts), y[counts], weight[counts]
+        share = None if weight is None else weight / weight.max()  # whose sums and squares any dtype can hold
         if not going_on:
             inputs.learn(X, weight)
-            self._learn_target(y, weight, classes)
+            self._learn_target(y, share, classes)
             self._inputs = inputs
             self._seed = int(check_random_state(self.random_state).randint(np.iinfo(np.int32).max))
         samples = Samples(
             torch.from_numpy(inputs.features(X)),
             torch.from_numpy(self._encode(y)),
-            None if weight is None else torch.from_numpy(weight),
+            None if share is None else torch.from_numpy(share),
         )
         if not going_on:
+            self._built = config
             self.model_ = build_model(config.model, config.solver, samples.x.shape[1], self._n_outputs, self._seed)
         dtype = self.dtype or ("float32" if samples.x.dtype == torch.float32 else "float64")
         training = config.training.model_copy(update={"dtype": dtype})
@@ -417,6 +427,17 @@ class _Estimator(BaseEstimator):
             raise ValueError("validation_fraction must be above 0 with early_stopping=True, got 0")
         return config
 
+    def _check_same_model(self, config: Config) -> None:
+        """See that parameters are still those that the model was built with."""
+        for part in ("model", "solver"):
+            before, now = getattr(self._built, part).model_dump(), getattr(config, part).model_dump()
+            for name in before:
+                if now[name] != before[name]:
+                    raise ValueError(
+                        f"{name} is {now[name]!r}, and was {before[name]!r} when the model was built that this fit "
+                        "goes on from; set it back, or begin anew with a clone"
+                    )
+
     # what an estimator knows of its target
 
     @property
@@ -466,8 +487,13 @@ class NeuralODEClassifier(ClassifierMixin, _Estimator):
         X, y, sample_weight
             As for `fit`.
         classes : array, optional
-            All labels that will come; the first call needs it where its rows lack one.
+            All labels that will come; the first call needs it where its rows lack one, and later ones cannot change it.
         """
+        if classes is not None and hasattr(self, "classes_") and not np.array_equal(np.unique(classes), self.classes_):
+            raise ValueError(
+                f"classes must be those of the first fit, {self.classes_.tolist()}, got {np.unique(classes).tolist()}; "
+                "begin anew with a clone to learn others"
+            )
         return self._partial_fit(X, y, sample_weight, classes)
 
     def predict(self, X: Any) -> NDArray[Any]:
@@ -500,14 +526,16 @@ class NeuralODEClassifier(ClassifierMixin, _Estimator):
         self.classes_ = self._labels.classes_
         if len(self.classes_) < 2:
             raise ValueError(
-                f"y must hold at least two classes, got one class, {self.classes_[0]!r}: there is nothing to learn"
+                f"y must hold at least two classes, got one class, {_plain(self.classes_[0])!r}: "
+                "there is nothing to learn"
             )
 
     def _encode(self, y: NDArray[Any]) -> NDArray[Any]:
         unknown = np.setdiff1d(y, self.classes_)
         if len(unknown):
             raise ValueError(
-                f"y holds {unknown[0]!r}, which is none of the classes of the first fit ({list(self.classes_)}); "
+                f"y holds {_plain(unknown[0])!r}, which is none of the classes of the first fit "
+                f"({self.classes_.tolist()}); "
                 "name all of them as classes= in the first call of partial_fit, or fit without warm_start"
             )
         codes: NDArray[Any] = self._labels.transform(y)
@@ -553,11 +581,13 @@ class NeuralODERegressor(RegressorMixin, _Estimator):
         return len(self._target_scaler.scale_)
 
     def _check_target(self, X: Any, y: Any) -> NDArray[Any]:
-        return _check_y(X, y, self, multi_output=True, y_numeric=True)
+        y = _check_y(X, y, self, multi_output=True, y_numeric=True)
+        _check_size(y, "y")
+        return y
 
     def _learn_target(self, y: NDArray[Any], weight: NDArray[np.float64] | None, classes: Any) -> None:
         self._flat = y.ndim == 1
-        self._target_scaler = StandardScaler().fit(y.reshape(len(y), -1).astype(np.float64), sample_weight=weight)
+        self._target_scaler = _scaler().fit(y.reshape(len(y), -1).astype(np.float64), sample_weight=weight)
 
     def _encode(self, y: NDArray[Any]) -> NDArray[Any]:
         y = y.reshape(len(y), -1)
@@ -593,6 +623,21 @@ def _check_weight(sample_weight: Any, rows: int) -> NDArray[np.float64] | None:
     if not weight.any():
         raise ValueError("sample_weight must not be zero for every row")
     return weight
+
+
+def _scaler() -> StandardScaler:
+    """What standardises arrays, and returns arrays whatever `sklearn.set_config(transform_output=…)` asks for."""
+    return StandardScaler().set_output(transform="default")
+
+
+def _check_size(numbers: NDArray[Any], name: str) -> None:
+    """See that numbers can be squared, as they are to be standardised."""
+    largest = float(np.fmax.reduce(np.abs(numbers), axis=None, initial=0))  # of those that are not missing
+    if largest > LARGEST:
+        raise ValueError(
+            f"{name} must hold numbers of at most {LARGEST:g} in size for arithmetic, but one of size {largest:g} "
+            "is in it; replace it, or give all in another unit"
+        )
 
 
 def _take(X: Any, rows: NDArray[np.intp]) -> Any:

@@ -5,6 +5,8 @@ x: (batch, inputs); z: (batch, state_dim); outputs: (batch, outputs).
 
 from __future__ import annotations
 
+import threading
+
 import torch
 from torch import Tensor, nn
 
@@ -13,6 +15,32 @@ from .config import ModelConfig, SolverConfig
 
 _MANY_INPUTS = 32
 _CALM = 0.1  # by how much a field's last layer is made smaller at the start: boats then drift before they race
+
+
+_BUILDING = threading.Lock()  # PyTorch draws first weights from the one random state of all threads
+
+
+class Hide(nn.Dropout):
+    """Dropout that draws from a generator where it has one, and so from nothing that other threads draw from.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from thalweg.learn.model import Hide
+    >>> hide = Hide(0.5)
+    >>> hide.generator = torch.Generator().manual_seed(0)
+    >>> hide(torch.ones(4)).unique()
+    tensor([0., 2.])
+    """
+
+    generator: torch.Generator | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The numbers, some of them 0 and the others larger for it while training."""
+        if not self.training:
+            return x
+        kept = torch.empty_like(x).bernoulli_(1 - self.p, generator=self.generator)
+        return x * kept.div_(1 - self.p)
 
 
 class FlowModel(nn.Module):
@@ -91,7 +119,7 @@ def build_model(model: ModelConfig, solver: SolverConfig, n_inputs: int, n_outpu
         if count < 1:
             raise ValueError(f"{name} must be 1 or more, got {count}")
     state_dim = choose_state_dim(n_inputs, model.encoder) if model.state_dim is None else model.state_dim
-    with torch.random.fork_rng(devices=[]), torch.device("cpu"):
+    with _BUILDING, torch.random.fork_rng(devices=[]), torch.device("cpu"):
         torch.manual_seed(seed)
         encoder = _encoder(model, n_inputs, state_dim)
         decoder = _decoder(model, state_dim, n_outputs)
@@ -126,7 +154,7 @@ def choose_dropout(n_inputs: int) -> float:
 def _encoder(model: ModelConfig, n_inputs: int, state_dim: int) -> nn.Module:
     dropout = choose_dropout(n_inputs) if model.dropout is None else model.dropout
     encoder = _bare_encoder(model, n_inputs, state_dim)
-    return nn.Sequential(nn.Dropout(dropout), encoder) if dropout else encoder
+    return nn.Sequential(Hide(dropout), encoder) if dropout else encoder
 
 
 def _bare_encoder(model: ModelConfig, n_inputs: int, state_dim: int) -> nn.Module:

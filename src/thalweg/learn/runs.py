@@ -234,8 +234,13 @@ class Run:
         """
         path = Path(path)
         _check_whole(path)
-        config = Config.load(path / CONFIG)
+        config = _read_config(path / CONFIG)
+        data = _read_json(path / DATA, DataRecord)
         record = _read_json(path / MODEL, ModelRecord)
+        for size in ("n_inputs", "n_outputs"):
+            made, told = getattr(record, size), getattr(data.table, size)
+            if made != told:
+                raise ValueError(_damaged(path / DATA, f"its columns have {size} {told}, and those of {MODEL} {made}"))
         model = build_model(record.model, record.solver, record.n_inputs, record.n_outputs, seed=0)
         model.to(getattr(torch, record.dtype))
         best_epoch = _load_weights(model, path / WEIGHTS)
@@ -247,7 +252,7 @@ class Run:
             stopped_early=result is not None and result.ended == "stopped early",
         )
         model.to(usable_device(device), dtype).eval()
-        return cls(path, config, _read_json(path / DATA, DataRecord), model, history, result)
+        return cls(path, config, data, model, history, result)
 
     @property
     def figures(self) -> Path:
@@ -310,6 +315,8 @@ class Run:
         """Whether a source holds the very rows that the run was made from, so that a score on them flatters."""
         if _is_bundled(source):
             return source == self.data.source
+        if not Path(source).is_file():  # a pipe, which has been read
+            return False
         return hashlib.sha256(Path(source).read_bytes()).hexdigest() == self.data.sha256
 
     def unseen(self, frame: pd.DataFrame) -> dict[str, list[str]]:
@@ -478,7 +485,14 @@ def check_free(out: str | Path) -> None:
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Write a whole file or none: what was there before stays until all of it is on disk."""
+    """Write a whole file or none: what was there before stays until all of it is on disk.
+
+    What a link leads to is written, not the link, and a pipe or a device is written to, not replaced.
+    """
+    if path.exists() and not path.is_file():
+        path.write_bytes(content)
+        return
+    path = Path(os.path.realpath(path))
     beside = path.with_name(f".{path.name}.part")
     try:
         with beside.open("wb") as file:
@@ -687,7 +701,7 @@ def _line(record: EpochRecord) -> str:
 
 def _save_weights(path: Path, epoch: int, weights: Mapping[str, Tensor]) -> None:
     tensors = {name: value.detach().cpu().contiguous() for name, value in weights.items()}
-    write_whole(path, safetensors.torch.save(tensors, metadata={"epoch": str(epoch), "thalweg": __version__}))
+    write_whole(path, safetensors.torch.save(tensors, metadata={"epoch": str(epoch)}))  # of two, the order is random
 
 
 def _load_weights(model: FlowModel, path: Path) -> int:
@@ -697,6 +711,9 @@ def _load_weights(model: FlowModel, path: Path) -> int:
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no mapping
             epoch = int((file.metadata() or {}).get("epoch", 0))
         model.load_state_dict(weights)
+        broken = next((name for name, value in weights.items() if not value.isfinite().all()), None)
+        if broken:
+            raise ValueError(f"{broken} holds NaN or infinity")
     except (SafetensorError, RuntimeError, ValueError) as error:
         raise ValueError(_damaged(path, str(error))) from None
     return epoch
@@ -730,12 +747,21 @@ def _read_json(path: Path, kind: type[_AnyRecord]) -> _AnyRecord:
         raise ValueError(_damaged(path, f"{place}: {first['msg']}" if place else first["msg"])) from None
 
 
+def _read_config(path: Path) -> Config:
+    """The configuration, all parts of which a run writes out."""
+    config = Config.load(path)
+    missing = [part for part in Config.model_fields if part not in config.model_fields_set]
+    if missing:
+        raise ValueError(_damaged(path, f"it lacks {', '.join(missing)}"))
+    return config
+
+
 def _read_metrics(path: Path) -> list[EpochRecord]:
     """The epochs; a last line that was cut off does not count."""
     if not path.exists():
         return []
-    *lines, _ = path.read_text(encoding="utf-8").split("\n")
     try:
+        *lines, _ = path.read_text(encoding="utf-8").split("\n")
         return [EpochRecord(**json.loads(line)) for line in lines]
     except (TypeError, ValueError) as error:
         raise ValueError(_damaged(path, str(error))) from None

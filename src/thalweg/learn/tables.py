@@ -11,6 +11,7 @@ import difflib
 import hashlib
 import io
 import re
+import sys
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -96,6 +97,10 @@ def load_table(
         digest = hashlib.sha256(pd.util.hash_pandas_object(bundled.frame, index=False).to_numpy().tobytes()).hexdigest()
         table = Table(bundled.frame, known, bundled.task if known == bundled.target else None, source, digest)
     else:
+        if _is_stream(Path(source)):
+            raise ValueError(
+                f"{source} is no file that can be read again, as what a run is made from must be; save it as one"
+            )
         frame, found = _read(Path(source), decimal, likely, least=2)
         if target is None:
             raise ValueError(
@@ -113,6 +118,7 @@ def read_frame(path: str | Path, *, decimal: Decimal | None = None, likely: Deci
     Parameters
     ----------
     path : str or Path
+        `-` is standard input.
     decimal : {"point", "comma"}, optional
         How a CSV file writes decimals. By default the file tells: commas between its values, or one number that is
         none otherwise.
@@ -166,11 +172,11 @@ def _read(
     """A file's rows, of at least so many columns where it is CSV, and how it writes decimals."""
     if path.is_dir():
         raise ValueError(f"{path} is a folder; name a CSV or Parquet file in it")
-    if not path.is_file():
+    if not path.is_file() and not _is_stream(path):
         near = difflib.get_close_matches(str(path), BUNDLED, n=1)
         hint = f"; did you mean the bundled {near[0]!r}?" if near else f" (bundled data sets: {', '.join(BUNDLED)})"
         raise ValueError(f"there is no file {path}{hint}")
-    content = path.read_bytes()
+    content = sys.stdin.buffer.read() if str(path) == "-" else path.read_bytes()
     if not content.strip():
         raise ValueError(f"{path} is empty")
     if content[:4] == b"PAR1":
@@ -190,6 +196,11 @@ def _read(
     if frame.empty:
         raise ValueError(f"{path} has no rows below its names")
     return frame, decimal
+
+
+def _is_stream(path: Path) -> bool:
+    """Whether it is standard input, a pipe or the like, which can be read once."""
+    return str(path) == "-" or (path.exists() and not path.is_file() and not path.is_dir())
 
 
 def _read_parquet(path: Path, content: bytes) -> pd.DataFrame:

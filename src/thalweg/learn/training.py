@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from ..core.status import SolveError
 from .config import TrainingConfig
-from .model import FlowModel
+from .model import FlowModel, Hide
 
 Task = Literal["classification", "regression"]
 
@@ -205,7 +205,7 @@ def fit(
             began = time.perf_counter()
             tally = _Tally(task)
             model.train()
-            with _randomness_from(shuffle, device):
+            with _hiding_by(shuffle, model, device):
                 for batch in _batches(train, batch_size, shuffle):
                     lr = _learning_rate(config, step / total_steps)
                     _step(model, task, batch, optimizer, lr, config.clip_norm, tally)
@@ -447,12 +447,18 @@ def _batches(samples: Samples, size: int, shuffle: torch.Generator) -> Iterator[
 
 
 @contextmanager
-def _randomness_from(generator: torch.Generator, device: torch.device) -> Iterator[None]:
-    """Let what is drawn inside, such as dropout, follow a generator, and leave the global state as it was."""
-    seed = int(torch.randint(2**62, (), generator=generator, device="cpu"))
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(seed)
+def _hiding_by(shuffle: torch.Generator, model: FlowModel, device: torch.device) -> Iterator[None]:
+    """Let what is hidden inside follow the order of the rows, and no random state that others draw from."""
+    seed = int(torch.randint(2**62, (), generator=shuffle, device="cpu"))
+    generator = torch.Generator(device).manual_seed(seed)
+    hiding = [part for part in model.modules() if isinstance(part, Hide)]
+    for part in hiding:
+        part.generator = generator
+    try:
         yield
+    finally:
+        for part in hiding:
+            part.generator = None
 
 
 def _learning_rate(config: TrainingConfig, progress: float) -> float:

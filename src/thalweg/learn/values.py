@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, Final, TypeAlias
 
 import numpy as np
@@ -17,13 +18,16 @@ MISSING = frozenset({"", "na", "n/a", "nan", "null", "?", "<na>", "nat"})
 BESIDE_NUMBERS = MISSING | {"none", "-"}
 """What stands for no value beside numbers and dates; among words `none` and `-` are words."""
 
+LARGEST: Final = 1e150
+"""The largest number to compute with: the square of a larger one overflows."""
+
 _DATE = (
     r"^(?:(?P<year>\d{4})[-/.](?P<month>\d{1,2})[-/.](?P<day>\d{1,2})"
     r"|(?P<first>\d{1,2})[-/.](?P<second>\d{1,2})[-/.](?P<last>\d{4}))(?P<clock>[T ].*)?$"
 )
+_OF_12_HOURS = re.compile(r"^[T ] *(?P<hour>0?[1-9]|1[0-2])(?P<rest>(?::\d{2}){0,2}(?:\.\d+)?) ?(?P<half>[AaPp])[Mm]$")
 _CODE = r"[+-]?0\d"  # how a number does not begin
 _INSTANT: Final = "datetime64[us, UTC]"
-_LARGEST = 1e150  # of a number: the square of a larger one overflows
 
 
 def is_bool(values: pd.Series) -> bool:
@@ -34,6 +38,11 @@ def is_bool(values: pd.Series) -> bool:
 def is_number(values: pd.Series) -> bool:
     """Whether it is of numbers, not of text that says them."""
     return pd.api.types.is_numeric_dtype(values) and not is_bool(values)
+
+
+def is_duration(values: pd.Series) -> bool:
+    """Whether it is of spans of time, which are numbers of seconds."""
+    return values.dtype.kind == "m"
 
 
 def is_date(values: pd.Series) -> bool:
@@ -48,9 +57,12 @@ def is_category(values: pd.Series) -> bool:
 
 def says_numbers(values: pd.Series) -> bool:
     """Whether all that is there is numbers, or text that says them."""
-    if is_number(values):
+    if is_number(values) or is_duration(values):
         return True
-    return not is_bool(values) and not is_date(values) and parses(bare_text(values))
+    if is_bool(values) or is_date(values):
+        return False
+    numbers = floats(values)
+    return not np.isnan(numbers).all() and no_number(values, numbers) is None
 
 
 def text_of(values: pd.Series) -> pd.Series:
@@ -64,18 +76,15 @@ def bare_text(values: pd.Series) -> pd.Series:
     return text.mask(text.str.lower().isin(BESIDE_NUMBERS), "").astype(object)
 
 
-def parses(text: pd.Series) -> bool:
-    """Whether all that is there is numbers."""
-    present = text[text.ne("")]
-    return len(present) > 0 and bool(pd.to_numeric(present, errors="coerce").notna().all())
-
-
 def floats(values: pd.Series) -> Array:
     """As float64, NaN where missing or no number."""
     if is_number(values) or is_bool(values):
         return values.to_numpy(dtype=np.float64, na_value=np.nan)
-    text = bare_text(values)
-    return pd.to_numeric(text.mask(text.eq("")), errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
+    if is_duration(values):
+        return values.dt.total_seconds().to_numpy(dtype=np.float64, na_value=np.nan)
+    # what pandas cannot read is NaN, and so is what stands for none; text is read as it is, whatever else by its words
+    text = values.str.strip() if pd.api.types.infer_dtype(values, skipna=True) == "string" else text_of(values)
+    return pd.to_numeric(text, errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
 
 
 def numbers_of(values: pd.Series, name: str) -> Array:
@@ -94,7 +103,7 @@ def sound(numbers: Array, values: pd.Series, name: str) -> Array:
     wrong = no_number(values, numbers)
     if wrong is not None:
         raise ValueError(f"column {name!r} must hold numbers, as it did in training, but {wrong!r} is none")
-    beyond = np.flatnonzero(np.abs(numbers) > _LARGEST)
+    beyond = np.flatnonzero(np.abs(numbers) > LARGEST)
     if len(beyond):
         extent = "infinite" if np.isinf(numbers[beyond[0]]) else f"{numbers[beyond[0]]:g}, too large for arithmetic,"
         raise ValueError(
@@ -106,10 +115,10 @@ def sound(numbers: Array, values: pd.Series, name: str) -> Array:
 
 def no_number(values: pd.Series, numbers: Array) -> str | None:
     """The first value that is there though its number is missing."""
-    if is_number(values) or is_bool(values) or not np.isnan(numbers).any():
+    if is_number(values) or is_bool(values) or is_duration(values) or not np.isnan(numbers).any():
         return None
-    text = bare_text(values)
-    wrong = text[np.isnan(numbers) & text.ne("").to_numpy()]
+    text = bare_text(values[np.isnan(numbers)])  # a few of the rows as a rule, or all of them
+    wrong = text[text.ne("")]
     return str(wrong.iloc[0]) if len(wrong) else None
 
 
@@ -121,8 +130,15 @@ def dates_of(values: pd.Series, day_first: bool) -> pd.Series:
     parts = text.str.extract(_DATE).astype("string")  # not objects, which older pandas makes numbers of
     day, month = (parts["first"], parts["second"]) if day_first else (parts["second"], parts["first"])
     date = [parts["year"].fillna(parts["last"]), parts["month"].fillna(month), parts["day"].fillna(day)]
-    iso = date[0] + "-" + date[1].str.zfill(2) + "-" + date[2].str.zfill(2) + parts["clock"].fillna("")
+    clock = parts["clock"].fillna("").str.replace(r" ?(?:UTC|GMT)$", "Z", regex=True)
+    clock = clock.str.replace(_OF_12_HOURS, _of_24_hours, regex=True)
+    iso = date[0] + "-" + date[1].str.zfill(2) + "-" + date[2].str.zfill(2) + clock
     return pd.to_datetime(iso, errors="coerce", utc=True, format="ISO8601").astype(_INSTANT)
+
+
+def _of_24_hours(found: re.Match[str]) -> str:
+    """A time of day with AM or PM, counted from midnight."""
+    return f" {int(found['hour']) % 12 + 12 * (found['half'] in 'pP'):02}{found['rest']}"
 
 
 def no_date(values: pd.Series, dates: pd.Series) -> str | None:

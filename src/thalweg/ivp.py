@@ -154,8 +154,7 @@ def solve_ivp(
         which it does not begin again.
     controller : {"i", "pi", "pid", "gustafsson"} or Controller, optional
         How the step size follows the error; by default "gustafsson" for fully implicit methods, "i", as in SciPy, for
-        the others, with steps of `adams` that grow by half at most. "pi" is worth a trial where stability limits the
-        steps of an explicit one.
+        the others. "pi" is worth a trial where stability limits the steps of an explicit one.
     batching : {"joint", "per_sample"}
         Whose error counts together. `joint`: one step size for all, right for every field. `per_sample`: each row of
         y0 has its own, as if solved alone; rows of the field must not depend on each other.
@@ -581,10 +580,9 @@ def _refused(reason: str) -> Unsuitable:
     return Unsuitable(reason, f"backend='native' cannot take this solve: {reason}; leave out backend")
 
 
-_USUAL: dict[str, Controller] = {"firk": CONTROLLERS["gustafsson"], "adams": PID(factor_max=1.5)}
-"""The controllers of kinds of methods that do not have the I controller. Those that solve for all stages at once pay
-dearly for a step that is rejected, and for a matrix; where steps grow q-fold, Adams methods weigh slopes by up to q to
-the power of the order, which cancels in gradients up to rounding alone."""
+_USUAL = {"firk": "gustafsson"}
+"""The controllers of kinds of methods that do not have the I controller: those that solve for all stages at once pay
+dearly for a step that is rejected, and for a matrix."""
 
 
 def _control(
@@ -598,7 +596,7 @@ def _control(
         return Fixed(), float(step_size)
     if isinstance(controller, str):
         controller = CONTROLLERS[one_of("controller", controller, tuple(CONTROLLERS))]
-    usual = _USUAL.get(method.kind, CONTROLLERS["i"]) if isinstance(method, Method) else CONTROLLERS["i"]
+    usual = CONTROLLERS[_USUAL.get(method.kind, "i") if isinstance(method, Method) else "i"]
     control: Controller = usual if controller is None else controller
     if not callable(getattr(control, "adapt", None)):
         raise ValueError(

@@ -55,7 +55,7 @@ def test_what_is_gone_is_not_taken_for_what_came_in_its_place(solved):
 Pair, Turned = namedtuple("Pair", "a b"), namedtuple("Pair", "b a")
 
 
-@pytest.mark.parametrize("have_hashes", [True, False])
+@pytest.mark.parametrize("have_hashes", sorted({cache._STRUCTURES_HAVE_HASHES, False}))
 @pytest.mark.filterwarnings("ignore:.*children_specs:FutureWarning")
 def test_structures_of_one_name_are_two(have_hashes, monkeypatch):
     """Also those of a PyTorch whose structures have no hash."""

@@ -299,8 +299,12 @@ def _called(fun: Callable[..., Any], t: Tensor, y: Tensor, layout: Layout, args:
 
 def _saved_unseen() -> AbstractContextManager[object]:
     """Where hooks are shown what autograd saves, one that shows them nothing: checkpoints count what a solve saves."""
-    hooks = torch._C._autograd._top_saved_tensors_default_hooks(False)
+    hooks = _top_hooks(False)
     return nullcontext() if hooks is None else saved_tensors_hooks(lambda x: x, lambda x: x)
+
+
+_top_hooks: Callable[[bool], Any] = getattr(torch._C._autograd, "_top_saved_tensors_default_hooks", lambda _: None)
+"""The hooks that are at work, if any; older PyTorch does not tell."""
 
 
 def _refuse_other_structure(slope: Any, layout: Layout, dtype: torch.dtype) -> None:

@@ -31,6 +31,7 @@ from .explicit_rk import ExplicitRK
 from .interpolation import StageInterpolation
 
 _MARGIN = 5.0  # as a step costs so little, there are many more of them, whose errors add up
+_WORTH_AN_ORDER = 1e-4  # the least error: one that is smaller asks for longer steps, see docs/design/methods.md
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,7 +262,7 @@ class VariableAdamsStepper(_Adams):
 
     The order follows the errors that a step would have had with the orders around its own (Shampine & Gordon 1975): up
     where the next higher one errs less, down where the two lower ones err no more; up from the start for as long as the
-    history is too short to tell.
+    history is too short to tell. It stays where the error is next to nothing.
 
     Parameters
     ----------
@@ -372,5 +373,5 @@ class VariableAdamsStepper(_Adams):
         down = where(order > 2, maximum(lowest, lower) <= same, (order == 2) & (lower <= 0.5 * same))
         down = down | ((order > 1) & (known > order) & (lower <= minimum(same, higher)))
         up = (known == order) | (higher < where(order > 1, same, 0.5 * same))
-        up = up & negate(down) & (order < self.method.order)
+        up = up & negate(down) & (order < self.method.order) & (same > _WORTH_AN_ORDER)
         return where(up, order + 1, where(down, order - 1, order))

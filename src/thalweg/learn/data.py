@@ -20,12 +20,14 @@ from .tables import Decimal, check_names, check_target
 from .values import (
     Array,
     Label,
+    a_few,
     bare_text,
     dates_of,
     floats,
     is_category,
     labels_of,
     like,
+    looks_like,
     no_date,
     no_number,
     number_labels,
@@ -79,6 +81,7 @@ class CategoryColumn(_Column):
     levels: list[str]
     rare: int = 0
     rarest: list[str] = []  # by name, which older runs did not keep
+    looks: str | None = None  # what it may be instead, where there are rarer values
 
     @property
     def size(self) -> int:
@@ -99,7 +102,7 @@ class CategoryColumn(_Column):
         """In words."""
         shown = ", ".join(level or "(missing)" for level in self.levels[:4]) + (", …" if len(self.levels) > 4 else "")
         rare = f"; {self.rare} rarer values count as unseen" if self.rare else ""
-        return f"category of {len(self.levels)}: {shown}{rare}"
+        return f"category of {len(self.levels)}: {shown}{rare}{f'; {self.looks}' if self.looks else ''}"
 
 
 class DateColumn(_Column):
@@ -422,13 +425,29 @@ def _category_column(
         return IgnoredColumn(name=name, reason=reason)
     count = max(len(text), int(weight.sum()))  # weights may be shares of one, and yet no row is less than a row
     if text.nunique() > max(20, count // 2):
-        share = pd.to_numeric(text[text.ne("")], errors="coerce").notna().mean()
-        numbers = f"; {share:.0%} are numbers, but not {no_number(text, floats(text))!r}" if share > 0.5 else ""
-        return IgnoredColumn(name=name, reason=f"nearly every row has its own text, as an identifier has{numbers}")
+        reason = "nearly every row has its own text, as an identifier has"
+        looks = _nearly_numbers_or_dates(text) or looks_like(text)
+        return IgnoredColumn(name=name, reason=f"{reason}; {looks}" if looks else reason)
     counts = pd.Series(weight[rows]).groupby(text.to_numpy()[rows], sort=False).sum()
     levels = [str(level) for level in counts.sort_values(ascending=False, kind="stable").index]
     rarest = sorted(levels[_MOST_LEVELS:])
-    return CategoryColumn(name=name, levels=sorted(levels[:_MOST_LEVELS]), rare=len(rarest), rarest=rarest)
+    looks = _nearly_numbers_or_dates(text) or looks_like(text) if rarest else None
+    return CategoryColumn(name=name, levels=sorted(levels[:_MOST_LEVELS]), rare=len(rarest), rarest=rarest, looks=looks)
+
+
+def _nearly_numbers_or_dates(text: pd.Series) -> str | None:
+    """How many values of text are numbers, or dates, where most are, and one that is none."""
+    text = bare_text(text)
+    text = text[text.ne("")]
+    numbers = floats(text)
+    found = [("numbers", ~np.isnan(numbers), no_number(text, numbers))]
+    for day_first in (False, True):
+        if dates_of(a_few(text), day_first).notna().mean() <= 0.5:  # all of them take long
+            continue
+        dates = dates_of(text, day_first)
+        found.append(("dates", dates.notna().to_numpy(), no_date(text, dates)))
+    kind, read, wrong = max(found, key=lambda one: one[1].mean())
+    return f"{read.mean():.0%} are {kind}, but not {wrong!r}" if read.mean() > 0.5 else None
 
 
 def _nothing_to_learn(values: pd.Series, rows: NDArray[np.intp]) -> str | None:
@@ -461,8 +480,8 @@ def _target(values: pd.Series, name: str, task: Task | None, rows: NDArray[np.in
     if task == "regression":
         if not numeric:
             raise ValueError(
-                f"target {name!r} must hold numbers for regression, but {no_number(values, floats(values))!r} is none; "
-                "leave out the task, or choose classification"
+                f"target {name!r} must hold numbers for regression, but {no_number(values, floats(values))!r} is none"
+                f"{_aside(looks_like(values))}; leave out the task, or choose classification"
             )
         numbers = numbers_of(values, name)[rows]
         scale = _scale(numbers, np.ones(len(numbers)))
@@ -472,9 +491,14 @@ def _target(values: pd.Series, name: str, task: Task | None, rows: NDArray[np.in
     if single:
         raise ValueError(
             f"class {single[0]!r} of target {name!r} has one row, but a class needs two, one to learn from "
-            "and one to be judged by; give it more rows, drop it" + (", or choose regression" if numeric else "")
+            "and one to be judged by; give it more rows, drop it"
+            + (", or choose regression" if numeric else _aside(looks_like(values)))
         )
     return Target(name=name, task=task, reason=reason, classes=distinct)
+
+
+def _aside(looks: str | None) -> str:
+    return f" (the column {looks})" if looks else ""
 
 
 def _seconds(dates: pd.Series) -> Array:

@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pandas as pd
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner
 
 from thalweg.cli.main import app
@@ -360,9 +361,7 @@ def test_a_place_that_is_not_there_is_refused_before_predicting(flowers, tmp_pat
 class TestCompare:
     """What is shown of a comparison; `tests/learn/test_compare.py` sees to the comparison itself."""
 
-    FAILURE = (
-        "ValueError: training diverged in epoch 1: the loss is nan; lower learning_rate (now 1e+30), " + "or " * 99
-    )
+    FAILURE = "training diverged in epoch 1: the loss is nan; lower learning_rate (now 1e+30), " + "or " * 99
 
     @pytest.fixture
     def standings(self, monkeypatch):
@@ -380,6 +379,15 @@ class TestCompare:
         for standing in standings[3:]:
             assert [line.split() for line in lines].count([*standing.contender.name.split(), "failed"]) == 1
             assert f"{standing.contender.name} failed: {self.FAILURE}" in lines
+
+    @pytest.mark.parametrize("rmse", [None, 0.0, 1.2345e-7, 54.321, 1234.5, 999_999.0, 1.2345e7])
+    def test_each_contender_has_a_line_on_a_terminal_of_80_letters(self, standings, monkeypatch, rmse):
+        trial = Trial(score=0.9, rmse=rmse, parameters=123_456, nfev=14.0, seconds=100.0)
+        standings[:] = [Standing(who, (trial,) * 5, 12_300_000) for who in CONTENDERS]
+        monkeypatch.setattr("thalweg.cli.compare.console", lambda: Console(width=80, force_terminal=False))
+        lines = command("compare", "iris").stdout.splitlines()
+        assert [line[:18].strip() for line in lines[2:7]] == [who.name for who in CONTENDERS]
+        assert all(line.rstrip().endswith("12.3") and "0.9000 ± 0.0000" in line for line in lines[2:7])
 
     def test_where_all_fail_so_does_the_command(self, standings, tmp_path):
         del standings[:3]

@@ -145,6 +145,14 @@ class TestColumns:
         assert features.std() == pytest.approx(1, rel=1e-14)
         assert np.allclose(features[:, 0], (np.arange(12) - 5.5) / np.arange(12).std(), rtol=1e-14)
 
+    def test_numbers_whose_squares_are_zero_are_standardised_too(self):
+        known, _ = learn(target="x", x=[n / 3 for n in NUMBERS], size=[n / 7 for n in NUMBERS])
+        unit = 2.0**-700
+        small, frame = learn(target="x", x=[unit * n / 3 for n in NUMBERS], size=[unit * n / 7 for n in NUMBERS])
+        assert small.target.scale == unit * known.target.scale
+        assert small.columns[1].scale == unit * known.columns[1].scale
+        assert np.isfinite(again(small).features(frame)).all()
+
     @pytest.mark.parametrize("spelling", [*SPELLINGS, None, np.nan])
     def test_a_missing_number_is_the_median_and_a_flag(self, spelling):
         schema, frame = learn(x=[spelling, "10", "20", "90", *["20"] * 8])

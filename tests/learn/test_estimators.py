@@ -393,3 +393,18 @@ def test_only_a_flow_has_paths():
     model = NeuralODEClassifier(**QUICK, flow="resnet").fit(*MOONS)
     with pytest.raises(ValueError, match="flow='ode'"):
         model.trajectory(MOONS[0])
+
+
+@pytest.mark.parametrize("unit", [2.0**-1000, 2.0**-600])
+@pytest.mark.parametrize(
+    "make", [np.asarray, pd.DataFrame, lambda X: pd.DataFrame(X, columns=list("abc")).assign(town=["Aix", "Bar"] * 50)]
+)
+def test_numbers_whose_squares_are_zero_are_learnt_from_as_others_are(make, unit):
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(100, 3))
+    X[:, 2] = 3.0
+    y = X[:, 0] + X[:, 1] / 2
+    regressor = NeuralODERegressor(max_epochs=3, random_state=0)
+    known = regressor.fit(make(X), y).predict(make(X))
+    small = regressor.fit(make(unit * X), unit * y).predict(make(unit * X))
+    np.testing.assert_allclose(small / unit, known, rtol=1e-9, atol=1e-12)

@@ -348,7 +348,7 @@ def _range(places: Array, drawn: NDArray[np.intp]) -> tuple[float, float]:
 
 
 def _reach(places: Array) -> Array:
-    """From where to where the places (T, N, …) of boats reach, (2, …), but for a hundredth at each end far from all others."""
+    """From where to where places (T, N, …) reach, (2, …), but for a hundredth of the boats far from all others."""
     low, high = places.min(0), places.max(0)  # (N, …)
     boats = len(low)
     few = min(-(-boats // 100), boats // 20)  # of hardly any boats all are shown

@@ -35,6 +35,7 @@ from .values import (
     says_numbers,
     sound,
     text_of,
+    unit_of,
 )
 
 _MOST_LEVELS = 50  # of a category; rarer ones are as unseen ones
@@ -532,6 +533,7 @@ def weighted_median(numbers: Array, weight: Array) -> float:
 
 def _scale(numbers: Array, weight: Array) -> float:
     """The standard deviation, or 1 where it is nothing but rounding."""
-    mean = np.average(numbers, weights=weight)
-    scale = float(np.sqrt(np.average(np.square(numbers - mean), weights=weight)))
-    return scale if scale > 1e-12 * max(1e-300, float(np.abs(numbers).max())) else 1.0
+    unit = unit_of(numbers)
+    rest = (numbers - np.average(numbers, weights=weight)) / unit
+    scale = float(unit * np.sqrt(np.average(np.square(rest), weights=weight)))
+    return scale if scale > 1e-12 * float(np.abs(numbers).max()) else 1.0

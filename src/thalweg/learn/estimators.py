@@ -27,7 +27,7 @@ from .config import Config, Gradient, TrainingConfig, validated
 from .data import Column, frame_features, learn_columns, weighted_median
 from .model import FlowModel, build_model
 from .training import EpochRecord, History, Samples, Task, fit, hold_out, outputs
-from .values import LARGEST
+from .values import LARGEST, unit_of
 
 _PARTS = {
     "model": (
@@ -160,7 +160,7 @@ class _Numbers:
 
     def learn(self, X: NDArray[Any], weight: NDArray[np.float64] | None) -> None:
         weight = None if weight is None else weight / weight.max()
-        self.scaler = _scaler().fit(X, sample_weight=weight)
+        self.scaler = _scaler(X, weight)
         weight = np.ones(len(X)) if weight is None else weight
         self.medians = np.array([weighted_median(column, weight) for column in X.T])
 
@@ -587,7 +587,7 @@ class NeuralODERegressor(RegressorMixin, _Estimator):
 
     def _learn_target(self, y: NDArray[Any], weight: NDArray[np.float64] | None, classes: Any) -> None:
         self._flat = y.ndim == 1
-        self._target_scaler = _scaler().fit(y.reshape(len(y), -1).astype(np.float64), sample_weight=weight)
+        self._target_scaler = _scaler(y.reshape(len(y), -1).astype(np.float64), weight)
 
     def _encode(self, y: NDArray[Any]) -> NDArray[Any]:
         y = y.reshape(len(y), -1)
@@ -625,9 +625,16 @@ def _check_weight(sample_weight: Any, rows: int) -> NDArray[np.float64] | None:
     return weight
 
 
-def _scaler() -> StandardScaler:
+def _scaler(numbers: NDArray[Any], weight: NDArray[np.float64] | None) -> StandardScaler:
     """What standardises arrays, and returns arrays whatever `sklearn.set_config(transform_output=…)` asks for."""
-    return StandardScaler().set_output(transform="default")
+    scaler = StandardScaler().set_output(transform="default")
+    unit = unit_of(numbers)
+    if (unit == 1).all():
+        return scaler.fit(numbers, sample_weight=weight)
+    scaler.fit(numbers / unit, sample_weight=weight)
+    constant = scaler.scale_ == 1  # numbers between -1 and 1 have no such deviation
+    scaler.mean_, scaler.scale_ = scaler.mean_ * unit, np.where(constant, 1.0, scaler.scale_ * unit)
+    return scaler
 
 
 def _check_size(numbers: NDArray[Any], name: str) -> None:

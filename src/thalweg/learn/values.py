@@ -124,6 +124,20 @@ def sound(numbers: Array, values: pd.Series, name: str) -> Array:
     return numbers
 
 
+def unit_of(numbers: NDArray[Any]) -> Any:
+    """What numbers (N, …) are to be divided by before they are squared (…): 1, or a power of two for tiny ones.
+
+    Squares of numbers below 1e-154 lose their digits, and then are 0. A power of two changes no digit.
+
+    Examples
+    --------
+    >>> unit_of(np.array([[1.0, 0.0, 3e-200], [-2.0, 0.0, 1e-200]])) == [1.0, 1.0, 2.0**-662]
+    array([ True,  True,  True])
+    """
+    largest = np.abs(numbers).max(axis=0)
+    return np.where((largest > 0) & (largest < 1e-100), np.ldexp(1.0, np.frexp(largest)[1]), 1.0)
+
+
 def no_number(values: pd.Series, numbers: Array) -> str | None:
     """The first value that is there though its number is missing."""
     if is_number(values) or is_bool(values) or is_duration(values) or not np.isnan(numbers).any():

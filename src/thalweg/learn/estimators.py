@@ -154,7 +154,10 @@ class _Numbers:
 
     def check(self, estimator: _Estimator, X: Any, *, reset: bool) -> NDArray[Any]:
         kinds = [np.float64, np.float32]
-        rows: NDArray[Any] = validate_data(estimator, X, dtype=kinds, ensure_all_finite=self.gaps, reset=reset)
+        try:
+            rows: NDArray[Any] = validate_data(estimator, X, dtype=kinds, ensure_all_finite=self.gaps, reset=reset)
+        except ValueError as error:
+            raise ValueError(_say_what_holds(X, str(error))) from error
         _check_size(rows, "X")
         return rows
 
@@ -600,6 +603,20 @@ class NeuralODERegressor(RegressorMixin, _Estimator):
         tags = super().__sklearn_tags__()
         tags.target_tags.multi_output = True
         return tags
+
+
+def _say_what_holds(X: Any, message: str) -> str:
+    """What scikit-learn says of rows that are no numbers; where a data frame may hold them, that it may."""
+    text = re.match(r"could not convert string to float: (?:np\.\w+\()?(b?(?:'.*'|\".*\"))", message)
+    held = f"the text {text[1]}" if text else "NaN" if "contains NaN" in message else None
+    if held is None:
+        return message
+    if isinstance(X, pd.DataFrame):
+        return f"X held nothing but numbers in fit, and now holds {held}; leave it out, or begin anew with such rows"
+    return (
+        f"X holds {held}: {type(X).__name__} must hold finite numbers alone, and a pandas data frame may hold text and "
+        "missing values too; fit to one, such as pd.DataFrame(X) or, of other libraries, X.to_pandas()"
+    )
 
 
 def _check_y(X: Any, y: Any, estimator: _Estimator, **options: Any) -> NDArray[Any]:

@@ -109,6 +109,8 @@ class TestColumns:
             ([f"March {n % 28 + 1}, {1960 + n}" for n in range(60)], "dates"),
             ([f"{n % 28 + 1}/{n % 12 + 1}/{n + 10}" for n in range(60)], "dates"),
             ([f"{1960 + n}-{n % 12 + 1:02}" for n in range(60)], "dates"),
+            ([f"{n} {n + 100}" for n in range(60)], "numbers: write them as 1234.5"),
+            ([f"{n},5" for n in range(60)], "numbers: write them as 1234.5"),
             ([f"${n}.50" for n in range(60)], "numbers with '$': write the numbers alone"),
             ([f"{n},5 €" for n in range(60)], "numbers with '€'"),
             ([f"{n}%" for n in range(59)] + ["unknown"], "numbers with '%'"),

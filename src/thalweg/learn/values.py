@@ -36,6 +36,7 @@ _LIKE_DATE = (  # 2 Jan 2024, Jan 2, 2024, 2/1/24, 2024-01, 01/2024, with a day 
     r"|\d{4}[-/]\d{1,2}|\d{1,2}[-/]\d{4})"
     rf"(?:[T ,]+{_TIME}.*)?$"
 )
+_MARKED = r"^[+-]?\d{1,3}(?:[ .,'’\u00a0\u202f]?\d{3})*(?:[.,]\d+)?$"
 _MEASURED = r"^[+-]?(?P<before>[$€£¥₹₩₽])? ?[+-]?\d[\d., ]*(?P<after>[^\d\s.,:/-].{0,11})?$"
 _CODE = r"[+-]?0\d"  # how a number does not begin
 _INSTANT: Final = "datetime64[us, UTC]"
@@ -197,6 +198,7 @@ def looks_like(values: pd.Series) -> str | None:
     for form, words in (
         (rf"^{_TIME}$", "times of day: write them as numbers, such as 14.5 hours"),
         (_LIKE_DATE, "dates: write them as 2024-01-02"),
+        (_MARKED, "numbers: write them as 1234.5"),
     ):
         if text.str.match(form).mean() > _NEARLY_ALL:
             return f"looks like {words}"

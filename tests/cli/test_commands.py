@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -110,6 +111,14 @@ def test_a_link_that_is_written_over_leads_where_it_led(folder, trained, tmp_pat
 
 def test_what_can_be_read_but_once_is_no_place_to_train_from(folder):
     assert "- is no file that can be read again" in refused("train", "-", "--target", "price")
+
+
+def test_commands_that_train_suggests_can_be_typed_as_they_are(tmp_path):
+    folder = tmp_path / "it's my run"
+    lines = command("train", "iris", "--out", folder, *quick()).stdout.splitlines()
+    for name, words in (("predict", ["FILE"]), ("flow", [])):
+        (line,) = [line for line in lines if f"thalweg {name} " in line]
+        assert shlex.split(line.partition(": ")[2]) == ["thalweg", name, str(folder), *words]
 
 
 def test_train_says_what_each_column_was_taken_for(trained):

@@ -409,6 +409,7 @@ def test_numbers_whose_squares_are_zero_are_learnt_from_as_others_are(make, unit
     known = regressor.fit(make(X), y).predict(make(X))
     small = regressor.fit(make(unit * X), unit * y).predict(make(unit * X))
     np.testing.assert_allclose(small / unit, known, rtol=1e-9, atol=1e-12)
+    assert np.isfinite(regressor.predict(make(X)[:2])).all()  # by far beyond the rows of fit
 
 
 @pytest.mark.parametrize(

@@ -34,6 +34,7 @@ from .values import (
     numbers_of,
     says_numbers,
     sound,
+    standardised,
     text_of,
     unit_of,
 )
@@ -67,7 +68,7 @@ class NumberColumn(_Column):
         """The features (N, size)."""
         numbers = numbers_of(values, self.name)
         absent = np.isnan(numbers)
-        columns = [(np.where(absent, self.fill, numbers) - self.mean) / self.scale]
+        columns = [standardised(np.where(absent, self.fill, numbers), self.mean, self.scale)]
         return np.column_stack([*columns, absent.astype(float)] if self.missing else columns)
 
     def describe(self) -> str:
@@ -203,7 +204,7 @@ class Target(BaseModel):
         if self._missing(values).any():
             raise ValueError(f"target {self.name!r} has missing values; drop these rows")
         if self.task == "regression":
-            return ((numbers_of(values, self.name) - self.mean) / self.scale)[:, None]
+            return standardised(numbers_of(values, self.name), self.mean, self.scale)[:, None]
         codes = {str(label): code for code, label in enumerate(self.classes)}
         labels = self._labels(values)
         unknown = sorted({label for label in labels if label not in codes})
@@ -471,7 +472,7 @@ def _target(values: pd.Series, name: str, task: Task | None, rows: NDArray[np.in
     whole = numeric and bool((np.mod(numbers_of(values, name), 1) == 0).all())
     if task is None:
         if not numeric or is_category(values):
-            task, reason = "classification", "the target is no number" if not numeric else "the target is of categories"
+            task, reason = "classification", "the target is of categories" if numeric else "the target is no number"
         elif whole and len(distinct) <= _FEW_VALUES:
             task, reason = "classification", f"the target has {len(distinct)} different whole numbers"
         else:

@@ -168,8 +168,7 @@ class _Numbers:
         self.medians = np.array([weighted_median(column, weight) for column in X.T])
 
     def features(self, X: NDArray[Any]) -> NDArray[Any]:
-        scaled: NDArray[Any] = self.scaler.transform(np.where(np.isnan(X), self.medians.astype(X.dtype), X))
-        return scaled
+        return _standardise(self.scaler, np.where(np.isnan(X), self.medians.astype(X.dtype), X))
 
 
 class _Frames:
@@ -596,8 +595,7 @@ class NeuralODERegressor(RegressorMixin, _Estimator):
         y = y.reshape(len(y), -1)
         if y.shape[1] != self._n_outputs:
             raise ValueError(f"y must have {self._n_outputs} outputs, as it had in the first fit, got {y.shape[1]}")
-        standardised: NDArray[Any] = self._target_scaler.transform(y.astype(np.float64))
-        return standardised
+        return _standardise(self._target_scaler, y.astype(np.float64))
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
@@ -652,6 +650,13 @@ def _scaler(numbers: NDArray[Any], weight: NDArray[np.float64] | None) -> Standa
     constant = scaler.scale_ == 1  # numbers between -1 and 1 have no such deviation
     scaler.mean_, scaler.scale_ = scaler.mean_ * unit, np.where(constant, 1.0, scaler.scale_ * unit)
     return scaler
+
+
+def _standardise(scaler: StandardScaler, numbers: NDArray[Any]) -> NDArray[Any]:
+    """Numbers in standard deviations; those beyond a tiny one by far are the largest to compute with."""
+    with np.errstate(over="ignore"):
+        scaled: NDArray[Any] = scaler.transform(numbers)
+    return scaled.clip(-LARGEST, LARGEST) if scaled.dtype == np.float64 else scaled
 
 
 def _check_size(numbers: NDArray[Any], name: str) -> None:

@@ -139,6 +139,18 @@ def unit_of(numbers: NDArray[Any]) -> Any:
     return np.where((largest > 0) & (largest < 1e-100), np.ldexp(1.0, np.frexp(largest)[1]), 1.0)
 
 
+def standardised(numbers: Array, mean: float, scale: float) -> Array:
+    """Numbers in standard deviations; those beyond a tiny one by far are the largest to compute with.
+
+    Examples
+    --------
+    >>> standardised(np.array([1.0, 3.0, 1e20]), 1.0, 2.0), standardised(np.array([1e20]), 0.0, 1e-300)
+    (array([0.e+00, 1.e+00, 5.e+19]), array([1.e+150]))
+    """
+    with np.errstate(over="ignore"):
+        return np.clip((numbers - mean) / scale, -LARGEST, LARGEST)
+
+
 def no_number(values: pd.Series, numbers: Array) -> str | None:
     """The first value that is there though its number is missing."""
     if is_number(values) or is_bool(values) or is_duration(values) or not np.isnan(numbers).any():

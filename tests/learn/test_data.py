@@ -126,6 +126,7 @@ class TestColumns:
         assert f"count as unseen; looks like {hint}" in again(Schema.learn(many, "y")).columns[0].describe()
         with pytest.raises(ValueError, match=r"has one row.*the column looks like"):
             Target.learn(pd.Series(values, name="x"))
+        assert f"no number (the column looks like {hint}" in Target.learn(pd.Series(values * 2, name="x")).describe()
         with pytest.raises(ValueError, match=r"must hold numbers for regression.*the column looks like"):
             Target.learn(pd.Series(values, name="x"), "regression")
 

@@ -473,6 +473,8 @@ def _target(values: pd.Series, name: str, task: Task | None, rows: NDArray[np.in
     if task is None:
         if not numeric or is_category(values):
             task, reason = "classification", "the target is of categories" if numeric else "the target is no number"
+            if not numeric and len(distinct) > _FEW_VALUES:
+                reason += _aside(looks_like(values))
         elif whole and len(distinct) <= _FEW_VALUES:
             task, reason = "classification", f"the target has {len(distinct)} different whole numbers"
         else:

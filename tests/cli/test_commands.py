@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pandas as pd
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner
 
 from thalweg.cli.main import app
@@ -109,6 +111,14 @@ def test_a_link_that_is_written_over_leads_where_it_led(folder, trained, tmp_pat
 
 def test_what_can_be_read_but_once_is_no_place_to_train_from(folder):
     assert "- is no file that can be read again" in refused("train", "-", "--target", "price")
+
+
+def test_commands_that_train_suggests_can_be_typed_as_they_are(tmp_path):
+    folder = tmp_path / "it's my run"
+    lines = command("train", "iris", "--out", folder, *quick()).stdout.splitlines()
+    for name, words in (("predict", ["FILE"]), ("flow", [])):
+        (line,) = [line for line in lines if f"thalweg {name} " in line]
+        assert shlex.split(line.partition(": ")[2]) == ["thalweg", name, str(folder), *words]
 
 
 def test_train_says_what_each_column_was_taken_for(trained):
@@ -360,9 +370,7 @@ def test_a_place_that_is_not_there_is_refused_before_predicting(flowers, tmp_pat
 class TestCompare:
     """What is shown of a comparison; `tests/learn/test_compare.py` sees to the comparison itself."""
 
-    FAILURE = (
-        "ValueError: training diverged in epoch 1: the loss is nan; lower learning_rate (now 1e+30), " + "or " * 99
-    )
+    FAILURE = "training diverged in epoch 1: the loss is nan; lower learning_rate (now 1e+30), " + "or " * 99
 
     @pytest.fixture
     def standings(self, monkeypatch):
@@ -380,6 +388,15 @@ class TestCompare:
         for standing in standings[3:]:
             assert [line.split() for line in lines].count([*standing.contender.name.split(), "failed"]) == 1
             assert f"{standing.contender.name} failed: {self.FAILURE}" in lines
+
+    @pytest.mark.parametrize("rmse", [None, 0.0, 1.2345e-7, 54.321, 1234.5, 999_999.0, 1.2345e7])
+    def test_each_contender_has_a_line_on_a_terminal_of_80_letters(self, standings, monkeypatch, rmse):
+        trial = Trial(score=0.9, rmse=rmse, parameters=123_456, nfev=14.0, seconds=100.0)
+        standings[:] = [Standing(who, (trial,) * 5, 12_300_000) for who in CONTENDERS]
+        monkeypatch.setattr("thalweg.cli.compare.console", lambda: Console(width=80, force_terminal=False))
+        lines = command("compare", "iris").stdout.splitlines()
+        assert [line[:18].strip() for line in lines[2:7]] == [who.name for who in CONTENDERS]
+        assert all(line.rstrip().endswith("12.3") and "0.9000 ± 0.0000" in line for line in lines[2:7])
 
     def test_where_all_fail_so_does_the_command(self, standings, tmp_path):
         del standings[:3]

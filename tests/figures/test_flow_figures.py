@@ -94,6 +94,36 @@ def test_evaluations_lie_on_the_path_where_the_solver_accepted_a_step():
     np.testing.assert_allclose(asked[0], path[0], atol=1e-6)
 
 
+@pytest.mark.parametrize("far", [1, 3])
+@pytest.mark.parametrize("dims", [2, 5])
+def test_a_few_rows_far_from_all_others_do_not_decide_the_scale(dims, far):
+    torch.manual_seed(0)
+    model, (x, y) = model_of(dims), rows_of(300)
+    plane = draw_flow(model, x, y, "classification", NAMES)["figure3-plane"]
+    x[:far] *= 1e3
+    figure = draw_flow(model, x, y, "classification", NAMES)["figure3-plane"]
+    for of in ("get_xlim", "get_ylim"):
+        assert np.ptp(getattr(figure.axes[0], of)()) < 3 * np.ptp(getattr(plane.axes[0], of)())
+    assert f"Far off and not shown: {far}." in figure.legends[-1].get_title().get_text()
+    assert "not shown" not in plane.legends[-1].get_title().get_text()
+
+
+def test_of_few_rows_all_are_shown_however_far():
+    model, (x, y) = model_of(2), rows_of(12)
+    x[0] *= 1e3
+    ax = draw_flow(model, x, y, "classification", NAMES)["figure3-plane"].axes[0]
+    z0 = model.encoder(x).detach().numpy()
+    assert ax.get_xlim()[0] < z0[:, 0].min() < z0[:, 0].max() < ax.get_xlim()[1]
+
+
+def test_times_below_zero_have_the_minus_sign_of_the_other_axis():
+    figures = draw_flow(model_of(2, t_span=(-1.0, 1.0)), *rows_of(), "classification", NAMES)
+    names = [label.get_text() for label in figures["figure1-flow"].axes[0].get_xticklabels()]
+    assert names[0] == "$t_0$ = −1"
+    assert "−0.5" in names
+    assert [ax.get_title(loc="left") for ax in figures["figure3-plane"].axes] == ["t = −1", "t = 0", "t = 1"]
+
+
 @pytest.mark.parametrize("t_span", [(0.0, 3.0), (3.0, 0.0)])
 def test_blocks_of_figure_2_are_eulers_method_on_the_same_field(t_span):
     model, (x, y) = model_of(1, t_span=t_span), rows_of(6)

@@ -51,6 +51,15 @@ def test_a_loss_is_on_a_logarithmic_scale_where_it_falls_far():
     assert draw_training([{"loss": 1.0}, {"loss": 0.0}]).axes[0].get_yscale() == "linear"
 
 
+def test_a_first_score_far_below_all_others_takes_no_room_from_them():
+    _, ax = draw_training([{"loss": 1e5, "score": -1e5}, {"loss": 1.0, "score": 0.1}, {"loss": 0.5, "score": 0.9}]).axes
+    assert ax.get_ylim()[0] == -1.0
+    assert 0.9 < ax.get_ylim()[1] < 1.1
+    assert ax.get_title(loc="left") == "score, from −1 up"
+    _, ax = draw_training([{"loss": 1e5, "score": -1e5}, {"loss": 9.0, "score": -8.0}]).axes
+    assert ax.get_ylim()[0] < -1e5  # where there is nothing else to see
+
+
 def test_one_epoch_is_a_point_above_its_number():
     figure = draw_training(RECORDS[:1])
     figure.canvas.draw()

@@ -4,6 +4,7 @@ import re
 from statistics import fmean
 
 import numpy as np
+import pandas as pd
 import pytest
 from sklearn.linear_model import LogisticRegression
 
@@ -12,7 +13,7 @@ from thalweg.learn.compare import CONTENDERS, Contender, Standing, Trial, compar
 from thalweg.learn.config import Config
 from thalweg.learn.model import build_model
 from thalweg.learn.runs import prepare
-from thalweg.learn.training import evaluate, fit
+from thalweg.learn.training import evaluate, fit, split_rows
 
 IRIS = Config().with_overrides(["data.source=iris", "training.max_epochs=3", "model.width=8"])
 
@@ -55,7 +56,20 @@ def test_one_that_fails_says_why_and_the_others_go_on():
     ode, none = compare(config, [0], contenders=[CONTENDERS[0], CONTENDERS[2]])
     assert not ode.trials
     assert "max_steps" in ode.failure
+    assert ode.failure.startswith("training diverged in epoch 1")
     assert len(none.trials) == 1
+
+
+def test_one_that_cannot_be_judged_says_why(tmp_path):
+    """A row apart that is beyond single precision is nothing that the flow can carry."""
+    path = tmp_path / "table.csv"
+    config = Config().with_overrides([f"data.source={path}", "data.target=y", "training.max_epochs=1"])
+    frame = pd.DataFrame({"x": np.linspace(0, 1, 40), "y": np.linspace(0, 1, 40) ** 2})
+    _, apart = split_rows(40, 8, None, 0)
+    frame.loc[apart[0], "x"] = 1e140
+    frame.to_csv(path, index=False)
+    (ode,) = compare(config, [0], contenders=CONTENDERS[:1])
+    assert ode.failure.startswith("held-out rows cannot be carried to the end of the flow")
 
 
 def test_bad_rows_and_no_seeds_are_refused_at_once():
@@ -77,6 +91,7 @@ def standing(kind, *scores):
         ([standing("ode", 0.8, 0.9), standing("mlp", 0.86, 0.86)], "below mlp.*within the spread"),
         ([standing("ode"), standing("mlp", 0.9)], "best is mlp; the neural ODE could not be trained"),
         ([standing("ode", 0.9)], "stands alone"),
+        ([standing("ode", 0.9), standing("mlp", 0.9)], r"neural ODE is level with mlp, the best of the others\.$"),
         ([standing("ode")], "No contender"),
     ],
 )

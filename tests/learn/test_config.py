@@ -243,3 +243,26 @@ def test_nothing_of_it_changes():
             setattr(part, name, 1)
     config.with_overrides(["model.width=3"])
     assert config == Config()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "seed: 1\ntraining:\n  tol: 0.1\nseed: 2\n",
+        "training:\n  seed: 1\n  seed: 1\n",
+        "model: {<<: {width: 8}, seed: 3, seed: 4}\n",
+    ],
+)
+def test_a_key_that_comes_twice_is_refused(tmp_path, text):
+    """The last of them would count, and the first be overlooked."""
+    (tmp_path / "config.yaml").write_text(text)
+    with pytest.raises(ValueError, match=r"is no YAML file: the key seed comes twice in .*, line \d"):
+        Config.load(tmp_path / "config.yaml")
+
+
+def test_anchors_and_merged_keys_are_read(tmp_path):
+    (tmp_path / "config.yaml").write_text(
+        "data: {source: &name iris, target: *name}\nmodel: {<<: {width: 8}, depth: 2}\n"
+    )
+    config = Config.load(tmp_path / "config.yaml")
+    assert (config.data.target, config.model.width, config.model.depth) == ("iris", 8, 2)

@@ -97,12 +97,65 @@ class TestColumns:
         assert schema.features(pd.DataFrame({"x": [], "other": []})).shape == (0, schema.n_inputs)
         assert all(part.describe() for part in (*schema.columns, schema.target))
 
+    @pytest.mark.parametrize(
+        ("values", "hint"),
+        [
+            (
+                [f"{n % 12:02}:{n % 60:02}" for n in range(60)],
+                "times of day: write them as numbers, such as 14.5 hours",
+            ),
+            ([f"{n % 12}:{n % 60:02}:30 PM" for n in range(60)], "times of day"),
+            ([f"{n % 28 + 1:02} Jan {1960 + n}" for n in range(60)], "dates: write them as 2024-01-02"),
+            ([f"March {n % 28 + 1}, {1960 + n}" for n in range(60)], "dates"),
+            ([f"{n % 28 + 1}/{n % 12 + 1}/{n + 10}" for n in range(60)], "dates"),
+            ([f"{1960 + n}-{n % 12 + 1:02}" for n in range(60)], "dates"),
+            ([f"{n} {n + 100}" for n in range(60)], "numbers: write them as 1234.5"),
+            ([f"{n},5" for n in range(60)], "numbers: write them as 1234.5"),
+            ([f"${n}.50" for n in range(60)], "numbers with '$': write the numbers alone"),
+            ([f"{n},5 €" for n in range(60)], "numbers with '€'"),
+            ([f"{n}%" for n in range(59)] + ["unknown"], "numbers with '%'"),
+            ([f"-{n}.5 kg" for n in range(57)] + ["", "NA", "-"], "numbers with 'kg'"),
+        ],
+    )
+    def test_text_that_looks_like_something_else_says_how_to_write_it(self, values, hint):
+        target = np.arange(len(values)) % 2
+        few = Schema.learn(pd.DataFrame({"x": values, "n": np.arange(len(values)), "y": target}), "y")
+        assert few.columns[0].role == "ignored"
+        assert f"as an identifier has; looks like {hint}" in few.columns[0].describe()
+        many = pd.DataFrame({"x": values * 20, "y": np.tile(target, 20)})
+        assert f"count as unseen; looks like {hint}" in again(Schema.learn(many, "y")).columns[0].describe()
+        with pytest.raises(ValueError, match=r"has one row.*the column looks like"):
+            Target.learn(pd.Series(values, name="x"))
+        assert f"no number (the column looks like {hint}" in Target.learn(pd.Series(values * 2, name="x")).describe()
+        with pytest.raises(ValueError, match=r"must hold numbers for regression.*the column looks like"):
+            Target.learn(pd.Series(values, name="x"), "regression")
+
+    @pytest.mark.parametrize("form", ["A{}", "{}a{}", "192.168.0.{}", "{}-{}", "No. {}", "{} {}", "1.2.{}x{}"])
+    def test_identifiers_look_like_nothing_else(self, form):
+        names = [form.format(n, n + 1) for n in range(60)]
+        schema = Schema.learn(pd.DataFrame({"x": names, "n": np.arange(60), "y": np.arange(60) % 2}), "y")
+        assert schema.columns[0].describe().endswith("as an identifier has")
+
+    def test_dates_that_are_nearly_all_some_say_which_is_none(self):
+        values = [f"28/{n % 12 + 1}/{1960 + n}" for n in range(59)] + ["30/02/2020"]
+        schema = Schema.learn(pd.DataFrame({"x": values, "n": np.arange(60), "y": np.arange(60) % 2}), "y")
+        assert schema.columns[0].describe().endswith("; 98% are dates, but not '30/02/2020'")
+
     def test_numbers_are_standardised(self):
         schema, frame = learn(x=NUMBERS)
         features = schema.features(frame)
         assert features.mean() == pytest.approx(0, abs=1e-15)
         assert features.std() == pytest.approx(1, rel=1e-14)
         assert np.allclose(features[:, 0], (np.arange(12) - 5.5) / np.arange(12).std(), rtol=1e-14)
+
+    def test_numbers_whose_squares_are_zero_are_standardised_too(self):
+        known, _ = learn(target="x", x=[n / 3 for n in NUMBERS], size=[n / 7 for n in NUMBERS])
+        unit = 2.0**-700
+        small, frame = learn(target="x", x=[unit * n / 3 for n in NUMBERS], size=[unit * n / 7 for n in NUMBERS])
+        assert small.target.scale == unit * known.target.scale
+        assert small.columns[1].scale == unit * known.columns[1].scale
+        assert np.isfinite(again(small).features(frame)).all()
+        assert small.features(pd.DataFrame({"kind": ["a"], "size": [-1e20]}))[0, -1] == -1e150
 
     @pytest.mark.parametrize("spelling", [*SPELLINGS, None, np.nan])
     def test_a_missing_number_is_the_median_and_a_flag(self, spelling):

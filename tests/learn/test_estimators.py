@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import joblib
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 import torch
 from sklearn import config_context
@@ -393,3 +394,44 @@ def test_only_a_flow_has_paths():
     model = NeuralODEClassifier(**QUICK, flow="resnet").fit(*MOONS)
     with pytest.raises(ValueError, match="flow='ode'"):
         model.trajectory(MOONS[0])
+
+
+@pytest.mark.parametrize("unit", [2.0**-1000, 2.0**-600])
+@pytest.mark.parametrize(
+    "make", [np.asarray, pd.DataFrame, lambda X: pd.DataFrame(X, columns=list("abc")).assign(town=["Aix", "Bar"] * 50)]
+)
+def test_numbers_whose_squares_are_zero_are_learnt_from_as_others_are(make, unit):
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(100, 3))
+    X[:, 2] = 3.0
+    y = X[:, 0] + X[:, 1] / 2
+    regressor = NeuralODERegressor(max_epochs=3, random_state=0)
+    known = regressor.fit(make(X), y).predict(make(X))
+    small = regressor.fit(make(unit * X), unit * y).predict(make(unit * X))
+    np.testing.assert_allclose(small / unit, known, rtol=1e-9, atol=1e-12)
+    assert np.isfinite(regressor.predict(make(X)[:2])).all()  # by far beyond the rows of fit
+
+
+@pytest.mark.parametrize(
+    ("make", "held"),
+    [
+        (lambda frame: frame.to_numpy(), "the text 'Aix': ndarray"),
+        (lambda frame: frame.to_numpy(dtype=str), "the text 'Aix': ndarray"),
+        (lambda frame: frame.to_numpy().tolist(), "the text 'Aix': list"),
+        (pa.Table.from_pandas, "the text 'Aix': Table"),
+        (lambda frame: frame[["size"]].where(frame["size"] > 3).to_numpy(), "NaN: ndarray"),
+    ],
+)
+def test_what_only_a_data_frame_may_hold_says_so(make, held):
+    frame = pd.DataFrame({"size": np.arange(12.0), "town": ["Aix", "Bar", "it's"] * 4})
+    y = np.arange(12) % 2
+    message = rf"^X holds {held} must hold .* a pandas data frame may hold text and missing values too; fit to one"
+    with pytest.raises(ValueError, match=message):
+        NeuralODEClassifier(**QUICK).fit(make(frame), y)
+
+
+def test_text_where_a_frame_held_numbers_is_named():
+    frame = pd.DataFrame({"size": np.arange(12.0), "rooms": np.arange(12) % 5})
+    model = NeuralODEClassifier(**QUICK).fit(frame, np.arange(12) % 2)
+    with pytest.raises(ValueError, match=r"^X held nothing but numbers in fit, and now holds the text 'many'"):
+        model.predict(frame.astype(object).assign(rooms="many"))

@@ -13,6 +13,7 @@ import pytest
 import torch
 import yaml
 
+import thalweg
 from thalweg.learn import runs
 from thalweg.learn.compare import compare
 from thalweg.learn.config import Config, DataConfig
@@ -369,6 +370,31 @@ def test_a_damaged_file_is_named_with_what_to_do(iris, name, harm, message):
     with pytest.raises(ValueError, match=message) as caught:
         Run.load(iris.path)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new"),
+    [
+        ("data.json", b'"rows"', b'"novelty": 1, "rows"'),
+        ("model/model.json", b'"dtype"', b'"novelty": 1, "dtype"'),
+        ("config.yaml", b"seed:", b"novelty: 1\nseed:"),
+        ("metrics.jsonl", b'"epoch"', b'"novelty": 1, "epoch"'),
+        ("result.json", b'"epochs"', b'"novelty": 1, "epochs"'),
+    ],
+)
+def test_a_run_of_a_newer_version_is_not_damaged(iris, name, old, new):
+    """What this version can read of it is read; what it cannot, a newer one can."""
+    written, model = (iris.path / name).read_bytes(), iris.path / "model/model.json"
+    assert old in written
+    (iris.path / name).write_bytes(written.replace(old, new))
+    same, newer = f'"thalweg": "{thalweg.__version__}"', '"thalweg": "0.10.0rc1"'
+    model.write_text(model.read_text().replace(same, newer))
+    message = rf"iris was made by thalweg 0.10.0rc1, .* newer than this one, {thalweg.__version__}, .* pip install"
+    with pytest.raises(ValueError, match=message):
+        Run.load(iris.path)
+    (iris.path / name).write_bytes(written)
+    model.write_text(model.read_text().replace(same, newer))
+    assert Run.load(iris.path).result == iris.result
 
 
 def test_a_last_line_that_was_cut_off_does_not_count(iris):

@@ -113,7 +113,8 @@ def test_parquet_says_what_csv_says(write):
         ("x,y,y\n1,2,2\n", "there are 2 columns of the name 'y'; rename them"),
         ("y;x;y;y\n1;2;2;3\n", "there are 3 columns of the name 'y'; rename them"),
         (bytes(range(256)), "neither a CSV nor a Parquet file"),
-        ("a,b\n1,2\n".encode("utf-16"), "neither a CSV nor a Parquet file"),
+        ("a,b\n1,2\n".encode("utf-16-le"), "neither a CSV nor a Parquet file"),
+        (b"\xff\xfe" + "a,b\n1,2\n".encode("utf-16-le") + b"\0", "neither a CSV nor a Parquet file.*as CSV"),
         (b"PAR1 and nothing of the kind", "damaged Parquet file"),
     ],
 )
@@ -276,3 +277,20 @@ def test_from_a_file_to_numbers(write):
     assert (dropped, schema.n_inputs, schema.n_outputs) == (1, 4, 2)
     codes = schema.target.encode(frame["kind"])
     assert schema.target.decode(np.eye(2)[codes]).tolist() == frame["kind"].tolist()
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-8-sig"])
+def test_what_windows_writes_is_read(tmp_path, encoding):
+    path = tmp_path / "windows.csv"
+    path.write_bytes('sep=;\r\nstädte;n\r\n"a\r\nb";1\r\nc;2\r\n'.encode(encoding))
+    assert read_frame(path).to_dict("list") == {"städte": ["a\r\nb", "c"], "n": ["1", "2"]}
+
+
+def test_a_blank_line_of_a_file_of_one_column_is_a_row(tmp_path):
+    """Answers stand beside the rows that were asked for."""
+    path = tmp_path / "one.csv"
+    for end in ("\n", "\r\n"):
+        path.write_bytes(end.join(["", "size", "1", "", "2", "", ""]).encode())
+        values = read_frame(path)["size"]
+        assert values.isna().tolist() == [False, True, False]
+        assert values.dropna().tolist() == ["1", "2"]

@@ -88,6 +88,8 @@ def _table(standings: list[Standing], seeds: int) -> Table:
     score = "R²" if regression else "accuracy"
     headings = ["", f"{score} ({seeds} split{'s' if seeds > 1 else ''})", *(["RMSE"] if regression else [])]
     table = plain_table(*headings, "parameters", "evals", "seconds", "peak MB")
+    if regression:
+        table.padding = (0, 0, 0, 1)  # that a column more fits in 80 letters
     for column in table.columns[1:]:
         column.justify = "right"
         column.no_wrap = True
@@ -108,12 +110,25 @@ def _cells(standing: Standing, regression: bool) -> list[str]:
     memory = "–" if standing.peak_memory is None else f"{standing.peak_memory / 1e6:.1f}"
     return [
         f"{standing.mean('score'):.4f} ± {standing.spread('score'):.4f}",
-        *([number("rmse", "{:#.4g}")] if regression else []),
+        *([_rmse(standing.mean("rmse"))] if regression else []),
         number("parameters", "{:,.0f}"),
         number("nfev", "{:.1f}"),
         number("seconds", "{:.2f}"),
         memory,
     ]
+
+
+def _rmse(value: float) -> str:
+    """An error in the target's unit, in few letters.
+
+    Examples
+    --------
+    >>> _rmse(53.2), _rmse(0.012345), _rmse(12345.6), _rmse(1.2345e7), _rmse(0.0)
+    ('53.20', '0.01235', '12,346', '1.23e+07', '0.000')
+    """
+    if 999.95 <= value < 999_999.5:
+        return f"{value:,.0f}"
+    return f"{value:#.4g}" if 0.001 <= value < 1000 or not value else f"{value:.2e}"
 
 
 def verdict(standings: list[Standing]) -> str:
@@ -131,6 +146,6 @@ def verdict(standings: list[Standing]) -> str:
     rival = max(others, key=lambda standing: standing.mean("score"))
     gap = ode.mean("score") - rival.mean("score")
     spread = max(ode.spread("score"), rival.spread("score"))
-    sure = "" if abs(gap) > spread else ", which is within the spread of the splits"
-    relation = "above" if gap > 0 else "below" if gap < 0 else "level with"
-    return f"The neural ODE is {abs(gap):.4f} {relation} {rival.contender.name}, the best of the others{sure}."
+    sure = "" if abs(gap) > spread or not gap else ", which is within the spread of the splits"
+    relation = f"{abs(gap):.4f} {'above' if gap > 0 else 'below'}" if gap else "level with"
+    return f"The neural ODE is {relation} {rival.contender.name}, the best of the others{sure}."

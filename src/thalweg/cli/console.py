@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import shlex
+import subprocess
 import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -63,6 +66,17 @@ def count(number: int, noun: str) -> str:
     ('1 row', '2000 rows')
     """
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def as_word(path: Path) -> str:
+    """A path as it is to be typed, in quotes where a shell would make two words of it.
+
+    Examples
+    --------
+    >>> as_word(Path("runs/iris-1"))
+    'runs/iris-1'
+    """
+    return subprocess.list2cmdline([str(path)]) if sys.platform == "win32" else shlex.quote(str(path))
 
 
 def explain(error: BaseException) -> str:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from .configure import ConfigFile, Data, DataDir, Epochs, Settings, Target, Task, configure, of_data
-from .console import console, count, plain_table, warnings_as_notes
+from .console import as_word, console, count, plain_table, warnings_as_notes
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -158,6 +158,7 @@ def _draw(screen: Console, run: Run, data: Prepared) -> None:
 
 def _suggest(screen: Console, run: Run) -> None:
     screen.print(f"run folder {run.path}")
-    screen.print(f"predict new rows: thalweg predict {run.path} FILE")
+    folder = as_word(run.path)
+    screen.print(f"predict new rows: thalweg predict {folder} FILE")
     if run.config.model.flow != "none":
-        screen.print(f"draw its river:   thalweg flow {run.path}")
+        screen.print(f"draw its river:   thalweg flow {folder}")

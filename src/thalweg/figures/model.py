@@ -285,7 +285,9 @@ def _draw_plane(river: _River, boats: int) -> Figure:
     view = View(np.eye(2), ("state $z_1$", "state $z_2$")) if flat else river.view
     z, v = view(river.crowd.z), view(river.crowd.v)
     stops = [0, len(z) // 2, len(z) - 1]
-    x_range, y_range = (padded_range(ends, 0.1) for ends in _reach(z[stops].reshape(-1, 2)).T)
+    low, high = _reach(z[stops])
+    x_range, y_range = (padded_range(ends, 0.1) for ends in np.stack([low, high]).T)
+    beyond = int(((z[stops] < low) | (z[stops] > high)).any(axis=(0, 2)).sum())
     waters = [
         exact_plane(partial(river.velocity, river.crowd.t[k]), x_range, y_range)
         if flat
@@ -301,7 +303,7 @@ def _draw_plane(river: _River, boats: int) -> Figure:
         wakes=river.choose(boats),
         labels=view.labels,
         title="The states seen from above: each point is one sample",
-        note=river.note(2),
+        note=river.note(2) + (f" Far off and not shown: {beyond}." if beyond else ""),
     )
 
 
@@ -342,9 +344,19 @@ def _spread(places: Array, colours: Colouring, boats: int) -> NDArray[np.intp]:
 
 def _range(places: Array, drawn: NDArray[np.intp]) -> tuple[float, float]:
     """All that the drawn boats see, and nearly all that the others do."""
-    return padded_range(np.append(places[:, drawn], _reach(places[[0, -1]].ravel())), 0.1)
+    return padded_range(np.append(places[:, drawn], _reach(places[[0, -1]])), 0.1)
 
 
 def _reach(places: Array) -> Array:
-    """From where to where places (M, …) reach, (2, …), but for a few far from all others."""
-    return np.quantile(places, [0.002, 0.998], axis=0)
+    """From where to where places (T, N, …) reach, (2, …), but for a hundredth of the boats far from all others."""
+    low, high = places.min(0), places.max(0)  # (N, …)
+    boats = len(low)
+    few = min(-(-boats // 100), boats // 20)  # of hardly any boats all are shown
+    near = np.sort(low, axis=0)[few], np.sort(high, axis=0)[boats - 1 - few]
+    room = near[1] - near[0]
+    return np.stack(
+        [
+            low.min(0, where=low >= near[0] - room, initial=np.inf),
+            high.max(0, where=high <= near[1] + room, initial=-np.inf),
+        ]
+    )

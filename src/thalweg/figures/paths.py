@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.legend import Legend
 from matplotlib.lines import Line2D
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import Formatter, MaxNLocator
 from matplotlib.transforms import Bbox, TransformedBbox
 from numpy.typing import NDArray
 
@@ -111,8 +111,21 @@ def name_times(ax: Axes, t: Array, label: str = "time t") -> None:
     t0, t1 = float(t[0]), float(t[-1])
     ax.set_xlim(t0, t1)
     inner = [x for x in ax.get_xticks() if 0.12 < (x - t0) / (t1 - t0) < 0.88]
-    ax.set_xticks([t0, *inner, t1], [f"$t_0$ = {t0:.3g}", *(f"{x:g}" for x in inner), f"$t_1$ = {t1:.3g}"])
+    ends = [f"$t_{k}$ = {time_text(x, t)}" for k, x in enumerate((t0, t1))]
+    ax.set_xticks([t0, *inner, t1], [ends[0], *(time_text(x, t, "g") for x in inner), ends[1]])
     ax.set_xlabel(label)
+
+
+def time_text(time: float, t: Array, form: str = ".3g") -> str:
+    """A time among others, written as axes write numbers.
+
+    Examples
+    --------
+    >>> time_text(-0.5, np.array([-1.0, 1.0])), time_text(1e-17, np.array([-1.0, 1.0]))
+    ('−0.5', '0')
+    """
+    nothing = abs(time) < 1e-9 * np.abs(t).max()  # but rounding
+    return Formatter.fix_minus(format(0.0 if nothing else time, form))
 
 
 def name_depths(ax: Axes, depth: int) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, StrMethodFormatter
+from matplotlib.ticker import Formatter, LogLocator, MaxNLocator, NullFormatter, StrMethodFormatter
 from numpy.typing import NDArray
 
 from .folder import free_suffix
@@ -23,6 +23,7 @@ _PANELS = (
 _FIRST, _SECOND = ("#10405c", "-"), ("#e4542b", "--")
 _LOOKS = {"training": _FIRST, "held out": _SECOND, "forward": _FIRST, "backward": _SECOND}
 _STEPS = [1, 2, 5, 10]
+_FAR_BELOW = -1.0  # an R² that has no room where there are others: the first may be -1e5
 
 
 def training_figure(records: Sequence[Mapping[str, Any]], out_dir: str | Path) -> list[Path]:
@@ -98,6 +99,9 @@ def _draw_panel(ax: Axes, name: str, lines: Mapping[str, NDArray[Any]]) -> None:
     if name == "field evaluations":
         ax.set_ylim(0, 1.15 * values.max())
         ax.yaxis.set_major_locator(MaxNLocator("auto", steps=_STEPS, integer=True))
+    if name == "score" and values.min() < _FAR_BELOW <= values.max():
+        ax.set_ylim(_FAR_BELOW, max(values.max(), 0.0) + 0.08)
+        name = f"score, from {Formatter.fix_minus(f'{_FAR_BELOW:g}')} up"
     ax.set_title(name)
     ax.set_xlabel("epoch")
     ax.xaxis.set_major_locator(MaxNLocator("auto", steps=_STEPS, integer=True, min_n_ticks=1))

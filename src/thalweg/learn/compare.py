@@ -221,8 +221,10 @@ def _contend(kind: Kind, config: Config, seeds: list[int], connection: Connectio
                 peaks.append(None if before is None else max(0, (_peak() or 0) - before))
                 connection.send(trial)
             connection.send(max((p for p in peaks if p is not None), default=None))
-        except (ValueError, RuntimeError, MemoryError) as error:
-            connection.send(f"{type(error).__name__}: {error}")
+        except MemoryError:
+            connection.send("there was not enough memory")
+        except (ValueError, ArithmeticError, RuntimeError) as error:
+            connection.send(" ".join(str(error).split()) or type(error).__name__)
     connection.close()
 
 

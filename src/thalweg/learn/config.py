@@ -21,6 +21,20 @@ Count = Annotated[int, Field(ge=1)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 
 
+class _Loader(yaml.SafeLoader):
+    """YAML as it is defined: a key that comes twice is an error, where the last one would count alone."""
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        node = super().compose_mapping_node(anchor)
+        seen: set[Any] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                if key.value in seen:
+                    raise yaml.MarkedYAMLError(None, None, f"the key {key.value} comes twice", key.start_mark)
+                seen.add(key.value)
+        return node
+
+
 class _Part(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
 
@@ -215,7 +229,7 @@ class Config(_Part):
         """
         path = Path(path)
         try:
-            content = yaml.safe_load(path.read_text(encoding="utf-8"))
+            content = yaml.load(path.read_text(encoding="utf-8"), _Loader)
         except (yaml.YAMLError, UnicodeDecodeError) as error:
             raise ValueError(f"{path} is no YAML file: {' '.join(str(error).split())}") from None
         if not isinstance(content, dict | None):

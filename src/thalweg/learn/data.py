@@ -20,19 +20,23 @@ from .tables import Decimal, check_names, check_target
 from .values import (
     Array,
     Label,
+    a_few,
     bare_text,
     dates_of,
     floats,
     is_category,
     labels_of,
     like,
+    looks_like,
     no_date,
     no_number,
     number_labels,
     numbers_of,
     says_numbers,
     sound,
+    standardised,
     text_of,
+    unit_of,
 )
 
 _MOST_LEVELS = 50  # of a category; rarer ones are as unseen ones
@@ -64,7 +68,7 @@ class NumberColumn(_Column):
         """The features (N, size)."""
         numbers = numbers_of(values, self.name)
         absent = np.isnan(numbers)
-        columns = [(np.where(absent, self.fill, numbers) - self.mean) / self.scale]
+        columns = [standardised(np.where(absent, self.fill, numbers), self.mean, self.scale)]
         return np.column_stack([*columns, absent.astype(float)] if self.missing else columns)
 
     def describe(self) -> str:
@@ -79,6 +83,7 @@ class CategoryColumn(_Column):
     levels: list[str]
     rare: int = 0
     rarest: list[str] = []  # by name, which older runs did not keep
+    looks: str | None = None  # what it may be instead, where there are rarer values
 
     @property
     def size(self) -> int:
@@ -99,7 +104,7 @@ class CategoryColumn(_Column):
         """In words."""
         shown = ", ".join(level or "(missing)" for level in self.levels[:4]) + (", …" if len(self.levels) > 4 else "")
         rare = f"; {self.rare} rarer values count as unseen" if self.rare else ""
-        return f"category of {len(self.levels)}: {shown}{rare}"
+        return f"category of {len(self.levels)}: {shown}{rare}{f'; {self.looks}' if self.looks else ''}"
 
 
 class DateColumn(_Column):
@@ -199,7 +204,7 @@ class Target(BaseModel):
         if self._missing(values).any():
             raise ValueError(f"target {self.name!r} has missing values; drop these rows")
         if self.task == "regression":
-            return ((numbers_of(values, self.name) - self.mean) / self.scale)[:, None]
+            return standardised(numbers_of(values, self.name), self.mean, self.scale)[:, None]
         codes = {str(label): code for code, label in enumerate(self.classes)}
         labels = self._labels(values)
         unknown = sorted({label for label in labels if label not in codes})
@@ -422,13 +427,29 @@ def _category_column(
         return IgnoredColumn(name=name, reason=reason)
     count = max(len(text), int(weight.sum()))  # weights may be shares of one, and yet no row is less than a row
     if text.nunique() > max(20, count // 2):
-        share = pd.to_numeric(text[text.ne("")], errors="coerce").notna().mean()
-        numbers = f"; {share:.0%} are numbers, but not {no_number(text, floats(text))!r}" if share > 0.5 else ""
-        return IgnoredColumn(name=name, reason=f"nearly every row has its own text, as an identifier has{numbers}")
+        reason = "nearly every row has its own text, as an identifier has"
+        looks = _nearly_numbers_or_dates(text) or looks_like(text)
+        return IgnoredColumn(name=name, reason=f"{reason}; {looks}" if looks else reason)
     counts = pd.Series(weight[rows]).groupby(text.to_numpy()[rows], sort=False).sum()
     levels = [str(level) for level in counts.sort_values(ascending=False, kind="stable").index]
     rarest = sorted(levels[_MOST_LEVELS:])
-    return CategoryColumn(name=name, levels=sorted(levels[:_MOST_LEVELS]), rare=len(rarest), rarest=rarest)
+    looks = _nearly_numbers_or_dates(text) or looks_like(text) if rarest else None
+    return CategoryColumn(name=name, levels=sorted(levels[:_MOST_LEVELS]), rare=len(rarest), rarest=rarest, looks=looks)
+
+
+def _nearly_numbers_or_dates(text: pd.Series) -> str | None:
+    """How many values of text are numbers, or dates, where most are, and one that is none."""
+    text = bare_text(text)
+    text = text[text.ne("")]
+    numbers = floats(text)
+    found = [("numbers", ~np.isnan(numbers), no_number(text, numbers))]
+    for day_first in (False, True):
+        if dates_of(a_few(text), day_first).notna().mean() <= 0.5:  # all of them take long
+            continue
+        dates = dates_of(text, day_first)
+        found.append(("dates", dates.notna().to_numpy(), no_date(text, dates)))
+    kind, read, wrong = max(found, key=lambda one: one[1].mean())
+    return f"{read.mean():.0%} are {kind}, but not {wrong!r}" if read.mean() > 0.5 else None
 
 
 def _nothing_to_learn(values: pd.Series, rows: NDArray[np.intp]) -> str | None:
@@ -451,7 +472,9 @@ def _target(values: pd.Series, name: str, task: Task | None, rows: NDArray[np.in
     whole = numeric and bool((np.mod(numbers_of(values, name), 1) == 0).all())
     if task is None:
         if not numeric or is_category(values):
-            task, reason = "classification", "the target is no number" if not numeric else "the target is of categories"
+            task, reason = "classification", "the target is of categories" if numeric else "the target is no number"
+            if not numeric and len(distinct) > _FEW_VALUES:
+                reason += _aside(looks_like(values))
         elif whole and len(distinct) <= _FEW_VALUES:
             task, reason = "classification", f"the target has {len(distinct)} different whole numbers"
         else:
@@ -461,8 +484,8 @@ def _target(values: pd.Series, name: str, task: Task | None, rows: NDArray[np.in
     if task == "regression":
         if not numeric:
             raise ValueError(
-                f"target {name!r} must hold numbers for regression, but {no_number(values, floats(values))!r} is none; "
-                "leave out the task, or choose classification"
+                f"target {name!r} must hold numbers for regression, but {no_number(values, floats(values))!r} is none"
+                f"{_aside(looks_like(values))}; leave out the task, or choose classification"
             )
         numbers = numbers_of(values, name)[rows]
         scale = _scale(numbers, np.ones(len(numbers)))
@@ -472,9 +495,14 @@ def _target(values: pd.Series, name: str, task: Task | None, rows: NDArray[np.in
     if single:
         raise ValueError(
             f"class {single[0]!r} of target {name!r} has one row, but a class needs two, one to learn from "
-            "and one to be judged by; give it more rows, drop it" + (", or choose regression" if numeric else "")
+            "and one to be judged by; give it more rows, drop it"
+            + (", or choose regression" if numeric else _aside(looks_like(values)))
         )
     return Target(name=name, task=task, reason=reason, classes=distinct)
+
+
+def _aside(looks: str | None) -> str:
+    return f" (the column {looks})" if looks else ""
 
 
 def _seconds(dates: pd.Series) -> Array:
@@ -508,6 +536,7 @@ def weighted_median(numbers: Array, weight: Array) -> float:
 
 def _scale(numbers: Array, weight: Array) -> float:
     """The standard deviation, or 1 where it is nothing but rounding."""
-    mean = np.average(numbers, weights=weight)
-    scale = float(np.sqrt(np.average(np.square(numbers - mean), weights=weight)))
-    return scale if scale > 1e-12 * max(1e-300, float(np.abs(numbers).max())) else 1.0
+    unit = unit_of(numbers)
+    rest = (numbers - np.average(numbers, weights=weight)) / unit
+    scale = float(unit * np.sqrt(np.average(np.square(rest), weights=weight)))
+    return scale if scale > 1e-12 * float(np.abs(numbers).max()) else 1.0

@@ -27,7 +27,7 @@ from .config import Config, Gradient, TrainingConfig, validated
 from .data import Column, frame_features, learn_columns, weighted_median
 from .model import FlowModel, build_model
 from .training import EpochRecord, History, Samples, Task, fit, hold_out, outputs
-from .values import LARGEST
+from .values import LARGEST, unit_of
 
 _PARTS = {
     "model": (
@@ -154,19 +154,21 @@ class _Numbers:
 
     def check(self, estimator: _Estimator, X: Any, *, reset: bool) -> NDArray[Any]:
         kinds = [np.float64, np.float32]
-        rows: NDArray[Any] = validate_data(estimator, X, dtype=kinds, ensure_all_finite=self.gaps, reset=reset)
+        try:
+            rows: NDArray[Any] = validate_data(estimator, X, dtype=kinds, ensure_all_finite=self.gaps, reset=reset)
+        except ValueError as error:
+            raise ValueError(_say_what_holds(X, str(error))) from error
         _check_size(rows, "X")
         return rows
 
     def learn(self, X: NDArray[Any], weight: NDArray[np.float64] | None) -> None:
         weight = None if weight is None else weight / weight.max()
-        self.scaler = _scaler().fit(X, sample_weight=weight)
+        self.scaler = _scaler(X, weight)
         weight = np.ones(len(X)) if weight is None else weight
         self.medians = np.array([weighted_median(column, weight) for column in X.T])
 
     def features(self, X: NDArray[Any]) -> NDArray[Any]:
-        scaled: NDArray[Any] = self.scaler.transform(np.where(np.isnan(X), self.medians.astype(X.dtype), X))
-        return scaled
+        return _standardise(self.scaler, np.where(np.isnan(X), self.medians.astype(X.dtype), X))
 
 
 class _Frames:
@@ -587,19 +589,32 @@ class NeuralODERegressor(RegressorMixin, _Estimator):
 
     def _learn_target(self, y: NDArray[Any], weight: NDArray[np.float64] | None, classes: Any) -> None:
         self._flat = y.ndim == 1
-        self._target_scaler = _scaler().fit(y.reshape(len(y), -1).astype(np.float64), sample_weight=weight)
+        self._target_scaler = _scaler(y.reshape(len(y), -1).astype(np.float64), weight)
 
     def _encode(self, y: NDArray[Any]) -> NDArray[Any]:
         y = y.reshape(len(y), -1)
         if y.shape[1] != self._n_outputs:
             raise ValueError(f"y must have {self._n_outputs} outputs, as it had in the first fit, got {y.shape[1]}")
-        standardised: NDArray[Any] = self._target_scaler.transform(y.astype(np.float64))
-        return standardised
+        return _standardise(self._target_scaler, y.astype(np.float64))
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
         tags.target_tags.multi_output = True
         return tags
+
+
+def _say_what_holds(X: Any, message: str) -> str:
+    """What scikit-learn says of rows that are no numbers; where a data frame may hold them, that it may."""
+    text = re.match(r"could not convert string to float: (?:np\.\w+\()?(b?(?:'.*'|\".*\"))", message)
+    held = f"the text {text[1]}" if text else "NaN" if "contains NaN" in message else None
+    if held is None:
+        return message
+    if isinstance(X, pd.DataFrame):
+        return f"X held nothing but numbers in fit, and now holds {held}; leave it out, or begin anew with such rows"
+    return (
+        f"X holds {held}: {type(X).__name__} must hold finite numbers alone, and a pandas data frame may hold text and "
+        "missing values too; fit to one, such as pd.DataFrame(X) or, of other libraries, X.to_pandas()"
+    )
 
 
 def _check_y(X: Any, y: Any, estimator: _Estimator, **options: Any) -> NDArray[Any]:
@@ -625,9 +640,23 @@ def _check_weight(sample_weight: Any, rows: int) -> NDArray[np.float64] | None:
     return weight
 
 
-def _scaler() -> StandardScaler:
+def _scaler(numbers: NDArray[Any], weight: NDArray[np.float64] | None) -> StandardScaler:
     """What standardises arrays, and returns arrays whatever `sklearn.set_config(transform_output=…)` asks for."""
-    return StandardScaler().set_output(transform="default")
+    scaler = StandardScaler().set_output(transform="default")
+    unit = unit_of(numbers)
+    if (unit == 1).all():
+        return scaler.fit(numbers, sample_weight=weight)
+    scaler.fit(numbers / unit, sample_weight=weight)
+    constant = scaler.scale_ == 1  # numbers between -1 and 1 have no such deviation
+    scaler.mean_, scaler.scale_ = scaler.mean_ * unit, np.where(constant, 1.0, scaler.scale_ * unit)
+    return scaler
+
+
+def _standardise(scaler: StandardScaler, numbers: NDArray[Any]) -> NDArray[Any]:
+    """Numbers in standard deviations; those beyond a tiny one by far are the largest to compute with."""
+    with np.errstate(over="ignore"):
+        scaled: NDArray[Any] = scaler.transform(numbers)
+    return scaled.clip(-LARGEST, LARGEST) if scaled.dtype == np.float64 else scaled
 
 
 def _check_size(numbers: NDArray[Any], name: str) -> None:

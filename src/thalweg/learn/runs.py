@@ -230,27 +230,20 @@ class Run:
         Raises
         ------
         ValueError
-            When it is no run folder, or lacks a file, or a file is damaged.
+            When it is no run folder, or lacks a file, or a file is damaged or of a newer version.
         """
         path = Path(path)
         _check_whole(path)
-        config = _read_config(path / CONFIG)
-        data = _read_json(path / DATA, DataRecord)
-        record = _read_json(path / MODEL, ModelRecord)
-        for size in ("n_inputs", "n_outputs"):
-            made, told = getattr(record, size), getattr(data.table, size)
-            if made != told:
-                raise ValueError(_damaged(path / DATA, f"its columns have {size} {told}, and those of {MODEL} {made}"))
-        model = build_model(record.model, record.solver, record.n_inputs, record.n_outputs, seed=0)
-        model.to(getattr(torch, record.dtype))
-        best_epoch = _load_weights(model, path / WEIGHTS)
-        result = _read_json(path / RESULT, Result) if (path / RESULT).exists() else None
-        history = History(
-            records=_read_metrics(path / METRICS),
-            best_epoch=best_epoch,
-            interrupted=result is None or result.ended == "interrupted",
-            stopped_early=result is not None and result.ended == "stopped early",
-        )
+        try:
+            config, data, model, history, result = _read_run(path)
+        except ValueError as error:
+            made = _newer_version(path / MODEL)
+            if made is None:
+                raise
+            raise ValueError(
+                f"{path} was made by thalweg {made}, which is newer than this one, {__version__}, and holds what this "
+                "one does not know; upgrade with pip install --upgrade thalweg"
+            ) from error
         model.to(usable_device(device), dtype).eval()
         return cls(path, config, data, model, history, result)
 
@@ -733,6 +726,48 @@ def _check_whole(path: Path) -> None:
         raise ValueError(
             f"run folder {path} lacks {WEIGHTS}: training was killed before its first epoch ended; train again"
         )
+
+
+def _read_run(path: Path) -> tuple[Config, DataRecord, FlowModel, History, Result | None]:
+    """All that is in a run folder."""
+    config = _read_config(path / CONFIG)
+    data = _read_json(path / DATA, DataRecord)
+    record = _read_json(path / MODEL, ModelRecord)
+    for size in ("n_inputs", "n_outputs"):
+        made, told = getattr(record, size), getattr(data.table, size)
+        if made != told:
+            raise ValueError(_damaged(path / DATA, f"its columns have {size} {told}, and those of {MODEL} {made}"))
+    model = build_model(record.model, record.solver, record.n_inputs, record.n_outputs, seed=0)
+    model.to(getattr(torch, record.dtype))
+    best_epoch = _load_weights(model, path / WEIGHTS)
+    result = _read_json(path / RESULT, Result) if (path / RESULT).exists() else None
+    history = History(
+        records=_read_metrics(path / METRICS),
+        best_epoch=best_epoch,
+        interrupted=result is None or result.ended == "interrupted",
+        stopped_early=result is not None and result.ended == "stopped early",
+    )
+    return config, data, model, history, result
+
+
+def _newer_version(path: Path) -> str | None:
+    """The version that made a run, by its `model.json`, where it is newer than this one."""
+    try:
+        made = str(json.loads(path.read_bytes())["thalweg"])
+    except (ValueError, TypeError, KeyError):
+        return None
+    return made if _numbers(made) > _numbers(__version__) else None
+
+
+def _numbers(version: str) -> list[int]:
+    """A version's numbers, by which versions are in order.
+
+    Examples
+    --------
+    >>> _numbers("0.10.0") > _numbers("0.9.1")
+    True
+    """
+    return [int(number) for number in re.findall(r"\d+", version)]
 
 
 _AnyRecord = TypeVar("_AnyRecord", bound=_Record)

@@ -6,6 +6,7 @@ point alone, whichever way the file writes them.
 
 from __future__ import annotations
 
+import codecs
 import csv
 import difflib
 import hashlib
@@ -213,14 +214,18 @@ def _read_parquet(path: Path, content: bytes) -> pd.DataFrame:
 
 
 def _decoded(path: Path, content: bytes) -> str:
-    for encoding in _ENCODINGS:
+    marked = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))  # as Windows PowerShell and Excel write
+    for encoding in ("utf-16", *_ENCODINGS) if marked else _ENCODINGS:
         try:
             text = content.decode(encoding)
             break
         except UnicodeDecodeError:
             continue
     if "\0" in text:
-        raise ValueError(f"{path} is neither a CSV nor a Parquet file: it holds binary data")
+        raise ValueError(
+            f"{path} is neither a CSV nor a Parquet file: it holds binary data; save a spreadsheet as CSV, and unpack "
+            "what is packed"
+        )
     return text
 
 
@@ -243,6 +248,9 @@ def _separated(text: str) -> tuple[str, str]:
 
 
 def _read_csv(path: Path, text: str, separator: str) -> pd.DataFrame:
+    alone = separator == _NO_SEPARATOR  # a blank line then is a row whose one value is missing
+    text = text.strip("\r\n") if alone else text
+
     def read(**options: object) -> pd.DataFrame:
         return pd.read_csv(  # type: ignore[call-overload]
             io.StringIO(text),
@@ -251,6 +259,7 @@ def _read_csv(path: Path, text: str, separator: str) -> pd.DataFrame:
             keep_default_na=False,
             skipinitialspace=True,
             index_col=False,
+            skip_blank_lines=not alone,
             **options,
         )
 

@@ -26,6 +26,18 @@ _DATE = (
     r"|(?P<first>\d{1,2})[-/.](?P<second>\d{1,2})[-/.](?P<last>\d{4}))(?P<clock>[T ].*)?$"
 )
 _OF_12_HOURS = re.compile(r"^[T ] *(?P<hour>0?[1-9]|1[0-2])(?P<rest>(?::\d{2}){0,2}(?:\.\d+)?) ?(?P<half>[AaPp])[Mm]$")
+_NEARLY_ALL = 0.9
+_TIME = r"\d{1,2}(?::\d{2}){1,2}(?:\.\d+)?(?: ?[AaPp]\.?[Mm]\.?)?"
+_LIKE_DATE = (  # 2 Jan 2024, Jan 2, 2024, 2/1/24, 2024-01, 01/2024, with a day of the week before and a time after
+    r"^(?:[^\W\d]{2,10}[.,]{0,2} )?"
+    r"(?:\d{1,2}(?:st|nd|rd|th|\.)?[ /-]?[^\W\d]{3,9}\.?[ /,-]{0,2}(?:\d{2}|\d{4})"
+    r"|[^\W\d]{3,9}\.? \d{1,2}(?:st|nd|rd|th)?,? \d{4}"
+    r"|(?:\d{2}|\d{4})[-/.]\d{1,2}[-/.]\d{1,2}|\d{1,2}[-/.]\d{1,2}[-/.](?:\d{2}|\d{4})"
+    r"|\d{4}[-/]\d{1,2}|\d{1,2}[-/]\d{4})"
+    rf"(?:[T ,]+{_TIME}.*)?$"
+)
+_MARKED = r"^[+-]?\d{1,3}(?:[ .,'’\u00a0\u202f]?\d{3})*(?:[.,]\d+)?$"
+_MEASURED = r"^[+-]?(?P<before>[$€£¥₹₩₽])? ?[+-]?\d[\d., ]*(?P<after>[^\d\s.,:/-].{0,11})?$"
 _CODE = r"[+-]?0\d"  # how a number does not begin
 _INSTANT: Final = "datetime64[us, UTC]"
 
@@ -113,6 +125,32 @@ def sound(numbers: Array, values: pd.Series, name: str) -> Array:
     return numbers
 
 
+def unit_of(numbers: NDArray[Any]) -> Any:
+    """What numbers (N, …) are to be divided by before they are squared (…): 1, or a power of two for tiny ones.
+
+    Squares of numbers below 1e-154 lose their digits, and then are 0. A power of two changes no digit.
+
+    Examples
+    --------
+    >>> unit_of(np.array([[1.0, 0.0, 3e-200], [-2.0, 0.0, 1e-200]])) == [1.0, 1.0, 2.0**-662]
+    array([ True,  True,  True])
+    """
+    largest = np.abs(numbers).max(axis=0)
+    return np.where((largest > 0) & (largest < 1e-100), np.ldexp(1.0, np.frexp(largest)[1]), 1.0)
+
+
+def standardised(numbers: Array, mean: float, scale: float) -> Array:
+    """Numbers in standard deviations; those beyond a tiny one by far are the largest to compute with.
+
+    Examples
+    --------
+    >>> standardised(np.array([1.0, 3.0, 1e20]), 1.0, 2.0), standardised(np.array([1e20]), 0.0, 1e-300)
+    (array([0.e+00, 1.e+00, 5.e+19]), array([1.e+150]))
+    """
+    with np.errstate(over="ignore"):
+        return np.clip((numbers - mean) / scale, -LARGEST, LARGEST)
+
+
 def no_number(values: pd.Series, numbers: Array) -> str | None:
     """The first value that is there though its number is missing."""
     if is_number(values) or is_bool(values) or is_duration(values) or not np.isnan(numbers).any():
@@ -148,6 +186,39 @@ def no_date(values: pd.Series, dates: pd.Series) -> str | None:
     text = bare_text(values)
     wrong = text[text.ne("") & dates.isna()]
     return str(wrong.iloc[0]) if len(wrong) else None
+
+
+def a_few(values: pd.Series) -> pd.Series:
+    """About a thousand values from all over a column, which say what most of it is."""
+    return values.iloc[:: 1 + len(values) // 1000]
+
+
+def looks_like(values: pd.Series) -> str | None:
+    """What nearly all of some text looks like that is read as text, and how to write it, if it looks like anything.
+
+    Examples
+    --------
+    >>> looks_like(pd.Series(["5%", "12.5 %", ""]))
+    "looks like numbers with '%': write the numbers alone"
+    >>> looks_like(pd.Series(["02 Jan 2024", "3 February 2024"]))
+    'looks like dates: write them as 2024-01-02'
+    """
+    text = a_few(bare_text(values))
+    text = text[text.ne("")]
+    if not len(text):
+        return None
+    for form, words in (
+        (rf"^{_TIME}$", "times of day: write them as numbers, such as 14.5 hours"),
+        (_LIKE_DATE, "dates: write them as 2024-01-02"),
+        (_MARKED, "numbers: write them as 1234.5"),
+    ):
+        if text.str.match(form).mean() > _NEARLY_ALL:
+            return f"looks like {words}"
+    parts = text.str.extract(_MEASURED).fillna("").agg("".join, axis=1)
+    units = parts[parts.ne("")].value_counts()
+    if len(units) and units.iloc[0] > _NEARLY_ALL * len(text):
+        return f"looks like numbers with {units.index[0]!r}: write the numbers alone"
+    return None
 
 
 def labels_of(values: pd.Series) -> list[Label]:

@@ -454,6 +454,11 @@ def test_help_and_version():
         assert f"For example: thalweg {name}" in " ".join(command(name, "--help").stdout.split())
 
 
+def test_the_command_is_a_module_too():
+    done = subprocess.run([sys.executable, "-m", "thalweg", "--version"], capture_output=True, text=True, timeout=60)
+    assert done.stdout == command("--version").stdout
+
+
 def test_help_and_methods_import_neither_torch_nor_what_else_is_slow():
     code = (
         "import sys\nfrom thalweg.cli.main import app\n"

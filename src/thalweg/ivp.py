@@ -44,7 +44,7 @@ from .gradients.back import BackState, WayBack
 from .gradients.base import Integrate
 from .gradients.segments import solve_with_events
 from .gradients.starting import with_moving_starts
-from .gradients.transforms import refuse_vmap, transformed, unwrapped
+from .gradients.transforms import refuse_vmap, refuse_writing, transformed, unwrapped
 from .loop.batching import Batching, Joint, PerSample
 from .loop.integrate import GraphTimes, Problem, Result, integrate
 from .methods import Method, as_method
@@ -217,6 +217,15 @@ def solve_ivp(
     >>> round(rate.grad.item(), 6)
     -0.367879
     """
+    if torch.compiler.is_dynamo_compiling():
+        return _uncompiled(
+            fun, t_span, y0, method, t_eval, args=args, jac=jac, jac_sparsity=jac_sparsity, dense_output=dense_output,
+            events=events, rtol=rtol, atol=atol, norm=norm, step_size=step_size, first_step=first_step,
+            max_step=max_step, min_step=min_step, step_ts=step_ts, jump_ts=jump_ts, max_steps=max_steps,
+            controller=controller, batching=batching, shrink=shrink, gradient=gradient, callback=callback,
+            progress=progress, backend=backend, on_failure=on_failure,
+        )  # fmt: skip
+    refuse_writing()
     usual = not (
         dense_output or shrink or progress or jac is not None or jac_sparsity is not None or events is not None
         or norm is not None or callback is not None or t_eval is not None
@@ -324,6 +333,11 @@ def solve_ivp(
         ys, result = with_moving_starts(ys, result, request)
     ys = blotted(ys, padding)
     return _solution(problem, result, ys, t0, t_end, times, stats, layout.unpack, packed, on_failure, found)
+
+
+_uncompiled = torch._compile._disable_dynamo(solve_ivp)
+"""`solve_ivp` where torch.compile reads what calls it: a solve is run as it is, and no part of it compiled, as it goes
+by the numbers in tensors. Without the import of `torch.compiler.disable`, which takes a second."""
 
 
 @dataclass(frozen=True)

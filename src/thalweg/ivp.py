@@ -528,15 +528,17 @@ def _solution(
         shown = [part.shown() for part in found]
         sol.t_events, sol.y_events = [t for t, _ in shown], [unpack(y) for _, y in shown]
     if anywhere(negate(sol.success)):
-        _raise_where_asked(sol, result.t if not isinstance(result.t, Tensor) else None, on_failure)
+        _raise_where_asked(sol, result.t, on_failure)
     return sol
 
 
-def _raise_where_asked(sol: Solution, reached: float | None, on_failure: str) -> None:
+def _raise_where_asked(sol: Solution, reached: float | Tensor, on_failure: str) -> None:
     """An error for a solve that failed, unless a person wants to have it as it is."""
     if on_failure == "raise":
-        where = "" if reached is None else f" at t = {reached:g}"
-        raise SolveError(f"the solve failed{where}: {sol.message} (on_failure='return' keeps what was computed)", sol)
+        times = torch.as_tensor(reached)[~torch.as_tensor(sol.success)]
+        first, last = times.min().item(), times.max().item()
+        where = f"at t = {first:g}" if first == last else f"at times from {first:g} to {last:g}"
+        raise SolveError(f"the solve failed {where}: {sol.message} (on_failure='return' keeps what was computed)", sol)
 
 
 _PLAIN = {float, int, str, type(None), PID, Checkpointed}
@@ -560,7 +562,7 @@ def _solved_again(engine: Native, y0: Tensor, args: Any, on_failure: str) -> Sol
     status = call.status if isinstance(call.status, Tensor) else Status(call.status)
     sol = Solution(ts=engine.solve.times.clone(), ys=ys, status=status, stats=stats)
     if not call.succeeded:
-        _raise_where_asked(sol, None if isinstance(status, Tensor) else float(call.ends[0]), on_failure)
+        _raise_where_asked(sol, call.ends[0], on_failure)
     return sol
 
 

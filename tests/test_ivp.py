@@ -287,6 +287,14 @@ class TestFailures:
         assert caught.value.solution.status is Status.MAX_STEPS
         assert torch.isnan(caught.value.solution.ys[-1]).all()
 
+    def test_a_pole_says_when_and_what_to_try(self):
+        """1 / (1 / y0 - t), which has no end beyond t = 1 / y0; the second row is there at t1."""
+        y0 = torch.tensor([[1.0], [0.2], [2.0]], dtype=F64)
+        with pytest.raises(SolveError, match=r"at t = 0.99.* may become infinite there \(end t_span before"):
+            solve_ivp(lambda t, y: y * y, (0.0, 2.0), y0[0])
+        with pytest.raises(SolveError, match=r"at times from 0.49\d* to 0.99\d*: 2 of 3 samples \(rows 0, 2\): "):
+            solve_ivp(lambda t, y: y * y, (0.0, 2.0), y0, batching="per_sample")
+
     @pytest.mark.parametrize("batching", ["joint", "per_sample"])
     def test_a_field_that_is_nan_from_the_start(self, batching):
         sol = solve_ivp(lambda t, y: y * math.nan, (0.0, 1.0), torch.ones(2, 1), batching=batching, on_failure="return")

@@ -473,6 +473,28 @@ class TestSolves:
         last[1] = xs[3, 1]
         assert_close(sol.ys[-1], last, 1e-8)
 
+    @pytest.mark.parametrize("gradient", thalweg.gradients.GRADIENTS)
+    @pytest.mark.parametrize("kind", INTERPOLATING)
+    def test_from_knot_to_knot_both_answers_and_gradients_are_exact(self, kind, gradient):
+        """dy/dt = dX/dt is y = X - X(t0), with the gradients of that, where values are missing too."""
+        ts, xs, weights = ascending(5), randn(5, 3, 2), randn(4, 3, 2, seed=1)
+        xs[1, 0, 0] = xs[4, 1, 1] = NAN
+        xs[0, 2] = NAN
+        times = torch.cat([ts[:1], 0.4 * ts[1:2] + 0.6 * ts[2:3], ts[3:]])
+
+        def both(ys_of):
+            data = xs.clone().requires_grad_()
+            ys = ys_of(kind(ts, data))
+            return ys.detach(), *torch.autograd.grad((ys * weights).sum(), data)
+
+        def solved(path):
+            y0 = torch.zeros(3, 2, dtype=F64)
+            options = {"jump_ts": path.kinks, "gradient": gradient, **TIGHT}
+            return solve_ivp(lambda t, y: path.derivative(t), (ts[0], ts[-1]), y0, t_eval=times, **options).ys
+
+        for found, expected in zip(both(solved), both(lambda path: path(times) - path(ts[0])), strict=True):
+            assert_close(found, expected, 1e-9)
+
 
 class TestModule:
     @pytest.mark.parametrize("kind", KINDS)

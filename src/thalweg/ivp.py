@@ -44,7 +44,7 @@ from .gradients.back import BackState, WayBack
 from .gradients.base import Integrate
 from .gradients.segments import solve_with_events
 from .gradients.starting import with_moving_starts
-from .gradients.transforms import refuse_vmap, transformed, unwrapped
+from .gradients.transforms import refuse_vmap, refuse_writing, transformed, unwrapped
 from .loop.batching import Batching, Joint, PerSample
 from .loop.integrate import GraphTimes, Problem, Result, integrate
 from .methods import Method, as_method
@@ -216,6 +216,15 @@ def solve_ivp(
     >>> round(rate.grad.item(), 6)
     -0.367879
     """
+    if torch.compiler.is_dynamo_compiling():
+        return _uncompiled(
+            fun, t_span, y0, method, t_eval, args=args, jac=jac, jac_sparsity=jac_sparsity, dense_output=dense_output,
+            events=events, rtol=rtol, atol=atol, norm=norm, step_size=step_size, first_step=first_step,
+            max_step=max_step, min_step=min_step, step_ts=step_ts, jump_ts=jump_ts, max_steps=max_steps,
+            controller=controller, batching=batching, shrink=shrink, gradient=gradient, callback=callback,
+            progress=progress, backend=backend, on_failure=on_failure,
+        )  # fmt: skip
+    refuse_writing()
     usual = not (
         dense_output or shrink or progress or jac is not None or jac_sparsity is not None or events is not None
         or norm is not None or callback is not None or t_eval is not None
@@ -323,6 +332,11 @@ def solve_ivp(
         ys, result = with_moving_starts(ys, result, request)
     ys = blotted(ys, padding)
     return _solution(problem, result, ys, t0, t_end, times, stats, layout.unpack, packed, on_failure, found)
+
+
+_uncompiled = torch._compile._disable_dynamo(solve_ivp)
+"""`solve_ivp` where torch.compile reads what calls it: a solve is run as it is, and no part of it compiled, as it goes
+by the numbers in tensors. Without the import of `torch.compiler.disable`, which takes a second."""
 
 
 @dataclass(frozen=True)
@@ -513,15 +527,17 @@ def _solution(
         shown = [part.shown() for part in found]
         sol.t_events, sol.y_events = [t for t, _ in shown], [unpack(y) for _, y in shown]
     if anywhere(negate(sol.success)):
-        _raise_where_asked(sol, result.t if not isinstance(result.t, Tensor) else None, on_failure)
+        _raise_where_asked(sol, result.t, on_failure)
     return sol
 
 
-def _raise_where_asked(sol: Solution, reached: float | None, on_failure: str) -> None:
+def _raise_where_asked(sol: Solution, reached: float | Tensor, on_failure: str) -> None:
     """An error for a solve that failed, unless a person wants to have it as it is."""
     if on_failure == "raise":
-        where = "" if reached is None else f" at t = {reached:g}"
-        raise SolveError(f"the solve failed{where}: {sol.message} (on_failure='return' keeps what was computed)", sol)
+        times = torch.as_tensor(reached)[~torch.as_tensor(sol.success)]
+        first, last = times.min().item(), times.max().item()
+        where = f"at t = {first:g}" if first == last else f"at times from {first:g} to {last:g}"
+        raise SolveError(f"the solve failed {where}: {sol.message} (on_failure='return' keeps what was computed)", sol)
 
 
 _PLAIN = {float, int, str, type(None), PID, Checkpointed}
@@ -545,7 +561,7 @@ def _solved_again(engine: Native, y0: Tensor, args: Any, on_failure: str) -> Sol
     status = call.status if isinstance(call.status, Tensor) else Status(call.status)
     sol = Solution(ts=engine.solve.times.clone(), ys=ys, status=status, stats=stats)
     if not call.succeeded:
-        _raise_where_asked(sol, None if isinstance(status, Tensor) else float(call.ends[0]), on_failure)
+        _raise_where_asked(sol, call.ends[0], on_failure)
     return sol
 
 

@@ -200,9 +200,29 @@ class TestFailures:
             [0.1, 1.0],
             on_failure="return",
         )
-        assert not sol.success
+        assert sol.status is Status.NONFINITE
         assert sol.ys[0].isfinite().all()
         assert sol.ys[1].isnan().all()
+
+    @each
+    @pytest.mark.filterwarnings("ignore:(overflow|invalid value) encountered:RuntimeWarning")  # SciPy's
+    def test_a_state_that_overflows(self, method):
+        """exp(300 t) is beyond float64 from t = 2.37 on."""
+        sol = solve_ivp(
+            lambda t, y: 300 * y, (0.0, 3.0), torch.ones(2, dtype=F64), method, [0.01, 3.0], on_failure="return"
+        )
+        assert sol.status is Status.NONFINITE
+        assert sol.ys[0].isfinite().all()
+        assert sol.ys[1].isnan().all()
+
+    @each
+    @pytest.mark.parametrize("number", [math.nan, math.inf])
+    def test_what_is_not_finite_where_the_solve_begins(self, method, number):
+        start = torch.ones(2, dtype=F64)
+        for field, y0 in ((lambda t, y: y * number, start), (lambda t, y: -y, start * number)):
+            sol = solve_ivp(field, (0.0, 1.0), y0, method, on_failure="return")
+            assert sol.status is Status.NONFINITE
+            assert sol.ys[-1].isnan().all()
 
     @each
     def test_a_pole_is_an_error_with_what_the_library_says(self, method):
@@ -213,13 +233,14 @@ class TestFailures:
         assert note in caught.value.solution.message
 
     @each
-    def test_the_users_own_error_comes_through(self, method):
+    @pytest.mark.parametrize("error", [KeyError, ValueError])
+    def test_the_users_own_error_comes_through(self, method, error):
         def field(t, y):
             if t > 0.3:
-                raise KeyError("mine")
+                raise error("mine")
             return -y
 
-        with pytest.raises(KeyError, match="mine"):
+        with pytest.raises(error, match="mine"):
             solve_ivp(field, (0.0, 1.0), torch.ones(2, dtype=F64), method)
 
 

@@ -3,12 +3,16 @@
 Each gives what `direct` gives of the same steps; a frozen or unused parameter gets no gradient, or zero.
 """
 
+from contextlib import nullcontext
+
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import parametrize
+from torch.nn.utils.parametrizations import orthogonal
 
 from gradient_checks import twin
-from thalweg import solve_ivp
+from thalweg import Checkpointed, solve_ivp
 from thalweg.gradients import GRADIENTS
 
 F64 = torch.float64
@@ -101,3 +105,22 @@ def test_what_a_closure_captured_is_reached_leaf_or_not(gradient, batching):
         return torch.autograd.grad(sol.ys[-1].sum(), k)[0]
 
     torch.testing.assert_close(found(gradient), found(twin(gradient)), rtol=1e-7, atol=1e-7)
+
+
+@pytest.mark.parametrize("backend", ["auto", "eager"])
+@pytest.mark.parametrize("gradient", [*GRADIENTS, Checkpointed(memory_limit=0)], ids=str)
+def test_weights_that_are_made_of_others_and_kept_for_a_while(gradient, backend):
+    """What `parametrize.cached` keeps has no graph where a solve records none; the gradients are those without it."""
+    torch.manual_seed(0)
+    layer, y0 = orthogonal(nn.Linear(3, 3).double()), torch.randn(4, 3, dtype=F64)
+
+    def found(keep, **options):
+        with keep():
+            sol = solve_ivp(lambda t, y: torch.tanh(layer(y)), (0.0, 1.0), y0, **options, **TIGHT)
+            return torch.autograd.grad(sol.ys[-1].square().sum(), list(layer.parameters()))
+
+    expected = found(nullcontext, gradient="direct", backend="eager")
+    for one, other in zip(found(parametrize.cached, gradient=gradient, backend=backend), expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-6)
+    with parametrize.cached():
+        assert layer.weight is layer.weight  # for others it keeps them as ever

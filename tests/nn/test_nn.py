@@ -7,6 +7,7 @@ import pickle
 
 import pytest
 import torch
+from torch import nn
 from torch.func import functional_call
 
 from thalweg import PID
@@ -303,3 +304,34 @@ class TestAugment:
         assert torch.equal(wide[:, :3], z)
         assert not wide[:, 3:].any()
         assert torch.equal(Augment(0)(z), z)
+
+
+class TestWhatReadsPrograms:
+    """torch.compile, torch.jit.trace and torch.export."""
+
+    @pytest.mark.filterwarnings("ignore")  # PyTorch's own, of what it leaves alone
+    @pytest.mark.parametrize("options", [{}, {"backend": "eager"}, {"method": "rk4", "step_size": 0.25}], ids=str)
+    def test_a_compiled_model_has_the_answers_and_gradients_that_it_has_as_it_is(self, options):
+        torch._dynamo.reset()
+        model = nn.Sequential(nn.Linear(2, 3), NeuralODE(MLPField(3, width=8, depth=1), **options), nn.Linear(3, 1))
+        compiled = torch.compile(model.double(), backend="eager")
+        for rows in (5, 4, 1):
+            x = torch.randn(rows, 2, dtype=torch.float64)
+            for with_graph in (True, False):
+                with torch.set_grad_enabled(with_graph):
+                    torch.testing.assert_close(compiled(x), model(x), rtol=1e-12, atol=1e-12)
+            found, expected = (
+                torch.autograd.grad(m(x).sin().sum(), list(model.parameters())) for m in (compiled, model)
+            )
+            torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12)
+
+    @pytest.mark.filterwarnings("ignore::DeprecationWarning")
+    @pytest.mark.parametrize("with_graph", [True, False])
+    @pytest.mark.parametrize("backend", ["auto", "eager"])
+    def test_a_solve_cannot_be_written_down(self, backend, with_graph):
+        flow, z0 = NeuralODE(MLPField(2), backend=backend), torch.randn(5, 2)
+        with torch.set_grad_enabled(with_graph):
+            with pytest.raises(ValueError, match=r"cannot be written down by torch.jit.trace: its steps"):
+                torch.jit.trace(flow, z0, check_trace=False)
+            with pytest.raises(ValueError, match=r"cannot be written down by torch.export: its steps"):
+                torch.export.export(flow, (z0,))

@@ -14,6 +14,7 @@ from typing import Any, Protocol, TypeAlias
 
 import torch
 from torch import Tensor
+from torch.nn.utils import parametrize
 from torch.utils import _pytree as pytree
 
 from .arithmetic import Number, wide_dtype
@@ -23,6 +24,22 @@ from .state import Layout
 
 Pair: TypeAlias = tuple[Callable[..., Any], Callable[..., Any]]
 """Two functions that make up a field."""
+
+
+def called(fun: Callable[..., Any], *args: Any) -> Any:
+    """What a function returns, whose weights are its own.
+
+    `parametrize.cached` keeps those that are computed: where no graph is recorded it keeps them without one, so that
+    where a step is computed again no gradient goes through them, and where a field is watched without their values.
+    """
+    depth = parametrize._cache_enabled
+    if not depth:
+        return fun(*args)
+    parametrize._cache_enabled = 0
+    try:
+        return fun(*args)
+    finally:
+        parametrize._cache_enabled = depth
 
 
 class FieldLike(Protocol):
@@ -152,7 +169,7 @@ class Field:
         plain = not t.requires_grad
         state = self.layout.unpack(y)
         try:
-            slope = self.fun(t, state, *self.args)
+            slope = called(self.fun, t, state, *self.args)
         except Exception as error:
             who = "the field" if self.name == "fun" else self.name
             error.add_note(f"(raised by {who} while thalweg evaluated it at t = {_describe(t)})")

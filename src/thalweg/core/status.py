@@ -46,11 +46,13 @@ MESSAGES = {
     Status.MAX_STEPS: "the step limit was reached before t1: "
     "raise max_steps, loosen rtol and atol, or try a stiff method",
     Status.STEP_UNDERFLOW: "the step size fell below the spacing of floating-point numbers: "
-    "the tolerance asks for more than the dtype holds (loosen rtol and atol, or use float64), or the field jumps",
+    "the solution may become infinite there (end t_span before, or bound the field), the field may jump (name the "
+    "times in jump_ts, or smooth it) or be too stiff (try method='rodas5p'), events may change the state ever faster, "
+    "or the tolerance asks for more than the dtype holds (loosen rtol and atol, or use float64)",
     Status.NONFINITE: "the state or the field became NaN or infinite and no smaller step avoided it: "
     "check the field at the time of failure, bound its output (tanh, weight decay), or shorten t_span",
     Status.NOT_CONVERGED: "the equations of an implicit step could not be solved, or a stabilised one needs more "
-    "stages than rounding allows: check that the field is smooth, "
+    "stages than rounding allows: check that the field is smooth and the solution does not become infinite there, "
     "give a smaller step_size or first_step, or choose a method that does not iterate, such as 'tsit5'",
     Status.STOPPED: "the callback stopped the solve",
     Status.EVENT: "a terminal event ended the solve",

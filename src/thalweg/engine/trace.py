@@ -18,6 +18,7 @@ from torch.overrides import _get_current_function_mode_stack
 from torch.utils import _pytree as pytree
 from torch.utils._device import DeviceContext
 
+from ..core.field import called
 from ..core.holdings import all_tensors
 from ..core.state import Layout, layout_of
 from ..gradients.transforms import transformed
@@ -288,7 +289,7 @@ def _called(fun: Callable[..., Any], t: Tensor, y: Tensor, layout: Layout, args:
     """What the field returns for a packed state, packed."""
     try:
         with torch.enable_grad(), _saved_unseen():
-            slope = fun(t, layout.unpack(y), *args)
+            slope = called(fun, t, layout.unpack(y), *args)
             _refuse_other_structure(slope, layout, y.dtype)
             return layout.pack(slope)
     except Untraceable:

@@ -94,7 +94,7 @@ class _Solve:
         """From t0 to t1."""
         y0, status, n_steps, h = self.y0, Status.SUCCESS, 0, self.t1 - self.t0
         t, y, note, costs = self.t0, y0, "", (0, 0, 0)
-        if self.t0 != self.t1 and y0.numel():
+        if self.t0 != self.t1 and y0.numel() and bool(torch.isfinite(y0).all()):
             try:
                 solver = start(self.method, self._task())
                 while solver.t != self.t1:
@@ -110,6 +110,8 @@ class _Solve:
                     costs = solver.costs()
             except Stopped as stopped:
                 status, note = stopped.status, stopped.note
+                if status is Status.STEP_UNDERFLOW and not self._field.finite:
+                    status = Status.NONFINITE
         if status is Status.SUCCESS and not bool(torch.isfinite(y).all()):
             status = Status.NONFINITE
         if isinstance(self._saver, EndSaver):
@@ -152,19 +154,28 @@ class _OnArrays:
     Parameters
     ----------
     strict : bool
-        Whether a slope that is not finite ends the solve, as the solver would go on with it.
+        Whether a slope that is not finite ends the solve, as the solver would go on with it. The first one always does:
+        a solver makes its first step of it.
+
+    Attributes
+    ----------
+    finite : bool
+        Whether the last slope was finite.
     """
 
     def __init__(self, field: FieldLike, like: Tensor, *, strict: bool) -> None:
         self._field, self._like, self._strict = field, like, strict
+        self._begun, self.finite = False, True
         self._zero = torch.zeros(1, dtype=wide_dtype(like.device), device=like.device)
         self._jacobians: Jacobians | None = None
 
     def __call__(self, t: float, y: Array) -> Array:
         """The slope."""
         slope = self.array(self._field(self._time(t), self.tensor(y)))
-        if self._strict and not np.isfinite(slope).all():
+        self.finite = bool(np.isfinite(slope).all())
+        if not self.finite and (self._strict or not self._begun):
             raise Stopped(Status.NONFINITE, "")
+        self._begun = True
         return slope
 
     def jacobian(self, t: float, y: Array) -> Array:

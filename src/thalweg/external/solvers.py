@@ -79,9 +79,10 @@ class _Scipy:
     def __init__(self, method: External, task: Task) -> None:
         from scipy import integrate
 
-        jacobian = {"jac": task.jac} if method.implicit else {}
+        self._raised: Exception | None = None
+        jacobian = {"jac": self._watched(task.jac)} if method.implicit and task.jac is not None else {}
         self._solver: Any = getattr(integrate, method.solver)(
-            task.fun,
+            self._watched(task.fun),
             task.t0,
             task.y0,
             task.t1,
@@ -95,7 +96,12 @@ class _Scipy:
         self._between: Any = None
 
     def step(self) -> None:
-        note = self._solver.step()
+        try:
+            note = self._solver.step()
+        except ValueError as error:  # of its linear algebra, which refuses what is not finite
+            if error is self._raised:
+                raise
+            raise Stopped(Status.NONFINITE, str(error)) from None
         self._between = None
         if self._solver.status == "failed":
             known = note is not None and "spacing between numbers" in note
@@ -109,6 +115,18 @@ class _Scipy:
 
     def costs(self) -> tuple[int, int, int]:
         return self._solver.nfev, self._solver.njev, self._solver.nlu
+
+    def _watched(self, fun: Callable[[float, Array], Array]) -> Callable[[float, Array], Array]:
+        """The same function, whose errors are told from SciPy's own."""
+
+        def watched(t: float, y: Array) -> Array:
+            try:
+                return fun(t, y)
+            except Exception as error:
+                self._raised = error
+                raise
+
+        return watched
 
 
 class _Cvode:

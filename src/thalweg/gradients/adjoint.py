@@ -31,6 +31,7 @@ from ..methods.tableau import Tableau
 from ..output.dense import DenseOutput
 from ..output.saving import EndSaver
 from ..steppers.adams import VariableAdamsStepper
+from ..stepsize.stops import Stops
 from .back import BackField, Path, WayBack
 from .base import Integrate, Request, SolveNode
 from .quadrature import quadrature_for
@@ -232,6 +233,11 @@ class _Backward:
             self.field, self.stepper, self.way.order, self.problem.y0.device, exact=self.way.exact
         )
         self.evaluations = 0
+        # the adjoint may rest where the field does not: steps back that are chosen by it alone would leave out of the
+        # integral what those on the way there have seen
+        self.stops = self.way.problem.stops
+        if node.dense is not None and self.way.problem.controller.adaptive:
+            self.stops = Stops.along(node.dense.ts, self.stops)
 
     def run(self) -> Sequence[Tensor | None]:
         """The gradients, in the order of the sources."""
@@ -285,6 +291,7 @@ class _Backward:
             shrink=False,
             watch=None,
             progress=None,
+            stops=self.stops,
             first_step=first,
         )
         self.field.first = None

@@ -1,4 +1,4 @@
-"""What of PyTorch's function transforms a solve can be part of.
+"""What of PyTorch's function transforms a solve can be part of, and that nothing may write it down.
 
 `torch.func.grad`, `vjp`, `jacrev`, `jvp`, `jacfwd`, `hessian` and `torch.autograd.forward_ad` go through every
 operation of the solver, as `direct` does. `torch.func.vmap` hides the values by which steps are chosen.
@@ -31,6 +31,23 @@ def refuse_vmap(tensors: Iterable[object]) -> None:
             "solve_ivp cannot choose steps under torch.func.vmap, which hides the values of y0, t_span, args or what "
             "the field holds; solve the whole batch at once with batching='per_sample', which gives each sample the "
             "steps that it has alone, with an ensemble's vmap inside of the field"
+        )
+
+
+def refuse_writing() -> None:
+    """Refuse a solve whose operations are written down, to be done to other numbers.
+
+    Raises
+    ------
+    ValueError
+        When `torch.jit.trace` or `torch.export` is at work.
+    """
+    traced = torch._C._is_tracing()
+    if traced or torch.compiler.is_compiling():
+        raise ValueError(
+            f"solve_ivp cannot be written down by torch.{'jit.trace' if traced else 'export'}: its steps, and whether "
+            "it fails, go by the numbers in y0; take the field alone (a thalweg.nn.ResNet is Euler's method with steps "
+            "of 1), or torch.compile, which leaves solves as they are"
         )
 
 

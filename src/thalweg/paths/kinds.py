@@ -145,7 +145,7 @@ class NaturalCubicSplinePath(Path):
 class StepPath(Path):
     """Each value held until the next: a zero-order hold, with a derivative of 0.
 
-    It jumps at its knots, so a solver should step onto `path.kinks`.
+    It jumps at its knots, so a solver should step onto `path.kinks`, given as `jump_ts`.
 
     Parameters
     ----------

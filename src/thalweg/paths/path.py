@@ -74,8 +74,8 @@ class Path(nn.Module, ABC):
     Data that are an `nn.Parameter` become the path's own, and the polynomials are made again in each call, so that
     training moves the path.
 
-    A step over a knot is less accurate than the method's order says, and `adjoint` is so for gradients too: solve from
-    knot to knot (`kinks`) where that matters.
+    A step over a knot is less accurate than the method's order says, and `adjoint` is so for gradients too: where that
+    matters give `solve_ivp` the knots, `jump_ts=path.kinks` in joint, or `step_ts` (see the guide's page on control).
 
     Attributes
     ----------

@@ -23,12 +23,25 @@ class Stops:
         The times, at least one.
     jumps : sequence of float
         Further ones, at which the field jumps, so that its value there is another for the step that begins.
+    own : Tensor (K, B), optional
+        Per sample, further ones of each row.
     """
 
-    def __init__(self, times: Sequence[float], jumps: Sequence[float], device: torch.device) -> None:
+    def __init__(
+        self, times: Sequence[float], jumps: Sequence[float], device: torch.device, own: Tensor | None = None
+    ) -> None:
         self._times = sorted({*times, *jumps})
         self._jumps = frozenset(jumps)
-        self._tensor = torch.tensor(self._times, dtype=wide_dtype(device), device=device)
+        shared = torch.tensor(self._times, dtype=wide_dtype(device), device=device)
+        self._tensor = shared if own is None else torch.cat([shared.expand(own.shape[1], -1), own.T], 1)
+
+    @classmethod
+    def along(cls, ts: Tensor, others: Stops | None) -> Stops:
+        """The times of the steps of a solve, (K,) in joint and (K, B) per sample, and others."""
+        times, jumps = ([], []) if others is None else (others._times, list(others._jumps))
+        if ts.ndim == 2:
+            return cls(times, jumps, ts.device, own=ts)
+        return cls([*times, *ts.tolist()], jumps, ts.device)
 
     def next(self, t: Number, t1: Number) -> Number:
         """The first of them after t on the way to t1, or t1."""
@@ -49,4 +62,5 @@ class Stops:
     def _next_of_rows(self, t: Tensor, t1: Tensor) -> Tensor:
         ahead = (self._tensor - t.unsqueeze(1)) * torch.sign(t1 - t).unsqueeze(1)  # (B, K)
         distance, index = torch.where(ahead > 0, ahead, torch.inf).min(1)
-        return torch.where(distance < (t1 - t).abs(), self._tensor[index], t1)
+        stops = self._tensor.expand_as(ahead).gather(1, index.unsqueeze(1)).squeeze(1)
+        return torch.where(distance < (t1 - t).abs(), stops, t1)

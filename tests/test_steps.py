@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from gradient_checks import give_room
-from thalweg import Adjoint, SolveError, Status, solve_ivp
+from thalweg import Adjoint, Checkpointed, Event, SolveError, Status, solve_ivp
 from thalweg.methods import methods
 
 GRADIENTS = ["direct", "checkpointed", "adjoint", "interpolating"]
@@ -174,6 +174,38 @@ class TestStops:
         growth = math.exp(0.5 * (1.5**2 - 1.5))
         assert y0.grad.item() == pytest.approx(growth, rel=1e-6)
         assert rate.grad.item() == pytest.approx(2 * growth * (1.5 - 0.5), rel=1e-6)
+
+    @pytest.mark.parametrize("gradient", [*GRADIENTS, "forward", "reversible", Checkpointed(0), Checkpointed(0, 1)])
+    @pytest.mark.parametrize(("t0", "t1", "to_t0", "to_t1"), [(0.5, 1.5, -1, 2), (0.5, 1, -1, 1), (1, 1.5, -2, 2)])
+    @pytest.mark.parametrize("direction", [1, -1])
+    def test_a_jump_stays_where_it_is_as_the_ends_move(self, gradient, t0, t1, to_t0, to_t1, direction):
+        """dy/dt = 1 before 1, and 2 after it: a step at an end sees its own side."""
+        t0, t1 = (torch.tensor(direction * t, dtype=torch.float64, requires_grad=True) for t in (t0, t1))
+        fun = lambda t, y: torch.where(t * direction < 1, 1.0, 2.0).expand_as(y) + 0 * y  # noqa: E731
+        y0 = torch.zeros(1, dtype=torch.float64)
+        sol = solve_ivp(fun, (t0, t1), y0, jump_ts=[direction], max_step=0.2, gradient=gradient)
+        found = torch.autograd.grad(sol.ys[-1].sum(), (t0, t1))
+        assert [x.item() for x in found] == pytest.approx([to_t0, to_t1], rel=1e-9)
+
+    @pytest.mark.parametrize("gradient", ["direct", "checkpointed", "forward", Checkpointed(0), Checkpointed(0, 1)])
+    def test_of_rows_that_begin_apart_each_meets_a_stop_where_it_is(self, gradient):
+        """Euler's method sees but the beginnings of steps: 1 before the stop at 1, and 3 from there on."""
+        t0 = torch.tensor([0.1, 0.6, 1.0, 1.2], dtype=torch.float64, requires_grad=True)
+        fun = lambda t, y: torch.where(t < 1, 1.0, 3.0).expand_as(y) + 0 * y  # noqa: E731
+        y0, options = torch.zeros(4, 1, dtype=torch.float64), {"step_size": 0.3, "batching": "per_sample"}
+        sol = solve_ivp(fun, (t0, 2.0), y0, "euler", step_ts=[1.0, 1.7], gradient=gradient, **options)
+        (found,) = torch.autograd.grad(sol.ys[-1].sum(), t0)
+        assert found.tolist() == pytest.approx([-1, -1, -3, -3], rel=1e-9)
+
+    def test_a_jump_stays_where_it_is_as_an_event_before_it_moves(self):
+        """A clock that begins anew when y0 is 1, at 1 / k, and runs twice as fast from 2 on."""
+        k = torch.tensor(0.8, dtype=torch.float64, requires_grad=True)
+        fun = lambda t, y: torch.stack([k + 0 * y[0], torch.where(t < 2, 1.0, 2.0) + 0 * y[1]])  # noqa: E731
+        reached = Event(lambda t, y: y[0] - 1, apply=lambda t, y: torch.zeros_like(y) - torch.tensor([9.0, 0.0]))
+        y0 = torch.zeros(2, dtype=torch.float64)
+        sol = solve_ivp(fun, (0.0, 3.0), y0, events=reached, jump_ts=[2.0])
+        (found,) = torch.autograd.grad(sol.ys[-1, 1], k)
+        assert found.item() == pytest.approx(1 / 0.8**2, rel=1e-9)
 
     def test_jumps_are_of_the_whole_batch(self):
         with pytest.raises(ValueError, match="jump_ts is one for all rows"):

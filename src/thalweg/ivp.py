@@ -309,7 +309,9 @@ def solve_ivp(
     if isinstance(maker, Continuous) and torch.is_grad_enabled():
         way, state = choice.back(maker), BackState(maker.whole, by_row, turned=isinstance(field, SeparableField))
         back = replace(problem, **way.parts(field, layout, packed, units, state))
-        backward = WayBack(back, state, way.order, maker.exact)
+        # beside a path the steps are as long as the method of the way there allows: the integral is of its order too
+        least = 0 if maker.whole else choice.order
+        backward = WayBack(back, state, max(way.order, least), maker.exact and way.order >= least)
     graph_times, run = GraphTimes(t0, t1, times), either(integrate)
     times = None if times is None else blotted(times, padding)
     watched = as_events(events)

@@ -242,6 +242,21 @@ def test_where_the_adjoint_rests_and_the_field_does_not(method, batching, gradie
     torch.testing.assert_close(found, 2 * torch.sin(2 * k) / k, rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("gradient", [Interpolating, Gauss])
+@pytest.mark.parametrize("back", ["scipy:RK45", "scipy:LSODA", "scipy:Radau", "fehlberg2", "trbdf2", "rkc"])
+def test_another_way_back_sees_what_the_way_there_saw(back, gradient):
+    """The same field: y' = Σ p cos(k t), along which the adjoint rests."""
+    if back.startswith("scipy"):
+        pytest.importorskip("scipy")
+    k = 6 * torch.arange(1.0, 6.0, dtype=F64)
+    p = torch.linspace(-1, 1, 5, dtype=F64).requires_grad_()
+    y0, options = torch.zeros(1, dtype=F64), {"rtol": 1e-7, "atol": 1e-7}
+    field = lambda t, y: (p * torch.cos(k * t)).sum().expand_as(y)  # noqa: E731
+    sol = solve_ivp(field, (0.0, 2.0), y0, gradient=gradient(method=back), **options)
+    (found,) = torch.autograd.grad(sol.ys[-1].sum(), p)
+    torch.testing.assert_close(found, torch.sin(2 * k) / k, rtol=0, atol=1e-5)
+
+
 class _Once(torch.autograd.Function):
     """A cube whose slope has no derivative."""
 

@@ -96,18 +96,21 @@ class _Solve:
         t, y, note, costs = self.t0, y0, "", (0, 0, 0)
         if self.t0 != self.t1 and y0.numel() and bool(torch.isfinite(y0).all()):
             try:
-                solver = start(self.method, self._task())
-                while solver.t != self.t1:
-                    if n_steps == self.problem.max_steps:
-                        raise Stopped(Status.MAX_STEPS, "")
-                    solver.step()
-                    h = solver.t - t
-                    self._save(solver)
-                    self._record(solver, t, h, y)
-                    if self.problem.progress is not None:
-                        self.problem.progress.advance(solver.t, self.t1, h, ended=solver.t == self.t1)
-                    n_steps, t, y = n_steps + 1, solver.t, self._field.tensor(solver.y)
-                    costs = solver.costs()
+                while t != self.t1:
+                    # such solvers know no times that no step crosses: it begins anew at each
+                    goal = self.t1 if self.problem.stops is None else float(self.problem.stops.next(t, self.t1))
+                    solver, before = start(self.method, self._task(t, goal, y)), costs
+                    while solver.t != goal:
+                        if n_steps == self.problem.max_steps:
+                            raise Stopped(Status.MAX_STEPS, "")
+                        solver.step()
+                        h = solver.t - t
+                        self._save(solver)
+                        self._record(solver, t, h, y)
+                        if self.problem.progress is not None:
+                            self.problem.progress.advance(solver.t, self.t1, h, ended=solver.t == self.t1)
+                        n_steps, t, y = n_steps + 1, solver.t, self._field.tensor(solver.y)
+                        costs = _summed(before, solver.costs())
             except Stopped as stopped:
                 status, note = stopped.status, stopped.note
                 if status is Status.STEP_UNDERFLOW and not self._field.finite:
@@ -126,13 +129,13 @@ class _Solve:
             note=f"{self.method.library}: {note}" if note else "",
         )  # fmt: skip
 
-    def _task(self) -> Task:
+    def _task(self, t: float, goal: float, y: Tensor) -> Task:
+        """From y at t to a goal."""
         problem = self.problem
-        first = None if problem.first_step is None else min(float(problem.first_step), abs(self.t1 - self.t0))
+        first = None if problem.first_step is None else min(float(problem.first_step), abs(goal - t))
         rtol, atol = _tolerances(problem.tolerance, self.y0)
         jac = self._field.jacobian if self.method.implicit else None
-        y0 = self._field.array(self.y0)
-        return Task(self._field, jac, y0, self.t0, self.t1, rtol, atol, first, problem.max_step)
+        return Task(self._field, jac, self._field.array(y), t, goal, rtol, atol, first, problem.max_step)
 
     def _save(self, solver: Solver) -> None:
         """The outputs up to where the solver is."""
@@ -198,6 +201,11 @@ class _OnArrays:
     def _time(self, t: float) -> Tensor:
         (time,) = self._field.times(float(t), 0.0, self._zero)
         return time
+
+
+def _summed(one: tuple[int, int, int], other: tuple[int, int, int]) -> tuple[int, int, int]:
+    """Costs of two solves."""
+    return one[0] + other[0], one[1] + other[1], one[2] + other[2]
 
 
 def _tolerances(tolerance: Tolerance, like: Tensor) -> tuple[float | Array, float | Array]:

@@ -255,11 +255,11 @@ class _Backward:
             pull = self._masked(at_start, pulls[i])
             z = self._finite_state(states[i])
             if self.timed:
-                t_grads[i] = self._time_gradient(times[i], z, pull)
+                t_grads[i] = self._time_gradient(times[i], problem.t0 - times[i], z, pull)
             a = a + pull
             goal = times[i - 1] if i else problem.t0
             a, step = self._segment(times[i], goal, z, a, step)
-        t0 = -self._time_gradient(problem.t0, problem.y0, a) if self.timed else None
+        t0 = -self._time_gradient(problem.t0, problem.t1 - problem.t0, problem.y0, a) if self.timed else None
         a = a + self._initial_cotangent(pulls, times)
         if self.ends_only:
             a = a + cotangent[0]
@@ -313,10 +313,10 @@ class _Backward:
         )
         raise RuntimeError(f"the adjoint's solve back in time failed: {worst.message}. {advice}")
 
-    def _time_gradient(self, t: Number, z: Tensor, a: Tensor) -> Tensor:
-        """<a, f(t, z)>, of each unit."""
+    def _time_gradient(self, t: Number, h: Number, z: Tensor, a: Tensor) -> Tensor:
+        """<a, f(t, z)>, of each unit; where f jumps at t, on the side of a step of size h from it."""
         with torch.no_grad():
-            slope = self.field.field(time_of(self.field, t, z.device), z)
+            slope = self.field.field(time_of(self.field, t, z.device, h), z)
         self.evaluations += 1
         product = (a.conj() * slope).real if a.is_complex() else a * slope
         product = torch.where(a == 0, 0.0, product)

@@ -82,7 +82,7 @@ class WayBack:
     state : BackState
         How the states on the way there, and the adjoint, make up its own.
     order : int
-        That of its method.
+        That of the integral over the parameters, by Gauss's formula.
     exact : bool
         Whether the integral over the parameters has the method's own weights where these are cheap.
     """

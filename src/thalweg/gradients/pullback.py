@@ -5,7 +5,8 @@ outputs and of its carry are pulled back to its beginning. A rejected step costs
 gradient method knows: it kept that, or computes it.
 
 The sizes of all steps but the last are constants, as for `direct`; the last one ends at t1. So a step that begins at
-t_n pulls back to t0 by way of t_n = t0 + constant, and the last one to t1 and t0 by way of h = t1 - t_n.
+t_n pulls back to t0 by way of t_n = t0 + constant, and the last one to t1 and t0 by way of h = t1 - t_n. Where no step
+crosses some time, this ends at the first such: the step to it has h = stop - t_n, and later ones begin at constants.
 """
 
 from __future__ import annotations
@@ -196,8 +197,11 @@ class PullBack:
 
     def _add_times(self, g_t: Tensor, g_h: Tensor, level: Level) -> None:
         """Pull the cotangents of t_n and h_n back to t0 and t1."""
-        self.t0.add([where(level.last, g_t - g_h, g_t)])
-        self.t1.add([where(level.last, g_h, torch.zeros_like(g_h))])
+        problem, nothing = self.problem, torch.zeros_like(g_h)
+        # the loop made such a step's size of just this difference
+        ends = level.last | torch.eq(torch.as_tensor(problem.first_stop - level.t), torch.as_tensor(level.h))
+        self.t0.add([where(problem.behind_stop(level.t), nothing, where(ends, g_t - g_h, g_t))])
+        self.t1.add([where(level.last, g_h, nothing)])
 
 
 def unshrunk(problem: Problem) -> Stepper:

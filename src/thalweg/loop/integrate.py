@@ -70,7 +70,7 @@ class Problem:
         callback(step, t, h, y, accept) of each step that was tried; true to stop.
     graph_times : GraphTimes or None
         The times again, as part of the graph that is being recorded. The sizes of all steps but the last are
-        constants of that graph; the last one ends at t1.
+        constants of that graph; the last one ends at t1, and one that ends at a stop ends there wherever t0 is.
     watch : Watch or None
         Sees each step that is accepted, and may end units with it.
     shrink : bool
@@ -115,6 +115,15 @@ class Problem:
             t1=self.t1[rows],
             graph_times=None if times is None else replace(times, t0=times.t0[rows], t1=times.t1[rows]),
         )
+
+    @property
+    def first_stop(self) -> Number:
+        """The end of the steps that move with t0: the first time that no step crosses, or t1."""
+        return self.t1 if self.stops is None else self.stops.next(self.t0, self.t1)
+
+    def behind_stop(self, t: Number) -> Flag:
+        """Whether a step from t begins at or behind the first stop, and so does not move with t0."""
+        return self.stops is not None and (t - self.first_stop) * sign(self.t1 - self.t0) >= 0
 
     def with_graph(self, y0: Tensor, times: GraphTimes | None) -> Problem:
         """The same problem with the tensors that a graph starts from."""
@@ -210,7 +219,7 @@ def integrate(problem: Problem, recorder: Recorder | None = None) -> Result:
         lands = remaining / h <= 1 + _SLACK
         last = lands if stops is None else lands & (goal == t1)
         h = where(lands, remaining, h)
-        t_graph, h_graph = _in_graph(problem, t, h, last, running)
+        t_graph, h_graph = _in_graph(problem, t, h, goal, lands, last, running)
         step = stepper.step(problem.field, t_graph, h_graph, y, carry)
 
         error = _error(problem, step, y) if controller.adaptive else None
@@ -370,7 +379,7 @@ def _start(problem: Problem, direction: Number) -> tuple[Number, Carry | None, i
     stepper, y = problem.stepper, problem.y0
     choose = problem.first_step is None
     slope, evaluations = None, 0
-    t_graph, _ = _in_graph(problem, problem.t0, 0.0, False, True)
+    t_graph, _ = _in_graph(problem, problem.t0, 0.0, problem.t1, False, False, True)
     if choose or stepper.needs_slope:
         slope = problem.field(time_of(problem.field, t_graph, y.device, direction), y)
         if not torch.is_grad_enabled():
@@ -421,14 +430,18 @@ def _stand_in(problem: Problem, begun: Tensor, carry: Carry | None) -> tuple[Ten
     y = torch.where(across(begun, y.ndim), y, y.detach()[stand_ins(begun)])
     if carry is None:
         return y, None
-    t, _ = _in_graph(problem, problem.t0, 0.0, False, True)
+    t, _ = _in_graph(problem, problem.t0, 0.0, problem.t1, False, False, True)
     return y, problem.stepper.init(problem.field(time_of(problem.field, t, y.device), y))
 
 
-def _in_graph(problem: Problem, t: Number, h: Number, last: Flag, running: Flag) -> tuple[Number, Number]:
+def _in_graph(
+    problem: Problem, t: Number, h: Number, goal: Number, lands: Flag, last: Flag, running: Flag
+) -> tuple[Number, Number]:
     """The same t and h, as part of the graph where it holds the times; h is 0 where a unit has ended before its t1."""
     times = problem.graph_times
     if times is None:
         return t, h
-    t_graph = times.t0 + (t - problem.t0)
+    t_graph = where(problem.behind_stop(t), t, times.t0 + (t - problem.t0))
+    if problem.stops is not None:
+        h = where(lands & running, goal - t_graph, h)
     return t_graph, where(last & running, times.t1 - t_graph, h)

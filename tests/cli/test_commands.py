@@ -275,6 +275,12 @@ def test_predict_shows_the_first_rows_and_the_score(flowers):
     assert "this flatters" in text  # as it learnt from most of them
 
 
+def test_predict_answers_a_row_far_beyond_a_tiny_spread(tmp_path):
+    rows = "".join(f"{n}e-40,{'ab'[n % 2]}\n" for n in range(ROWS))
+    command("train", write(tmp_path / "t.csv", "x,y\n" + rows), "--target", "y", "--out", tmp_path / "run", *quick())
+    assert "0." in command("predict", tmp_path / "run", write(tmp_path / "new.csv", "x\n1e10\n")).stdout
+
+
 def test_predict_says_what_it_did_not_know(trained, folder, tmp_path):
     frame = pd.read_csv(folder / "houses.csv", dtype=str, keep_default_na=False).assign(town="Cul", price="dear")
     frame.to_csv(tmp_path / "new.csv", index=False)

@@ -298,6 +298,14 @@ def test_the_figure_of_a_model_does_not_depend_on_dropout():
     np.testing.assert_array_equal(*paths)
 
 
+@pytest.mark.parametrize("name", ["k00", "0", "OF LETTERS WIDE ALL", "seven"])
+def test_the_key_to_many_classes_of_any_name_fits(name):
+    x, y = torch.randn(120, 2), torch.arange(120) % 30
+    figure = draw_flow(model_of(1), x, y, "classification", [name] * 30)["figure1-flow"]
+    figure.canvas.draw()
+    assert figure.legends[0].get_window_extent().x1 < figure.bbox.x1
+
+
 def test_many_rows_and_classes_and_long_names_with_signs_fit():
     x, y = torch.randn(900, 2), torch.arange(900) % 40
     names = [f"${k}^$ of a class of 40" for k in range(40)]

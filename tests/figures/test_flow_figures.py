@@ -241,6 +241,14 @@ def test_one_class_alone_among_the_rows_keeps_its_own_colour():
     assert colours[0] < colours[1]
 
 
+def test_a_few_targets_far_from_all_others_do_not_decide_the_colours():
+    y = torch.linspace(-1, 1, 300)
+    y[:3] = torch.tensor([1e4, -1e4, 5e3])
+    for figure in draw_flow(model_of(2), torch.randn(300, 2), y, "regression").values():
+        bar = figure.axes[-1]
+        assert bar.get_ylim() == pytest.approx((-1, 1), abs=0.1)
+
+
 def test_the_colour_of_a_regression_tells_its_target_on_one_scale():
     model, (x, _) = model_of(3), rows_of(20)
     target = np.linspace(100.0, 200.0, 20)

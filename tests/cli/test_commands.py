@@ -272,7 +272,24 @@ def test_predict_shows_the_first_rows_and_the_score(flowers):
     assert "p(virginica)" in text
     assert "and 140 more rows" in text
     assert "of 150 rows right" in text
-    assert "this flatters" in text  # as it learnt from most of them
+    assert "this flatters" in text  # as it learnt from some of them
+
+
+def test_predict_shows_numbers_of_any_unit(tmp_path):
+    """In fixed decimals those of 1e-9 had all been shown as 0."""
+    rows = "".join(f"{n},{n}e-9\n" for n in range(ROWS))
+    path = write(tmp_path / "t.csv", "x,y\n" + rows)
+    text = command("train", path, "--target", "y", "--out", tmp_path / "run", *quick()).stdout
+    assert "1 column and the target" in text
+    command("predict", tmp_path / "run", path, "-o", tmp_path / "out.csv")
+    first = pd.read_csv(tmp_path / "out.csv").prediction[0]
+    assert f"{first:.4e}" in command("predict", tmp_path / "run", path).stdout
+
+
+def test_predict_answers_a_row_far_beyond_a_tiny_spread(tmp_path):
+    rows = "".join(f"{n}e-40,{'ab'[n % 2]}\n" for n in range(ROWS))
+    command("train", write(tmp_path / "t.csv", "x,y\n" + rows), "--target", "y", "--out", tmp_path / "run", *quick())
+    assert "0." in command("predict", tmp_path / "run", write(tmp_path / "new.csv", "x\n1e10\n")).stdout
 
 
 def test_predict_says_what_it_did_not_know(trained, folder, tmp_path):

@@ -241,6 +241,14 @@ def test_one_class_alone_among_the_rows_keeps_its_own_colour():
     assert colours[0] < colours[1]
 
 
+def test_a_few_targets_far_from_all_others_do_not_decide_the_colours():
+    y = torch.linspace(-1, 1, 300)
+    y[:3] = torch.tensor([1e4, -1e4, 5e3])
+    for figure in draw_flow(model_of(2), torch.randn(300, 2), y, "regression").values():
+        bar = figure.axes[-1]
+        assert bar.get_ylim() == pytest.approx((-1, 1), abs=0.1)
+
+
 def test_the_colour_of_a_regression_tells_its_target_on_one_scale():
     model, (x, _) = model_of(3), rows_of(20)
     target = np.linspace(100.0, 200.0, 20)
@@ -296,6 +304,14 @@ def test_the_figure_of_a_model_does_not_depend_on_dropout():
     model.train()
     paths = [lines(draw_flow(model, x, y, "classification", NAMES)["figure1-flow"].axes[0], "_path") for _ in range(2)]
     np.testing.assert_array_equal(*paths)
+
+
+@pytest.mark.parametrize("name", ["k00", "0", "OF LETTERS WIDE ALL", "seven"])
+def test_the_key_to_many_classes_of_any_name_fits(name):
+    x, y = torch.randn(120, 2), torch.arange(120) % 30
+    figure = draw_flow(model_of(1), x, y, "classification", [name] * 30)["figure1-flow"]
+    figure.canvas.draw()
+    assert figure.legends[0].get_window_extent().x1 < figure.bbox.x1
 
 
 def test_many_rows_and_classes_and_long_names_with_signs_fit():

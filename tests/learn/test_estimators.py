@@ -73,6 +73,15 @@ class TestLearning:
         assert regressor.predict(X.astype(rows)).dtype == np.float64
         assert regressor.score(X.astype(rows), y) > 0.99
 
+    @pytest.mark.parametrize(("rows", "dtype"), [(np.float32, None), (np.float64, "float32"), (np.float64, None)])
+    def test_a_row_far_beyond_a_tiny_spread_is_answered(self, rows, dtype):
+        """In standard deviations it is beyond what float32 holds."""
+        X, y = (MOONS[0] * 1e-30).astype(rows), MOONS[1]
+        classifier = NeuralODEClassifier(**QUICK, dtype=dtype).fit(X, y)
+        far = X[:2].copy()
+        far[1] = 1e10
+        assert np.isfinite(classifier.predict_proba(far)).all()
+
     def test_probabilities_are_those_of_the_predictions(self):
         X, y = load_iris(return_X_y=True)
         classifier = NeuralODEClassifier(**QUICK).fit(X, y)

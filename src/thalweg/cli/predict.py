@@ -94,7 +94,10 @@ def _texts(values: pd.Series) -> list[str]:
     """Values as text: probabilities with three decimals, numbers with as many as give the largest five digits."""
     if values.dtype.kind != "f":
         return [str(value) for value in values]
-    largest = max(float(values.abs().max()), 1e-3)
+    largest = float(values.abs().max())
+    if values.name == "prediction" and 0 < largest < 1e-3:  # which decimals would round to zeros
+        return [f"{value:.4e}" for value in values]
+    largest = max(largest, 1e-3)  # all may be 0
     decimals = 3 if values.name != "prediction" else max(0, 4 - math.floor(math.log10(largest)))
     return [f"{value:.{decimals}f}" for value in values]
 
@@ -118,4 +121,4 @@ def _show_score(screen: Console, run: Run, frame: pd.DataFrame, source: str) -> 
         screen.print(score.describe(), style="bold")
         if run.learnt_from(source):
             apart = "" if run.result is None else f"; on those kept apart from it: {run.result.test.describe()}"
-            screen.print(f"this flatters, as most of these rows were learnt from{apart}")
+            screen.print(f"this flatters, as some of these rows were learnt from{apart}")

@@ -97,7 +97,7 @@ def _introduce(screen: Console, asked: Config, data: Prepared) -> None:
     from ..learn.training import count_held_out
 
     columns, target = data.schema.columns, data.schema.target
-    screen.print(f"{asked.data.source}: {len(data.table.frame)} rows, {len(columns)} columns and the target")
+    screen.print(f"{asked.data.source}: {len(data.table.frame)} rows, {count(len(columns), 'column')} and the target")
     screen.print(f"{target.name}: {target.describe()}\n")
     screen.print(_sum_up(data.schema) if len(columns) > _MANY else _list(data.schema))
     screen.print()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -126,7 +127,11 @@ def draw_flow(
     if len(values) != len(x) or not len(x):
         raise ValueError(f"x and y must have as many rows as each other, at least one; got {len(x)} and {len(values)}")
     rows = np.sort(np.random.default_rng(0).permutation(len(x))[:_CROWD])
-    colours = Colouring(values[rows], names, target)
+    values = values[rows]
+    colours = Colouring(values, names, target)
+    if names is None:
+        low, high = _reach(values[None].astype(np.float64))
+        colours = replace(colours, scale=(float(low), float(high)))
     with _evaluating(model):
         z0 = _put_in(model, x, rows)
         if isinstance(flow, ResNet):

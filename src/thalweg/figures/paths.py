@@ -159,15 +159,19 @@ def add_key(figure: Figure, handles: Sequence[Line2D], note: str = "") -> None:
 def _legend(
     figure: Figure, handles: Sequence[Line2D], place: Literal["outside upper left", "outside lower left"], title: str
 ) -> Legend:
-    columns = _columns([len(str(handle.get_label())) for handle in handles], int(10 * figure.get_figwidth()))
+    labels = [str(handle.get_label()).replace(r"\$", "$") for handle in handles]  # as they are shown
+    columns = _columns([len(label) for label in labels], int(10 * figure.get_figwidth()))
     return figure.legend(
         handles=list(handles), loc=place, ncols=columns, title=title or None, alignment="left", borderpad=0.1
     )
 
 
 def _columns(lengths: Sequence[int], room: int) -> int:
-    """The most columns of a key, filled downwards, that fit in a line of `room` letters."""
+    """The most columns of a key, filled downwards, that fit in a line of `room` letters.
+
+    A mark and the gaps round it take the room of six.
+    """
     for columns in range(len(lengths), 1, -1):
-        if sum(int(max(part)) + 5 for part in np.array_split(lengths, columns)) <= room:
+        if sum(int(max(part)) + 6 for part in np.array_split(lengths, columns)) <= room:
             return columns
     return 1

@@ -241,7 +241,10 @@ class Colouring:
         """The key to the numbers, where the values are some."""
         if self.names is None:
             scale = ScalarMappable(self._norm(), TARGET)
-            bar = figure.colorbar(scale, ax=axes, fraction=0.035, pad=0.02, aspect=28)
+            low, high = self._scale()
+            below, above = np.min(self.values) < low, np.max(self.values) > high
+            extend = "both" if below and above else "min" if below else "max" if above else "neither"
+            bar = figure.colorbar(scale, ax=axes, fraction=0.035, pad=0.02, aspect=28, extend=extend)
             bar.set_label(shorten(self.label, 40))
             bar.outline.set_visible(False)
 

@@ -27,7 +27,7 @@ from .config import Config, Gradient, TrainingConfig, validated
 from .data import Column, frame_features, learn_columns, weighted_median
 from .model import FlowModel, build_model
 from .training import EpochRecord, History, Samples, Task, fit, hold_out, outputs
-from .values import LARGEST, unit_of
+from .values import FARTHEST, LARGEST, unit_of
 
 _PARTS = {
     "model": (
@@ -653,10 +653,10 @@ def _scaler(numbers: NDArray[Any], weight: NDArray[np.float64] | None) -> Standa
 
 
 def _standardise(scaler: StandardScaler, numbers: NDArray[Any]) -> NDArray[Any]:
-    """Numbers in standard deviations; those beyond a tiny one by far are the largest to compute with."""
+    """Numbers in standard deviations; those beyond a tiny one by far are as many as float32 computes with."""
     with np.errstate(over="ignore"):
         scaled: NDArray[Any] = scaler.transform(numbers)
-    return scaled.clip(-LARGEST, LARGEST) if scaled.dtype == np.float64 else scaled
+    return scaled.clip(-FARTHEST, FARTHEST)
 
 
 def _check_size(numbers: NDArray[Any], name: str) -> None:

@@ -21,6 +21,9 @@ BESIDE_NUMBERS = MISSING | {"none", "-"}
 LARGEST: Final = 1e150
 """The largest number to compute with: the square of a larger one overflows."""
 
+FARTHEST: Final = 1e30
+"""The most standard deviations to compute with: float32, which models are trained in, ends at 3e38."""
+
 _DATE = (
     r"^(?:(?P<year>\d{4})[-/.](?P<month>\d{1,2})[-/.](?P<day>\d{1,2})"
     r"|(?P<first>\d{1,2})[-/.](?P<second>\d{1,2})[-/.](?P<last>\d{4}))(?P<clock>[T ].*)?$"
@@ -140,15 +143,15 @@ def unit_of(numbers: NDArray[Any]) -> Any:
 
 
 def standardised(numbers: Array, mean: float, scale: float) -> Array:
-    """Numbers in standard deviations; those beyond a tiny one by far are the largest to compute with.
+    """Numbers in standard deviations; those beyond a tiny one by far are as many as float32 computes with.
 
     Examples
     --------
     >>> standardised(np.array([1.0, 3.0, 1e20]), 1.0, 2.0), standardised(np.array([1e20]), 0.0, 1e-300)
-    (array([0.e+00, 1.e+00, 5.e+19]), array([1.e+150]))
+    (array([0.e+00, 1.e+00, 5.e+19]), array([1.e+30]))
     """
     with np.errstate(over="ignore"):
-        return np.clip((numbers - mean) / scale, -LARGEST, LARGEST)
+        return np.clip((numbers - mean) / scale, -FARTHEST, FARTHEST)
 
 
 def no_number(values: pd.Series, numbers: Array) -> str | None:

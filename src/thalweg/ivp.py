@@ -536,8 +536,8 @@ def _solution(
 def _raise_where_asked(sol: Solution, reached: float | Tensor, on_failure: str) -> None:
     """An error for a solve that failed, unless a person wants to have it as it is."""
     if on_failure == "raise":
-        times = torch.as_tensor(reached)[~torch.as_tensor(sol.success)]
-        first, last = times.min().item(), times.max().item()
+        failed = reached[~sol.success].tolist() if isinstance(reached, Tensor) else [reached]
+        first, last = min(failed), max(failed)
         where = f"at t = {first:g}" if first == last else f"at times from {first:g} to {last:g}"
         raise SolveError(f"the solve failed {where}: {sol.message} (on_failure='return' keeps what was computed)", sol)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import repeat
 from typing import Any, Protocol, cast
 
@@ -116,7 +117,7 @@ class Problem:
             graph_times=None if times is None else replace(times, t0=times.t0[rows], t1=times.t1[rows]),
         )
 
-    @property
+    @cached_property
     def first_stop(self) -> Number:
         """The end of the steps that move with t0: the first time that no step crosses, or t1."""
         return self.t1 if self.stops is None else self.stops.next(self.t0, self.t1)

@@ -25,7 +25,7 @@ class RecordingStepper:
     stepper : Stepper
         The stepper, whose other methods it has.
     tape : Recorder
-        What else is to be shown the accepted steps.
+        What is shown the accepted steps as well; where not `alone`, only once there is no room for their graph.
     known : sequence of Tensor
         The tensors that a gradient goes to, which are there anyway. The first step, or the first evaluation in it,
         shows whether the field uses others.
@@ -47,6 +47,7 @@ class RecordingStepper:
         self._known, self._alone, self._tried = known, alone, 0
         self._held = {x.untyped_storage().data_ptr() for x in known if x.layout is torch.strided}
         self._room, self._held_by_graph, self._each = room, 0, 0
+        self._kept: list[TakenStep] = []  # those that the tape will not need where the graph is whole
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stepper, name)
@@ -105,9 +106,13 @@ class RecordingStepper:
             return self._stepper.extend(field, t, _of_unit(h), y.detach(), step)
 
     def record(self, taken: TakenStep) -> None:
-        """Count what the graph holds, and show the step to the tape."""
+        """Count what the graph holds, and show the step to the tape, as soon as it may be needed."""
         self._held_by_graph += self._each
-        self._tape.record(taken)
+        self._kept.append(taken)
+        if self._alone or not self.complete:
+            for step in self._kept:
+                self._tape.record(step)
+            self._kept.clear()
 
 
 def _of_unit(h: Number) -> Number:

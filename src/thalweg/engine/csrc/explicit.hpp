@@ -112,28 +112,37 @@ private:
     const T* const* const slope = stages_.slope.data();
     const bool coarse = plan_.tempered();
     const Terms<T> terms = plan_.error();
-    for (int j = 0; j < L; j += W) {
-      const Vec<T> size = Vec<T>::load(step.size + j);
-      Vec<T> total(T(0)), coarse_total(T(0));
-      for (int d = 0; d < D; ++d) {
-        const int at = d * L + j;
-        const auto sum = [&](const T* weights) {
-          Vec<T> found(T(0));
-          for (int n = 0; n < terms.count; ++n) found += Vec<T>::load(slope[terms.numbers[n]] + at) * weights[n];
-          return found;
-        };
-        const Vec<T> largest = max(abs(Vec<T>::load(y + at)), abs(Vec<T>::load(step.ended + at)));
-        const Vec<T> inverse = T(1) / (Vec<T>(plan_.atol(d)) + largest * plan_.rtol(d));
-        const Vec<T> ratio = sum(terms.weights) * size * inverse;
-        total += ratio * ratio;
-        if (coarse) {
-          const Vec<T> other = sum(plan_.coarse()) * size * inverse;
-          coarse_total += other * other;
+    Vec<T> size[row_registers], total[row_registers], coarse_total[row_registers];
+#pragma GCC unroll 2
+    for (int j = 0; j < row_registers; ++j)
+      size[j] = Vec<T>::load(step.size + j * W), total[j] = coarse_total[j] = Vec<T>(T(0));
+    for (int d = 0; d < D; ++d) {
+      const auto sum = [&](const T* weights, Vec<T>* found) {
+#pragma GCC unroll 2
+        for (int j = 0; j < row_registers; ++j) found[j] = Vec<T>(T(0));
+        for (int n = 0; n < terms.count; ++n) {
+          const Vec<T> w(weights[n]);
+          const T* const term = slope[terms.numbers[n]] + d * L;
+#pragma GCC unroll 2
+          for (int j = 0; j < row_registers; ++j) found[j] += Vec<T>::load(term + j * W) * w;
         }
+      };
+      Vec<T> error[row_registers], other[row_registers];
+      sum(terms.weights, error);
+      if (coarse) sum(plan_.coarse(), other);
+#pragma GCC unroll 2
+      for (int j = 0; j < row_registers; ++j) {
+        const int at = d * L + j * W;
+        const Vec<T> largest = max(abs(Vec<T>::load(y + at)), abs(Vec<T>::load(step.ended + at)));
+        const Vec<T> scale = size[j] * (T(1) / (Vec<T>(plan_.atol(d)) + largest * plan_.rtol(d)));
+        error[j] *= scale;
+        total[j] += error[j] * error[j];
+        if (coarse) other[j] *= scale, coarse_total[j] += other[j] * other[j];
       }
-      total.store(step.squares + j);
-      coarse_total.store(step.squares + L + j);
     }
+#pragma GCC unroll 2
+    for (int j = 0; j < row_registers; ++j)
+      total[j].store(step.squares + j * W), coarse_total[j].store(step.squares + L + j * W);
   }
 
   bool kept_whole() const {

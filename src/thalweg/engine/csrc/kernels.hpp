@@ -77,6 +77,7 @@ struct Resolved {
   const Instruction* code;
   int chain;                   // how many short steps there are from here, see `carry_on`; 0 where this is none
   bool follows[2];             // whether an operand is the result of the short step before
+  bool passed_on;              // whether none but the short step after reads the result
 };
 
 // Hands the function of a short operation to `f`: a few machine instructions on one or two registers. Says whether it is one.
@@ -104,6 +105,7 @@ THALWEG_INLINE bool short_operation(Op op, F f) {
     case Op::rsqrt: f([](V x) { return T(1) / sqrt(x); }); break;
     case Op::relu: f([](V x) { return max(x, V(T(0))); }); break;
     case Op::sign: f([](V x) { return one_where(x > V(T(0))) - one_where(x < V(T(0))); }); break;
+    case Op::gather: f([](V x) { return x; }); break;  // of one row
     default: return false;
   }
   return true;
@@ -169,6 +171,11 @@ public:
         for (std::size_t n = 0; n < code.operands.size(); ++n) step.x[n] = source(code.operands[n]);
       }
       step.runs = runs - step.first_run;
+      if (copies_row(step)) {
+        const Run<T>& run = runs_[step.first_run];
+        step.x[0] = run.from;
+        step.offset += static_cast<std::ptrdiff_t>(run.to) * lanes<T>;
+      }
       for (std::size_t n = 0; n < code.scalars.size(); ++n) step.s[n] = static_cast<T>(code.scalars[n]);
       if (code.op == Op::linear) {
         step.repeats = code.index[0], step.rows = code.index[1], step.columns = code.index[2];
@@ -181,12 +188,15 @@ public:
       steps_[i] = step;
     }
     find_chains();
+    is_chain_ = program.direct_output && count() > 0 && steps_[0].chain == count();
     if (!program.direct_output) output_ = source(program.output);
   }
 
   int count() const { return static_cast<int>(steps_.size()); }
   const Resolved<T>& operator[](int i) const { return steps_[i]; }
   const Run<T>* runs(const Resolved<T>& step) const { return runs_.data() + step.first_run; }
+  // Whether short steps are all there is.
+  bool is_chain() const { return is_chain_; }
   // dy/dt, where no instruction writes it to its place.
   const Source<T>& output() const { return output_; }
 
@@ -194,17 +204,43 @@ private:
   Array<Resolved<T>> steps_;
   Array<Run<T>> runs_;
   Source<T> output_;
+  bool is_chain_ = false;
+
+  // Whether all that is left to do of a gather is to copy one row.
+  bool copies_row(const Resolved<T>& step) const {
+    return step.op == Op::gather && step.runs == 1 && runs_[step.first_run].count == 1;
+  }
+
+  // The last instruction that reads each result.
+  std::vector<int> last_readers() const {
+    std::vector<int> last(program.code.size(), -1);
+    const auto read = [&](const Operand& x, int by) {
+      if (!x.shared && x.number >= program.inputs) last[x.number - program.inputs] = by;
+    };
+    for (int i = 0; i < count(); ++i)
+      for (const Operand& x : program.code[i].operands) read(x, i);
+    read(program.output, count());
+    return last;
+  }
 
   void find_chains() {
-    const auto is_short = [](const Resolved<T>& step) { return step.size == 1 && short_operation<T>(step.op, [](auto) {}); };
+    const std::vector<int> last = last_readers();
+    const auto is_short = [&](const Resolved<T>& step) {
+      if (step.op == Op::gather) return copies_row(step);
+      return step.size == 1 && short_operation<T>(step.op, [](auto) {});
+    };
     for (int i = count(); i-- > 0;) {
       Resolved<T>& step = steps_[i];
       if (!is_short(step)) continue;
       step.chain = i + 1 < count() ? 1 + steps_[i + 1].chain : 1;
-      if (i == 0 || !is_short(steps_[i - 1])) continue;
+      step.passed_on = step.chain > 1 && step.size == 1 && step.place == Place::scratch && last[i] == i + 1;
+      if (i == 0 || !is_short(steps_[i - 1]) || steps_[i - 1].size > 1) continue;
       const std::vector<Operand>& operands = step.code->operands;
-      for (std::size_t n = 0; n < operands.size(); ++n)
-        step.follows[n] = !operands[n].shared && operands[n].number == program.inputs + i - 1;
+      const auto follows = [&](const Operand& x) { return !x.shared && x.number == program.inputs + i - 1; };
+      if (step.op == Op::gather)
+        step.follows[0] = follows(operands[step.code->index[2 * runs_[step.first_run].to]]);
+      else
+        for (std::size_t n = 0; n < operands.size(); ++n) step.follows[n] = follows(operands[n]);
     }
   }
 };
@@ -297,7 +333,7 @@ void gather(const Run<T>* runs, int count, const Frame<T>& frame, T* out) {
 }
 
 // Short steps on one row each, where each may wait for the one before: its result is handed on in registers, as to store it
-// and to load it again takes longer than the steps themselves. It is stored all the same, for whoever reads it later.
+// and to load it again takes longer than the steps themselves. It is stored too where somebody else reads it.
 template <class T>
 [[gnu::noinline]] void carry_on(const Resolved<T>* steps, int count, const Frame<T>& frame) {
   constexpr int W = Vec<T>::lanes;
@@ -327,14 +363,15 @@ template <class T>
         first = f(x), second = f(other_x);
       }
     });
+    if (step->passed_on) continue;
     T* const out = frame.at[static_cast<int>(step->place)] + step->offset;
     first.store(out), second.store(out + W);
   }
 }
 
-// dy/dt of a tile, into the frame's `slope`.
+// dy/dt of a tile, into the frame's `slope`, by a program of any kind.
 template <class T>
-void evaluate(const Code<T>& code, const Frame<T>& frame) {
+[[gnu::noinline]] void evaluate_steps(const Code<T>& code, const Frame<T>& frame) {
   constexpr int L = lanes<T>, W = Vec<T>::lanes;
   using V = Vec<T>;
   for (int i = 0; i < code.count(); ++i) {
@@ -429,6 +466,15 @@ void evaluate(const Code<T>& code, const Frame<T>& frame) {
     T* const to = frame.at[static_cast<int>(Place::slope)];
     map(to, code.program.dimension, code.output().in(frame), [](V x) { return x; });
   }
+}
+
+// dy/dt of a tile, into the frame's `slope`.
+template <class T>
+THALWEG_INLINE void evaluate(const Code<T>& code, const Frame<T>& frame) {
+  if (code.is_chain())
+    carry_on(&code[0], code.count(), frame);
+  else
+    evaluate_steps(code, frame);
 }
 
 // What the way back of one evaluation adds to: adjoints of values, whatever they hold before.

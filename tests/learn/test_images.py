@@ -381,6 +381,8 @@ def test_folders_that_are_classes_are_judged_by_and_others_are_not(trained, tmp_
     assert run.score(frame).rows == 3
     assert len(run.predict(frame)) == 6
     assert "class" not in run.rows(str(tmp_path / "both" / "dog"))
+    with pytest.raises(ValueError, match="does not say what its images are"):
+        run.frame(str(tmp_path / "both" / "dog"))
 
 
 def test_a_folder_that_was_learnt_from_is_known_by_its_content(trained, tmp_path):

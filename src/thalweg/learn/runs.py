@@ -355,6 +355,11 @@ class Run:
         if source is not None:
             bundled = _is_bundled(source)
             frame = load_table(source, None, data_dir).frame if bundled else self.rows(source, on_image)
+            if self.schema.images is not None and self.target.name not in frame:
+                raise ValueError(
+                    f"{source} does not say what its images are, as folders named as the classes would, or a column "
+                    f"{self.target.name!r} of a table that names images"
+                )
             check_target(frame, self.target.name)
             return frame
         try:

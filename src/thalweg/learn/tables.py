@@ -339,8 +339,8 @@ def _decoded(path: Path, content: bytes) -> str:
             continue
     if "\0" in text:
         raise ValueError(
-            f"{path} is neither a CSV nor a Parquet file: it holds binary data; save a spreadsheet as CSV, and unpack "
-            "what is packed"
+            f"{path} is neither a CSV nor a Parquet file: it holds binary data; save a spreadsheet as CSV, unpack what "
+            "is packed, and fit an estimator, such as NeuralODEClassifier, to an array"
         )
     return text
 

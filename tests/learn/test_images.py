@@ -1,6 +1,7 @@
 """Images: whatever a file holds, a model sees the same pixels, in training and after; folders say the classes."""
 
 import os
+import shutil
 import struct
 import sys
 import warnings
@@ -136,6 +137,8 @@ def test_grey_is_what_looks_grey_however_it_is_saved(tmp_path):
     one = read_images(tmp_path, ["grey.png", "as_colour.png", "photograph.jpg"])
     assert one.form.colour == "grey"
     assert one.frame.loc["grey.png"].tolist() == one.frame.loc["as_colour.png"].tolist() == GREY.ravel().tolist()
+    save(tmp_path / "nearly.png", np.dstack([GREY // 2, GREY // 2 + 7, GREY // 2]))
+    assert read_images(tmp_path, ["nearly.png"]).form.colour == "grey"
     save(tmp_path / "colour.png", TINTED)
     both = read_images(tmp_path, ["grey.png", "colour.png"])
     assert both.form.colour == "rgb"
@@ -389,13 +392,13 @@ def test_a_folder_that_was_learnt_from_is_known_by_its_content(trained, tmp_path
     run = Run.load(trained / "run")
     assert run.learnt_from(str(trained / "photos"))
     assert not run.learnt_from(str(photos(tmp_path / "others")))
-    os.rename(trained / "photos" / "cat" / "0.png", trained / "photos" / "dog" / "new.png")
+    os.rename(trained / "photos" / "cat" / "7.png", trained / "photos" / "dog" / "+.png")  # in the same place of all
     try:
         assert not run.learnt_from(str(trained / "photos"))
         with pytest.raises(ValueError, match="photos has changed since"):
             run.frame()
     finally:
-        os.rename(trained / "photos" / "dog" / "new.png", trained / "photos" / "cat" / "0.png")
+        os.rename(trained / "photos" / "dog" / "+.png", trained / "photos" / "cat" / "7.png")
 
 
 def test_pixels_have_one_scale_and_other_columns_their_own(tmp_path):
@@ -461,11 +464,12 @@ def test_a_model_of_tables_sees_no_images(trained, tmp_path):
             run.rows(str(source))
 
 
-def test_images_are_read_once_for_a_comparison(trained):
+def test_images_are_read_once_for_a_comparison(tmp_path):
     seen = []
-    config = configure(trained / "photos")
+    config = configure(photos(tmp_path / "photos", count=8))
     table = load_table(config.data.source, on_image=lambda *count: seen.append(count))
     assert seen == [(n, 16) for n in range(1, 17)]
+    shutil.rmtree(tmp_path / "photos")
     (linear,) = compare(config, [0, 1], contenders=CONTENDERS[-1:], table=table)
     assert len(linear.trials) == 2
 

@@ -207,8 +207,13 @@ def test_of_many_that_cannot_be_read_the_first_are_named(tmp_path):
 
 
 def test_more_than_memory_holds_is_refused_before_it_is_read(tmp_path, monkeypatch):
-    monkeypatch.setattr(images, "_MOST_NUMBERS", 99)
     photos(tmp_path, count=2)
+    seen = []
+    monkeypatch.setattr(images, "_MOST_NUMBERS", 95)
+    with pytest.raises(ValueError, match="4 images of 24 numbers each"):
+        read_folder(tmp_path, on_image=lambda *count: seen.append(count))
+    assert not seen
+    monkeypatch.setattr(images, "_MOST_NUMBERS", 99)  # enough if they are grey
     with pytest.raises(ValueError, match=r"4 images of 72 numbers each .*; choose a smaller data.image_size, or fewer"):
         read_folder(tmp_path)
     assert len(read_folder(tmp_path, colour="grey").frame) == 4
@@ -293,6 +298,7 @@ def split(folder, *parts):
         (lambda folder: split(folder, "train", "test"), "parts of a split: learn from .*train, and judge .*RUN .*test"),
         (lambda folder: split(folder, "Training", "val", "more"), "holds Training, val, which are no classes"),
         (lambda folder: photos(folder, ["train", "valid"]), "parts of a split"),
+        (lambda folder: (photos(folder) / "dog" / "a.png").symlink_to("gone"), "1 of 9 .*: dog/a.png .no such file"),
         (
             lambda folder: photos(folder, ["1", "2", "none"]),
             "have numbers for names, but 'none' is none, or that of ano",

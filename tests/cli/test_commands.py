@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 from rich.console import Console
 from typer.testing import CliRunner
 
@@ -228,6 +229,32 @@ def test_predict_writes_what_the_run_predicts(flowers, tmp_path):
     np.testing.assert_allclose(written.iloc[:, 1:], expected.iloc[:, 1:])
     command("predict", flowers, "iris", "-o", tmp_path / "out.parquet")
     pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "out.parquet"), expected)
+
+
+def test_a_folder_of_images_is_learnt_from_judged_by_and_answered_by_the_names_of_files(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(0)
+    for n in range(24):
+        path = tmp_path / ("photos" if n < 20 else "new") / ("dark", "light")[n % 2] / f"{n:02}é.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray((rng.integers(0, 100, (5, 4)) + n % 2 * 100).astype(np.uint8)).save(path)
+    (tmp_path / "photos" / "list.txt").touch()
+    text = command("train", "photos", *quick(20)).stdout
+    assert "note: left out, as they are no images: 1 other file (1 .txt) in photos" in text
+    assert "images are seen as 5 × 4 pixels, grey" in text
+    assert "2 classes (dark, light)" in text
+    text = command("predict", "runs/photos-1", "new", "-o", "answers.csv").stdout
+    assert "(4 of 4 rows right)" in text
+    written = pd.read_csv("answers.csv")
+    assert list(written.columns) == ["file", "prediction", "p(dark)", "p(light)"]
+    assert written.file.tolist() == ["dark/20é.png", "dark/22é.png", "light/21é.png", "light/23é.png"]
+    assert written.prediction.tolist() == ["dark", "dark", "light", "light"]
+    command("predict", "runs/photos-1", "new", "-o", "answers.parquet")
+    pd.testing.assert_frame_equal(pd.read_parquet("answers.parquet"), written, check_dtype=False)
+    assert command("predict", "runs/photos-1", "new/light/21é.png").stdout.split()[-4:-2] == ["21é.png", "light"]
+    assert "this flatters" in command("predict", "runs/photos-1", "photos").stdout
+    command("flow", "runs/photos-1", "--data", "new", "--boats", 3)
+    assert len(list((tmp_path / "runs" / "photos-1" / "figures").glob("*.png"))) == 3
 
 
 def test_classes_beyond_64_bits_are_written_too(tmp_path):

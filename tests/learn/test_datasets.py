@@ -103,17 +103,28 @@ def test_images_need_not_be_square(tmp_path):
     assert frame.iloc[1, :6].tolist() == list(range(9, 15))
 
 
+def test_images_may_be_in_colour(tmp_path):
+    colour = {f"{part}_images": idx(np.repeat(images[..., None], 3, axis=3)) for part, images in IMAGES.items()}
+    bundled = load_bundled("mnist", write(tmp_path, **colour))
+    assert bundled.frame.columns[:4].tolist() == ["pixel_0_0_red", "pixel_0_0_green", "pixel_0_0_blue", "pixel_0_1_red"]
+    assert bundled.frame.iloc[1, :6].tolist() == [9, 9, 9, 10, 10, 10]
+    assert bundled.images.describe() == "3 × 3 pixels in colour"
+    one = {f"{part}_images": idx(images[..., None]) for part, images in IMAGES.items()}
+    assert load_bundled("mnist", write(tmp_path, **one)).frame.columns[0] == "pixel_0_0"
+
+
 DAMAGES = [
     ({"train_images": None}, "lacks train-images-idx3-ubyte"),
     ({"t10k_labels": None}, "lacks t10k-labels-idx1-ubyte"),
     ({"train_images": idx(IMAGES["train"])[:-1]}, "train-images-idx3-ubyte.* is damaged: it announces 5 × 3 × 3 bytes"),
     ({"train_images": idx(IMAGES["train"]) + b"0"}, "is damaged"),
     ({"train_images": idx(IMAGES["train"])[:10]}, "no IDX file of images"),
-    ({"train_images": b""}, "no IDX file of images: it should begin with the number 2051"),
+    ({"train_images": b""}, "no IDX file of images: it should begin with the number 2051 or 2052"),
     ({"train_labels": idx(IMAGES["train"])}, "no IDX file of labels: it should begin with the number 2049"),
     ({"train_labels": idx([0, 1])}, "5 train images but 2 labels"),
     ({"t10k_images": idx(np.zeros((2, 4, 3)))}, "t10k images of one size, but has 3 × 3 and 4 × 3 pixels"),
     ({"t10k_images": idx(np.zeros((2, 9, 1)))}, "t10k images of one size, but has 3 × 3 and 9 × 1 pixels"),
+    ({f"{part}_images": idx(np.zeros((len(LABELS[part]), 3, 3, 4))) for part in LABELS}, "1 or 3 numbers .* but has 4"),
     ({f"{part}_images": idx(np.zeros((len(LABELS[part]), 3, 0))) for part in LABELS}, "but has 3 × 0 and 3 × 0 pixels"),
     ({"train_images": struct.pack(">4i", 2051, -5, 3, -3) + bytes(45)}, "is damaged"),
     ({"train_images": struct.pack(">4i", 2051, 2**30, 2**30, 16)}, "is damaged"),

@@ -444,3 +444,12 @@ def test_text_where_a_frame_held_numbers_is_named():
     model = NeuralODEClassifier(**QUICK).fit(frame, np.arange(12) % 2)
     with pytest.raises(ValueError, match=r"^X held nothing but numbers in fit, and now holds the text 'many'"):
         model.predict(frame.astype(object).assign(rooms="many"))
+
+
+def test_images_are_rows_of_their_pixels():
+    images = np.random.default_rng(0).normal(size=(12, 4, 5, 3))
+    with pytest.raises(
+        ValueError, match=r"array of shape \(12, 4, 5, 3\); images .* as X.reshape\(len\(X\), -1\) has them"
+    ):
+        NeuralODEClassifier(**QUICK).fit(images, np.arange(12) % 2)
+    assert len(NeuralODEClassifier(**QUICK).fit(images.reshape(len(images), -1), np.arange(12) % 2).classes_) == 2

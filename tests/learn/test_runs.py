@@ -352,7 +352,7 @@ def test_a_fraction_that_leaves_no_rows_to_hold_out_or_to_learn_from_is_refused_
         ),
         ("config.yaml", None, "lacks config.yaml"),
         ("config.yaml", lambda old: b"", "config.yaml is damaged .it lacks data, model, solver, training, seed"),
-        ("config.yaml", lambda old: old[: len(old) // 2], "config.yaml is damaged .it lacks training, seed"),
+        ("config.yaml", lambda old: old[: old.index(b"training")], "config.yaml is damaged .it lacks training, seed"),
         ("config.yaml", lambda old: old.replace(b"width", b"widht"), "did you mean model.width"),
         ("metrics.jsonl", lambda old: old + b"nonsense\n", "metrics.jsonl is damaged"),
         ("metrics.jsonl", lambda old: old + b"\xff\n", "metrics.jsonl is damaged"),

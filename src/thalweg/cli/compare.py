@@ -49,9 +49,12 @@ def compare(
 
     from ..learn.compare import CONTENDERS
     from ..learn.compare import compare as run_comparison
-    from ..learn.runs import write_whole
+    from ..learn.runs import read_table, write_whole
+    from .progress import reading
 
     screen = console()
+    with reading(screen) as on_image:
+        table = read_table(asked, on_image=on_image)
     chosen = range(asked.seed, asked.seed + seeds)
     waiting = screen.status(f"the first of {len(CONTENDERS)} contenders") if screen.is_terminal else nullcontext()
     with waiting as status:
@@ -63,7 +66,7 @@ def compare(
             else:
                 screen.print(line)
 
-        standings = run_comparison(asked, list(chosen), on_trial=say)
+        standings = run_comparison(asked, list(chosen), on_trial=say, table=table)
     _show(screen, standings, seeds)
     if out is not None:
         write_whole(out, json.dumps([asdict(standing) for standing in standings], indent=1).encode() + b"\n")

@@ -36,12 +36,14 @@ def flow(
     """
     from ..learn.runs import Run
     from .console import console, warnings_as_notes
+    from .progress import reading
 
     screen = console()
     trained = Run.load(run)
     if trained.config.model.flow == "none":
         raise ValueError(f"{run} has no flow to draw: it was trained with model.flow=none")
-    frame = trained.frame(data)
+    with reading(screen) as on_image:
+        frame = trained.frame(data, on_image=on_image)
     with warnings_as_notes(screen), screen.status("drawing the flow"):
         paths = draw_flow(trained, frame, trained.figures if out is None else out, boats=boats, blocks=blocks)
     for path in paths:

@@ -29,7 +29,9 @@ def predict(
     data: Annotated[
         str,
         typer.Argument(
-            metavar="DATA", help="A CSV or Parquet file of rows, the name of a data set, or - for standard input."
+            metavar="DATA",
+            help="A CSV or Parquet file of rows, an image or a folder of images, the name of a data set, or - for "
+            "standard input.",
         ),
     ],
     out: Annotated[
@@ -47,7 +49,7 @@ def predict(
     The columns may come in any order and with others between. Each row of DATA gets a row: prediction and, for classes,
     the probability p(CLASS) of each. Without -o, the first rows are shown. Where DATA has the target too, so is the
     score. A missing number counts as the median of the rows that were learnt from; a category that training did not
-    see counts as none of those it saw, and is named.
+    see counts as none of those it saw, and is named. Of images, the first column, file, says which.
 
     For example: `thalweg predict runs/iris-1 flowers.csv -o answers.csv`
     """
@@ -56,10 +58,12 @@ def predict(
         check_out(out, force)
 
     from ..learn.runs import Run, write_whole
+    from .progress import reading
 
     screen = console(stderr=piped)  # rows alone go where rows are read
     trained = Run.load(run)
-    frame = trained.rows(data)
+    with reading(screen) as on_image:
+        frame = trained.rows(data, on_image)
     answers = trained.predict(frame)
     for name, values in trained.unseen(frame).items():
         known = ", ".join(repr(value) for value in values[:3]) + (", …" if len(values) > 3 else "")
@@ -82,12 +86,19 @@ def _preview(answers: pd.DataFrame) -> Table:
     shown, names = answers.head(_ROWS), list(answers.columns)
     if len(names) > 1 + _CLASSES:
         shown = shown[["prediction"]].assign(probability=answers.iloc[:, 1:].max(axis=1))
-    table = plain_table("row", *map(str, shown.columns))
-    for column, kind in zip(table.columns, ["i", *(shown[name].dtype.kind for name in shown.columns)], strict=True):
+    rows = range(1, len(shown) + 1) if _counts_rows(answers) else shown.index
+    table = plain_table(str(shown.index.name or "row"), *map(str, shown.columns))
+    first = "i" if _counts_rows(answers) else "O"
+    for column, kind in zip(table.columns, [first, *(shown[name].dtype.kind for name in shown.columns)], strict=True):
         column.justify = "right" if kind in "iuf" else "left"
-    for row, values in enumerate(zip(*(_texts(shown[name]) for name in shown.columns), strict=True), start=1):
+    for row, values in zip(rows, zip(*(_texts(shown[name]) for name in shown.columns), strict=True), strict=True):
         table.add_row(str(row), *values)
     return table
+
+
+def _counts_rows(answers: pd.DataFrame) -> bool:
+    """Whether rows have numbers, and not the names of images."""
+    return answers.index.name is None
 
 
 def _texts(values: pd.Series) -> list[str]:
@@ -103,6 +114,8 @@ def _texts(values: pd.Series) -> list[str]:
 
 
 def _encoded(answers: pd.DataFrame, out: Path) -> bytes:
+    if not _counts_rows(answers):
+        answers = answers.reset_index()
     if out.suffix == ".parquet":
         words = {name: str for name in answers if answers[name].dtype == object}  # and whole numbers beyond 64 bits
         return answers.astype(words).to_parquet(index=False)

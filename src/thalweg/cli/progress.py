@@ -1,20 +1,62 @@
-"""The course of a training: a live bar on a terminal, and elsewhere a line now and then."""
+"""The course of a training, or of reading images: a live bar on a terminal, and elsewhere a line now and then."""
 
 from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 
+from .console import warnings_as_notes
+
 if TYPE_CHECKING:
     from ..learn.training import EpochRecord
 
 _LINES = 10  # so many lines, about, where there is no terminal,
 _SILENCE = 15.0  # but none of the pauses between them longer than so many seconds and an epoch
+
+
+@contextmanager
+def reading(console: Console) -> Iterator[Callable[[int, int], None]]:
+    """Read rows: what is to be said of them is said as notes, and for each image there is what shows the progress."""
+    bar = _bar(console, transient=True) if console.is_terminal else None
+    task, spoke_at = None, time.monotonic()
+
+    def show(read: int, images: int) -> None:
+        nonlocal task, spoke_at
+        if bar is not None:
+            if task is None:
+                bar.start()
+                task = bar.add_task("images", total=images)
+            bar.update(task, completed=read)
+        elif time.monotonic() - spoke_at > _SILENCE:
+            spoke_at = time.monotonic()
+            console.print(f"{read} of {images} images read")
+
+    with warnings_as_notes(console):
+        try:
+            yield show
+        finally:
+            if bar is not None:
+                bar.stop()
+
+
+def _bar(console: Console, *, transient: bool = False) -> Progress:
+    return Progress(
+        SpinnerColumn(),
+        TextColumn("{task.completed:.0f}/{task.total:.0f}"),
+        BarColumn(bar_width=None),
+        TextColumn("{task.description}", markup=False),
+        TimeRemainingColumn(compact=True, elapsed_when_finished=True),
+        console=console,
+        expand=True,
+        transient=transient,
+    )
 
 
 class TrainingProgress:
@@ -35,15 +77,7 @@ class TrainingProgress:
         self.spoke_at = -math.inf
         self.bar: Progress | None = None
         if console.is_terminal:
-            self.bar = Progress(
-                SpinnerColumn(),
-                TextColumn("{task.completed:.0f}/{task.total:.0f}"),
-                BarColumn(bar_width=None),
-                TextColumn("{task.description}", markup=False),
-                TimeRemainingColumn(compact=True, elapsed_when_finished=True),
-                console=console,
-                expand=True,
-            )
+            self.bar = _bar(console)
             self.task = self.bar.add_task("the first epoch", total=epochs)
 
     def __enter__(self) -> TrainingProgress:

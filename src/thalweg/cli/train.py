@@ -43,7 +43,7 @@ def train(
     data_dir: DataDir = None,
     figures: Annotated[bool, typer.Option(help="Draw the flow and the course of training.")] = True,
 ) -> None:
-    """Train a neural ODE to predict a column of a table.
+    """Train a neural ODE to predict a column of a table, or which folder an image is in.
 
     What each column holds is found out and shown. Some rows are kept apart, and the trained model is judged by them.
     Everything is kept in a run folder, which is never written over. Ctrl-C ends training, not the run: the best model
@@ -54,17 +54,21 @@ def train(
     `thalweg train iris`
 
     `thalweg train houses.csv --target price --epochs 100 --set model.width=128`
+
+    `thalweg train photos`
     """
     options = of_data(data, target, task, data_dir, epochs) | {"seed": seed}
     asked = configure(config, options, settings or [])
     screen = console()
 
-    from ..learn.runs import check_free, prepare, train_run
-    from .progress import TrainingProgress
+    from ..learn.runs import check_free, prepare, read_table, train_run
+    from .progress import TrainingProgress, reading
 
     if out is not None:
         check_free(out)
-    prepared = prepare(asked)
+    with reading(screen) as on_image:
+        table = read_table(asked, on_image=on_image)
+    prepared = prepare(asked, table)
     _introduce(screen, asked, prepared)
     metric = "accuracy" if prepared.task == "classification" else "R²"
     with _ending_as_ctrl_c():
@@ -97,7 +101,10 @@ def _introduce(screen: Console, asked: Config, data: Prepared) -> None:
     from ..learn.training import count_held_out
 
     columns, target = data.schema.columns, data.schema.target
-    screen.print(f"{asked.data.source}: {len(data.table.frame)} rows, {count(len(columns), 'column')} and the target")
+    rows = f"{len(data.table.frame)} rows, {count(len(columns), 'column')} and the target"
+    if data.table.images is not None:
+        rows += f"; images are seen as {data.table.images.describe()}"
+    screen.print(f"{asked.data.source}: {rows}")
     screen.print(f"{target.name}: {target.describe()}\n")
     screen.print(_sum_up(data.schema) if len(columns) > _MANY else _list(data.schema))
     screen.print()

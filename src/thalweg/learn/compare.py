@@ -26,7 +26,8 @@ from sklearn.neural_network import MLPClassifier, MLPRegressor
 
 from .config import Config
 from .model import FlowModel, build_model
-from .runs import Prepared, prepare
+from .runs import Prepared, prepare, read_table
+from .tables import Table
 from .training import evaluate, fit, hold_out, usable_device
 
 if TYPE_CHECKING:
@@ -121,6 +122,7 @@ def compare(
     *,
     contenders: Sequence[Contender] = CONTENDERS,
     on_trial: Callable[[Contender, int, Trial], None] | None = None,
+    table: Table | None = None,
 ) -> list[Standing]:
     """Let contenders learn from the same rows.
 
@@ -137,6 +139,8 @@ def compare(
         Who takes part.
     on_trial : callable, optional
         Called with the contender, the seed and the trial as each ends.
+    table : Table, optional
+        What `read_table(config)` returned, if it was called before.
 
     Returns
     -------
@@ -161,20 +165,22 @@ def compare(
         raise ValueError("seeds must hold at least one seed, got none")
     # what no contender could be trained with is refused here, once
     usable_device(config.training.device)
-    prepare(config)
-    return [_in_a_process(contender, config, seeds, on_trial) for contender in contenders]
+    table = read_table(config) if table is None else table
+    prepare(config, table)
+    return [_in_a_process(contender, config, seeds, table, on_trial) for contender in contenders]
 
 
 def _in_a_process(
     contender: Contender,
     config: Config,
     seeds: Sequence[int],
+    table: Table,
     on_trial: Callable[[Contender, int, Trial], None] | None,
 ) -> Standing:
     """Run a contender's trials, and listen to what it says of them."""
     context = _context()
     here, there = context.Pipe(duplex=False)
-    process = context.Process(target=_contend, args=(contender.kind, config, list(seeds), there), daemon=True)
+    process = context.Process(target=_contend, args=(contender.kind, config, list(seeds), table, there), daemon=True)
     process.start()
     there.close()
     trials: list[Trial] = []
@@ -204,7 +210,7 @@ def _context() -> ForkServerContext | SpawnContext:
     return context
 
 
-def _contend(kind: Kind, config: Config, seeds: list[int], connection: Connection) -> None:
+def _contend(kind: Kind, config: Config, seeds: list[int], table: Table, connection: Connection) -> None:
     """Send a trial for each seed, then the peak of memory; or, instead, a sentence that says what failed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the caller's, who then ends this process
     run = _TRIALS[kind]
@@ -213,7 +219,7 @@ def _contend(kind: Kind, config: Config, seeds: list[int], connection: Connectio
         try:
             for seed in seeds:
                 config = config.model_copy(update={"seed": seed})
-                data = prepare(config)
+                data = prepare(config, table)
                 if seed == seeds[0]:
                     run(config.with_overrides(["training.max_epochs=1"]), data)
                 before = _restart_peak()

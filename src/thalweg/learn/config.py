@@ -54,15 +54,20 @@ class DataConfig(_Part):
     Attributes
     ----------
     source : str
-        A CSV or Parquet file, or the name of a bundled data set.
+        A CSV or Parquet file, a folder of folders of images, or the name of a bundled data set.
     target : str or None
-        The column to predict; a bundled data set knows its own.
+        The column to predict; a bundled data set knows its own, and of a folder of images it is `class`.
     task : {"classification", "regression"} or None
         None: decided from the target.
     data_dir : str or None
         Where the IDX files of `mnist` are.
     decimal : {"point", "comma"} or None
         How a CSV file writes decimals; None: found out.
+    image_size : int, [int, int] or None
+        The height and width that images are brought to, one number where they are the same; None: their median, or as
+        much smaller as makes 1024 pixels.
+    image_colour : {"grey", "rgb"} or None
+        Whether a pixel of an image is one number or three; None: grey where all images are.
     test_size : float
         The share of rows that is kept apart, to judge the trained model by.
     """
@@ -72,7 +77,17 @@ class DataConfig(_Part):
     task: Literal["classification", "regression"] | None = None
     data_dir: str | None = None
     decimal: Literal["point", "comma"] | None = None
+    image_size: Count | list[Count] | None = None
+    image_colour: Literal["grey", "rgb"] | None = None
     test_size: Fraction = 0.2
+
+    @field_validator("image_size", mode="before")
+    @classmethod
+    def _is_a_size(cls, value: Any) -> Any:
+        numbers = value if isinstance(value, list) and len(value) == 2 else [1 if value is None else value]
+        if not all(type(number) is int and number > 0 for number in numbers):
+            raise PydanticCustomError("size", "a height and a width in pixels, or one number for both")
+        return value
 
 
 class ModelConfig(_Part):

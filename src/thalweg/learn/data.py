@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from .datasets import Task
+from .images import ImageForm
 from .tables import Decimal, check_names, check_target
 from .values import (
     Array,
@@ -260,6 +261,7 @@ class Schema(BaseModel):
     columns: list[Column]
     target: Target
     decimal: Decimal | None = None  # how the file wrote it, which others of its kind may leave open
+    images: ImageForm | None = None  # how images became the columns of their pixels
 
     @classmethod
     def learn(
@@ -269,6 +271,7 @@ class Schema(BaseModel):
         task: Task | None = None,
         rows: NDArray[np.intp] | None = None,
         decimal: Decimal | None = None,
+        images: ImageForm | None = None,
     ) -> Schema:
         """Find out what each column is.
 
@@ -285,6 +288,8 @@ class Schema(BaseModel):
             is to learn from it: means, levels and the like.
         decimal : {"point", "comma"}, optional
             How the file that the rows came from writes decimals.
+        images : ImageForm, optional
+            Which columns are pixels of images. These have one scale, as what is nearly black everywhere tells little.
 
         Raises
         ------
@@ -295,7 +300,9 @@ class Schema(BaseModel):
         check_target(frame, target)
         rows = np.arange(len(frame)) if rows is None else rows
         columns = learn_columns(frame.drop(columns=target), rows)
-        return cls(columns=columns, target=Target.learn(frame[target], task, rows), decimal=decimal)
+        if images is not None:
+            columns = _of_one_scale(columns, set(images.columns))
+        return cls(columns=columns, target=Target.learn(frame[target], task, rows), decimal=decimal, images=images)
 
     @property
     def n_inputs(self) -> int:
@@ -337,15 +344,29 @@ def learn_columns(
     return columns
 
 
+def _of_one_scale(columns: Sequence[Column], names: set[str]) -> list[Column]:
+    """The columns, those of some names with the root mean square of their scales for each scale."""
+    scales = [column.scale for column in columns if isinstance(column, NumberColumn) and column.name in names]
+    if not scales:
+        return list(columns)
+    scale = float(np.sqrt(np.mean(np.square(scales))))
+    return [
+        column.model_copy(update={"scale": scale})
+        if isinstance(column, NumberColumn) and column.name in names
+        else column
+        for column in columns
+    ]
+
+
 def frame_features(columns: Sequence[Column], frame: pd.DataFrame) -> Array:
     """The features (N, n_inputs) of rows; see `Schema.features`."""
     frame = frame.set_axis([str(name) for name in frame.columns], axis=1)  # as `learn_columns` has them
     used = [column for column in columns if column.size]
     missing = [column.name for column in used if column.name not in frame.columns]
     if missing:
+        shown = ", ".join(map(repr, missing[:12])) + (", …" if len(missing) > 12 else "")
         raise ValueError(
-            f"the table lacks column{'s' if len(missing) > 1 else ''} "
-            f"{', '.join(map(repr, missing))}, which the model was trained with"
+            f"the table lacks column{'s' if len(missing) > 1 else ''} {shown}, which the model was trained with"
         )
     check_names(frame[[column.name for column in used]].columns)
     return np.concatenate([column.features(frame[column.name]) for column in used], axis=1)

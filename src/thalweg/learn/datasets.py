@@ -15,19 +15,22 @@ import numpy as np
 import pandas as pd
 from sklearn import datasets
 
+from .images import Colour, ImageForm
+
 Task = Literal["classification", "regression"]
 
 _TOY_ROWS = 1000
-_IDX_KINDS = {3: (2051, "images"), 1: (2049, "labels")}
+_IDX_DIMENSIONS = {"images": (3, 4), "labels": (1,)}  # of four, the last holds the colours of a pixel
 
 
 @dataclass(frozen=True)
 class Bundled:
-    """A table that is known by name: its target is the last column."""
+    """A table that is known by name: its target is the last column, and the others may be the pixels of images."""
 
     frame: pd.DataFrame
     target: str
     task: Task
+    images: ImageForm | None = None
 
 
 def load_bundled(name: str, data_dir: str | None = None) -> Bundled:
@@ -95,9 +98,7 @@ def _mnist(data_dir: str | None) -> Bundled:
     folder = Path(data_dir)
     parts = []
     for part in ("train", "t10k"):
-        images, labels = (
-            _read_idx(_idx_file(folder, part, kind), dims) for kind, dims in (("images", 3), ("labels", 1))
-        )
+        images, labels = (_read_idx(_idx_file(folder, part, kind), kind) for kind in ("images", "labels"))
         if len(images) != len(labels):
             raise ValueError(
                 f"{folder} holds {len(images)} {part} images but {len(labels)} labels; fetch the files anew"
@@ -105,15 +106,16 @@ def _mnist(data_dir: str | None) -> Bundled:
         parts.append((images, labels))
     sizes = [images.shape[1:] for images, _ in parts]
     if sizes[0] != sizes[1] or 0 in sizes[0]:
-        train, test = (f"{rows} × {columns}" for rows, columns in sizes)
+        train, test = (" × ".join(map(str, size)) for size in sizes)
         raise ValueError(
             f"{folder} must hold train and t10k images of one size, but has {train} and {test} pixels; "
             "fetch the files anew"
         )
+    height, width, channels = (*sizes[0], 1)[:3]
+    if channels not in (1, 3):
+        raise ValueError(f"{folder} must hold images of 1 or 3 numbers for each pixel, but has {channels}")
     images, digits = (np.concatenate([part[i] for part in parts]) for i in (0, 1))
-    names = [f"pixel_{row}_{column}" for row in range(sizes[0][0]) for column in range(sizes[0][1])]
-    frame = pd.DataFrame(images.reshape(len(images), -1), columns=names)
-    return Bundled(frame.assign(digit=digits), "digit", "classification")
+    return _digits(images.reshape(len(images), -1), digits, height, width, "grey" if channels == 1 else "rgb")
 
 
 def _mnist_from_openml() -> Bundled:
@@ -124,31 +126,39 @@ def _mnist_from_openml() -> Bundled:
             f"mnist could not be fetched from OpenML ({error}); give the folder that holds its IDX files "
             "(train-images-idx3-ubyte and so on) as data_dir"
         ) from None
-    return Bundled(bunch.data.assign(digit=bunch.target.astype(int)), "digit", "classification")
+    return _digits(bunch.data.to_numpy(), bunch.target.astype(int).to_numpy(), 28, 28)
+
+
+def _digits(pixels: np.ndarray, digits: np.ndarray, height: int, width: int, colour: Colour = "grey") -> Bundled:
+    form = ImageForm(height=height, width=width, colour=colour)
+    frame = pd.DataFrame(pixels, columns=form.columns)
+    return Bundled(frame.assign(digit=digits), "digit", "classification", form)
 
 
 def _idx_file(folder: Path, part: str, kind: str) -> Path:
     if not folder.is_dir():
         raise ValueError(f"data_dir must be a folder that holds the IDX files of mnist, but {folder} is none")
-    dims = 3 if kind == "images" else 1
-    names = [f"{part}-{kind}{dot}idx{dims}-ubyte{end}" for dot in "-." for end in ("", ".gz")]
+    dimensions = _IDX_DIMENSIONS[kind]
+    names = [f"{part}-{kind}{dot}idx{n}-ubyte{end}" for n in dimensions for dot in "-." for end in ("", ".gz")]
     found = [folder / name for name in names if (folder / name).is_file()]
     if not found:
         raise ValueError(f"{folder} lacks {names[0]} (or {names[1]})")
     return found[0]
 
 
-def _read_idx(path: Path, dims: int) -> np.ndarray:
+def _read_idx(path: Path, kind: str) -> np.ndarray:
     """An IDX file: a magic number, its sizes, its bytes (http://yann.lecun.com/exdb/mnist)."""
     try:
         content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
     except (OSError, EOFError, zlib.error) as error:
         raise ValueError(f"{path} could not be read: {error}") from None
-    magic, kind = _IDX_KINDS[dims]
-    head = 4 * (dims + 1)
-    if len(content) < head or struct.unpack(">i", content[:4])[0] != magic:
-        raise ValueError(f"{path} is no IDX file of {kind}: it should begin with the number {magic}")
-    sizes = struct.unpack(f">{dims}i", content[4:head])
+    magic = {2048 + n: n for n in _IDX_DIMENSIONS[kind]}  # 2048 says that it holds bytes
+    dimensions = magic.get(int.from_bytes(content[:4], "big"), 0)
+    head = 4 * (dimensions + 1)
+    if not dimensions or len(content) < head:
+        numbers = " or ".join(map(str, magic))
+        raise ValueError(f"{path} is no IDX file of {kind}: it should begin with the number {numbers}")
+    sizes = struct.unpack(f">{dimensions}i", content[4:head])
     if any(size < 0 for size in sizes) or len(content) - head != math.prod(sizes):
         raise ValueError(
             f"{path} is damaged: it announces {' × '.join(map(str, sizes))} bytes and holds {len(content) - head}"

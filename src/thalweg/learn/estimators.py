@@ -604,7 +604,12 @@ class NeuralODERegressor(RegressorMixin, _Estimator):
 
 
 def _say_what_holds(X: Any, message: str) -> str:
-    """What scikit-learn says of rows that are no numbers; where a data frame may hold them, that it may."""
+    """What scikit-learn says of rows that are none, or no numbers; with how they may be, where that can be told."""
+    if getattr(X, "ndim", 2) > 2:
+        return (
+            f"X must have rows of features, got an array of shape {tuple(X.shape)}; images and the like are rows of "
+            "their pixels, as X.reshape(len(X), -1) has them"
+        )
     text = re.match(r"could not convert string to float: (?:np\.\w+\()?(b?(?:'.*'|\".*\"))", message)
     held = f"the text {text[1]}" if text else "NaN" if "contains NaN" in message else None
     if held is None:

@@ -14,7 +14,6 @@ that whatever ends the program leaves the whole file or none.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import os
@@ -41,8 +40,9 @@ from .. import __version__
 from .config import Config, ModelConfig, SolverConfig
 from .data import CategoryColumn, Schema, Target, drop_missing_targets
 from .datasets import BUNDLED
+from .images import OnImage
 from .model import FlowModel, build_model, choose_dropout, choose_state_dim
-from .tables import Table, load_table, read_frame
+from .tables import Decimal, Table, check_target, load_table, read_rows, source_sha256
 from .training import (
     EpochRecord,
     History,
@@ -308,9 +308,9 @@ class Run:
         """Whether a source holds the very rows that the run was made from, so that a score on them flatters."""
         if _is_bundled(source):
             return source == self.data.source
-        if not Path(source).is_file():  # a pipe, which has been read
+        if not Path(source).is_file() and not Path(source).is_dir():  # a pipe, which has been read
             return False
-        return hashlib.sha256(Path(source).read_bytes()).hexdigest() == self.data.sha256
+        return source_sha256(source, self.schema.images, **self._written) == self.data.sha256
 
     def unseen(self, frame: pd.DataFrame) -> dict[str, list[str]]:
         """For each column of categories, the values that training did not see, where there are any."""
@@ -318,19 +318,22 @@ class Run:
         found = {column.name: column.unseen(frame[column.name]) for column in columns}
         return {name: values for name, values in found.items() if values}
 
-    def rows(self, source: str) -> pd.DataFrame:
-        """Read rows to predict, with or without their target: a CSV or Parquet file, or a bundled data set by its name.
+    def rows(self, source: str, on_image: OnImage | None = None) -> pd.DataFrame:
+        """Read rows to predict, with or without their target.
 
-        Numbers that could have a decimal point or a comma have what they had where the run was made from.
+        They come from a CSV or Parquet file, or a bundled data set by its name, or from an image or a folder of images,
+        which then name the rows. Numbers that could have a decimal point or a comma have what they had where the run
+        was made from, and images become the pixels that they did there; `on_image` is that of `read_images`.
 
         Raises
         ------
         ValueError
-            When there is no such file, or it is empty or no table.
+            When there is no such file, or it is empty or no table, or images cannot be read.
         """
         if _is_bundled(source):
             return load_table(source, None, self.config.data.data_dir).frame
-        return read_frame(source, **self._written)
+        classes = [str(label) for label in self.target.classes]
+        return read_rows(source, self.schema.images, self.target.name, classes, on_image=on_image, **self._written)
 
     def samples(self, frame: pd.DataFrame) -> Samples:
         """What the model takes and should answer, for the rows that have a target."""
@@ -339,7 +342,9 @@ class Run:
             raise ValueError(f"target {self.target.name!r} has no values")
         return _samples(self.schema, frame.loc[~absent])
 
-    def frame(self, source: str | None = None, *, data_dir: str | None = None) -> pd.DataFrame:
+    def frame(
+        self, source: str | None = None, *, data_dir: str | None = None, on_image: OnImage | None = None
+    ) -> pd.DataFrame:
         """The rows that the run was made from, or those of another source.
 
         Raises
@@ -348,9 +353,17 @@ class Run:
             When they cannot be found, or are not what they were.
         """
         if source is not None:
-            return load_table(source, self.target.name, data_dir, **self._written).frame
+            bundled = _is_bundled(source)
+            frame = load_table(source, None, data_dir).frame if bundled else self.rows(source, on_image)
+            if self.schema.images is not None and self.target.name not in frame:
+                raise ValueError(
+                    f"{source} does not say what its images are, as folders named as the classes would, or a column "
+                    f"{self.target.name!r} of a table that names images"
+                )
+            check_target(frame, self.target.name)
+            return frame
         try:
-            table = load_table(self.data.source, self.target.name, self.config.data.data_dir, **self._written)
+            table = read_table(self.config, likely=self.schema.decimal, on_image=on_image)
         except (ValueError, OSError) as error:
             raise ValueError(
                 f"the rows of {self.path} are not where they were: {error}; say where, with --data"
@@ -428,11 +441,27 @@ def train_run(
     return Run(path, config, record, model, history, result)
 
 
-def prepare(config: Config) -> Prepared:
+def read_table(config: Config, *, likely: Decimal | None = None, on_image: OnImage | None = None) -> Table:
+    """Read the rows of a configuration; the other arguments, and errors, are those of `load_table`."""
+    _check_names(config)
+    data = config.data
+    return load_table(
+        data.source,
+        data.target,
+        data.data_dir,
+        decimal=data.decimal,
+        likely=likely,
+        image_size=data.image_size,
+        image_colour=data.image_colour,
+        on_image=on_image,
+    )
+
+
+def prepare(config: Config, table: Table | None = None) -> Prepared:
     """Read the rows of a configuration, find out what each column is, and keep some rows apart.
 
     The rows kept apart are chosen by `seed`, with the classes in their shares. Means and the like are taken from the
-    other rows alone.
+    other rows alone. `table` is what `read_table(config)` returned, if it was called before.
 
     Raises
     ------
@@ -447,8 +476,7 @@ def prepare(config: Config) -> Prepared:
     >>> data.task, len(data.train), len(data.test)
     ('classification', 89, 89)
     """
-    _check_names(config)
-    table = load_table(config.data.source, config.data.target, config.data.data_dir, decimal=config.data.decimal)
+    table = read_table(config) if table is None else table
     frame, _ = drop_missing_targets(table.frame, table.target)
     task = config.data.task or table.task
     target = Target.learn(frame[table.target], task)
@@ -457,7 +485,7 @@ def prepare(config: Config) -> Prepared:
     if config.training.validation_fraction:
         count_held_out(len(frame) - apart, config.training.validation_fraction)
     learn, judge = split_rows(len(frame), apart, codes, config.seed)
-    schema = Schema.learn(frame, table.target, task, rows=learn, decimal=table.decimal)
+    schema = Schema.learn(frame, table.target, task, rows=learn, decimal=table.decimal, images=table.images)
     samples = _samples(schema, frame)
     return Prepared(table, frame, schema, samples[torch.from_numpy(learn)], samples[torch.from_numpy(judge)])
 
@@ -605,7 +633,10 @@ def _written_out(config: Config, data: Prepared) -> Config:
     state_dim = choose_state_dim(n_inputs, model.encoder) if model.state_dim is None else model.state_dim
     dropout = choose_dropout(n_inputs) if model.dropout is None else model.dropout
     batch_size = choose_batch_size(len(data.train)) if training.batch_size == "auto" else training.batch_size
-    chosen = {"source": source, "target": data.schema.target.name, "task": data.task}
+    chosen: dict[str, Any] = {"source": source, "target": data.schema.target.name, "task": data.task}
+    if data.schema.images is not None:
+        seen = data.schema.images
+        chosen |= {"image_size": [seen.height, seen.width], "image_colour": seen.colour}
     return config.model_copy(
         update={
             "data": config.data.model_copy(update=chosen),

@@ -14,14 +14,30 @@ import io
 import re
 import sys
 import warnings
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, TypeAlias
 
 import pandas as pd
 
 from .datasets import BUNDLED, Task, load_bundled
+from .images import (
+    CLASS,
+    Colour,
+    ImageForm,
+    OnImage,
+    folder_sha256,
+    holds_images,
+    image_column,
+    images_sha256,
+    is_image,
+    names_in,
+    read_folder,
+    read_images,
+    read_new,
+    with_form,
+)
 from .values import BESIDE_NUMBERS, MISSING
 
 Decimal: TypeAlias = Literal["point", "comma"]
@@ -56,6 +72,8 @@ class Table:
         The file or the name, and the hash of what is in it.
     decimal : {"point", "comma"} or None
         How a CSV file writes decimals, where it tells.
+    images : ImageForm or None
+        What is seen of each image, where rows are images or name them.
     """
 
     frame: pd.DataFrame
@@ -64,6 +82,7 @@ class Table:
     source: str
     sha256: str
     decimal: Decimal | None = None
+    images: ImageForm | None = None
 
 
 def load_table(
@@ -73,44 +92,141 @@ def load_table(
     *,
     decimal: Decimal | None = None,
     likely: Decimal | None = None,
+    image_size: Sequence[int] | int | None = None,
+    image_colour: Colour | None = None,
+    on_image: OnImage | None = None,
 ) -> Table:
-    """Read a file, or a bundled data set by its name.
+    """Read a file, a folder of images, or a bundled data set by its name.
 
     Parameters
     ----------
     source : str
-        A CSV file (comma, semicolon or tab; a first row of names), a Parquet file, or a name of `BUNDLED`.
+        A CSV file (comma, semicolon or tab; a first row of names), a Parquet file, a folder of folders of images, or a
+        name of `BUNDLED`. A column of a file that names images is replaced by their pixels.
     target : str, optional
-        The column to predict; bundled data sets know theirs.
+        The column to predict; bundled data sets know theirs, and that of a folder of images is `class`.
     data_dir : str, optional
         Where the files of `mnist` are.
     decimal, likely : {"point", "comma"}, optional
         As for `read_frame`.
+    image_size, image_colour, on_image
+        The `size`, `colour` and `on_image` of `read_images`.
 
     Raises
     ------
     ValueError
         When there is no such file or name, it is empty or no table, or the target is not named or not there.
     """
-    if source in BUNDLED and not Path(source).is_file():
-        bundled = load_bundled(source, data_dir)
-        known = bundled.target if target is None else target
-        digest = hashlib.sha256(pd.util.hash_pandas_object(bundled.frame, index=False).to_numpy().tobytes()).hexdigest()
-        table = Table(bundled.frame, known, bundled.task if known == bundled.target else None, source, digest)
+    path = Path(source)
+    if source in BUNDLED and not path.is_file():
+        if holds_images(path):
+            warnings.warn(f"{source} is the data set of this name; write ./{source} for the folder", stacklevel=2)
+        table = _load_bundled(source, target, data_dir)
+    elif path.is_dir():
+        read = read_folder(path, target, image_size, image_colour, on_image)
+        table = Table(read.frame, CLASS, "classification", source, read.sha256, images=read.form)
     else:
-        if _is_stream(Path(source)):
-            raise ValueError(
-                f"{source} is no file that can be read again, as what a run is made from must be; save it as one"
-            )
-        frame, found = _read(Path(source), decimal, likely, least=2)
-        if target is None:
-            raise ValueError(
-                f"say which column to predict with --target (target=); {source} has "
-                f"{', '.join(map(str, frame.columns[:12]))}{', …' if len(frame.columns) > 12 else ''}"
-            )
-        table = Table(frame, target, None, source, hashlib.sha256(Path(source).read_bytes()).hexdigest(), found)
+        table = _load_file(source, target, decimal, likely)
+        column = image_column(table.frame.drop(columns=table.target), path.parent)
+        if column is not None:
+            read = read_images(path.parent, names_in(table.frame, column), image_size, image_colour, on_image)
+            frame, sha256 = _with_pixels(table.frame, column, read.frame), _both(table.sha256, read.sha256)
+            table = replace(table, frame=frame, sha256=sha256, images=read.form)
     check_target(table.frame, table.target)
     return table
+
+
+def _load_bundled(name: str, target: str | None, data_dir: str | None) -> Table:
+    bundled = load_bundled(name, data_dir)
+    known = bundled.target if target is None else target
+    digest = hashlib.sha256(pd.util.hash_pandas_object(bundled.frame, index=False).to_numpy().tobytes()).hexdigest()
+    task = bundled.task if known == bundled.target else None
+    return Table(bundled.frame, known, task, name, digest, images=bundled.images)
+
+
+def _load_file(source: str, target: str | None, decimal: Decimal | None, likely: Decimal | None) -> Table:
+    path = Path(source)
+    if _is_stream(path):
+        raise ValueError(
+            f"{source} is no file that can be read again, as what a run is made from must be; save it as one"
+        )
+    if is_image(path):
+        raise ValueError(f"{source} is one image; name a folder, each folder in which holds the images of a class")
+    frame, found = _read(path, decimal, likely, least=2)
+    if target is None:
+        raise ValueError(
+            f"say which column to predict with --target (target=); {source} has "
+            f"{', '.join(map(str, frame.columns[:12]))}{', …' if len(frame.columns) > 12 else ''}"
+        )
+    check_target(frame, target)
+    return Table(frame, target, None, source, hashlib.sha256(path.read_bytes()).hexdigest(), found)
+
+
+def read_rows(
+    source: str,
+    images: ImageForm | None,
+    target: str,
+    classes: Sequence[str] = (),
+    *,
+    decimal: Decimal | None = None,
+    likely: Decimal | None = None,
+    on_image: OnImage | None = None,
+) -> pd.DataFrame:
+    """Read rows for a model: a CSV or Parquet file, an image, or a folder of images.
+
+    Parameters
+    ----------
+    source : str
+    images : ImageForm or None
+        What the model sees of an image, if it sees any.
+    target : str
+        What it predicts.
+    classes : sequence of str
+        Which there are, as a folder of one of these names says what the images in it are.
+    decimal, likely, on_image
+        As for `load_table`.
+
+    Raises
+    ------
+    ValueError
+        When there is no such file, it is empty or no table, images cannot be read, or the model sees none.
+    """
+    path = Path(source)
+    if path.is_dir() or is_image(path):
+        if images is None:
+            kind = "a folder" if path.is_dir() else "an image"
+            raise ValueError(f"{source} is {kind}, and the model was trained with a table; name a CSV or Parquet file")
+        return read_new(path, images, target, classes, on_image)
+    frame = read_frame(path, decimal=decimal, likely=likely)
+    column = None if images is None else image_column(frame, path.parent)
+    if images is None or column is None:
+        return frame
+    return _with_pixels(frame, column, with_form(images, path.parent, names_in(frame, column), on_image))
+
+
+def source_sha256(
+    source: str, images: ImageForm | None, *, decimal: Decimal | None = None, likely: Decimal | None = None
+) -> str:
+    """The hash of what a file or a folder holds, as `load_table` has it; `images` is that of `read_rows`."""
+    path = Path(source)
+    if path.is_dir():
+        return folder_sha256(path)
+    sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+    if images is None:
+        return sha256
+    frame = read_frame(path, decimal=decimal, likely=likely)
+    column = image_column(frame, path.parent)
+    return sha256 if column is None else _both(sha256, images_sha256(path.parent, names_in(frame, column)))
+
+
+def _with_pixels(frame: pd.DataFrame, column: str, pixels: pd.DataFrame) -> pd.DataFrame:
+    """A table whose rows are named by a column of images, which are in its place."""
+    rest = frame.drop(columns=column).set_index(pixels.index)
+    return pd.concat([rest, pixels], axis=1)
+
+
+def _both(table: str, images: str) -> str:
+    return hashlib.sha256(f"{table} {images}".encode()).hexdigest()
 
 
 def read_frame(path: str | Path, *, decimal: Decimal | None = None, likely: Decimal | None = None) -> pd.DataFrame:
@@ -223,8 +339,8 @@ def _decoded(path: Path, content: bytes) -> str:
             continue
     if "\0" in text:
         raise ValueError(
-            f"{path} is neither a CSV nor a Parquet file: it holds binary data; save a spreadsheet as CSV, and unpack "
-            "what is packed"
+            f"{path} is neither a CSV nor a Parquet file: it holds binary data; save a spreadsheet as CSV, unpack what "
+            "is packed, and fit an estimator, such as NeuralODEClassifier, to an array"
         )
     return text
 

@@ -118,6 +118,10 @@ def _written(tracer: Tracer, func: Any, name: str, args: Sequence[Any], kwargs: 
     else:
         functional = getattr(getattr(torch.ops.aten, name[:-1]), func._overloadname)
         made = _computed(tracer, functional, name[:-1], args, kwargs)
+    if not isinstance(made, Tensor):
+        made = _rounded(made, target.dtype)
+    elif torch.promote_types(made.dtype, target.dtype) != target.dtype:
+        raise Untraceable(f"the field writes {made.dtype} into a tensor of {target.dtype}")
     target.codes.copy_(tracer.codes(made))
     return target
 
@@ -151,7 +155,13 @@ def _sized(args: Sequence[Any]) -> tuple[Sequence[int], Sequence[Any]]:
 
 
 def _filled(tracer: Tracer, shape: Sequence[int], number: float, dtype: torch.dtype) -> Traced:
-    return tracer.traced(torch.full(tuple(shape), tracer.builder.constant(number), device="cpu"), dtype)
+    code = tracer.builder.constant(_rounded(number, dtype))
+    return tracer.traced(torch.full(tuple(shape), code, device="cpu"), dtype)
+
+
+def _rounded(number: float, dtype: torch.dtype) -> float:
+    """What is left of a number in a tensor of that dtype, which may be less exact than y."""
+    return torch.tensor(number, dtype=dtype, device="cpu").item()
 
 
 # what moves entries
@@ -206,7 +216,7 @@ def _known(tracer: Tracer, indices: Sequence[Tensor | None]) -> list[Any]:
 
 
 def _padded(tracer: Tracer, x: Tensor, pad: Sequence[int], value: float = 0) -> Traced:
-    code = tracer.builder.constant(value)
+    code = tracer.builder.constant(_rounded(value, x.dtype))
     return tracer.traced(torch.ops.aten.constant_pad_nd(tracer.codes(x), pad, code), x.dtype)
 
 
@@ -711,6 +721,13 @@ def _hardtanh(x: Tensor, low: float = -1, high: float = 1) -> Tensor:
     return torch.where(x >= high, high, torch.where(x <= low, low, x))
 
 
+def _xlogy(x: Any, y: Any) -> Tensor:
+    """By x log(y), and 0 where x is 0 and y has no logarithm; where both are 0, PyTorch's derivative to y is NaN."""
+    x, y = (z if isinstance(z, Tensor) else torch.full((), z, dtype=other.dtype) for z, other in ((x, y), (y, x)))
+    none = (x == 0) & (y <= 0)
+    return torch.where(none, y.abs().sqrt() * 0.0, x * torch.where(none, 1.0, y).log())
+
+
 def _logsigmoid(x: Tensor) -> tuple[Tensor, Tensor]:
     out = torch.minimum(x, torch.zeros_like(x)) - (-x.abs()).exp().log1p()
     return out, out
@@ -754,7 +771,7 @@ DECOMPOSED: dict[str, Callable[..., Any]] = {
     "sgn": torch.sign,
     "sigmoid_backward": lambda gradient, out: gradient * (out * (1 - out)),
     "sinh": lambda x: (x.expm1() - (-x).expm1()) / 2,
-    "softshrink": lambda x, lambd=0.5: torch.where(x > lambd, x - lambd, torch.where(x < -lambd, x + lambd, 0.0)),
+    "softshrink": lambda x, lambd=0.5: torch.where(x > lambd, x - lambd, torch.where(x < -lambd, x + lambd, x * 0.0)),
     "std": _std,
     "tanh_backward": lambda gradient, out: gradient * (1 - out.square()),
     "tan": lambda x: x.sin() / x.cos(),
@@ -764,5 +781,6 @@ DECOMPOSED: dict[str, Callable[..., Any]] = {
     "triu": _triangle(False),
     "var": _var,
     "var_mean": _var_mean,
+    "xlogy": _xlogy,
 }
 """Operations that are others together."""

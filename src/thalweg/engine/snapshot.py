@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import random
+import sys
 import types
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 
@@ -84,6 +87,28 @@ class Snapshot:
             if function.cache_info().misses != misses:
                 function.cache_clear()
                 self._caches[i] = (function, 0)
+
+
+@contextmanager
+def dice_kept() -> Iterator[Callable[[], bool]]:
+    """Put back the random numbers of Python and of NumPy; what it gives says afterwards whether some were drawn."""
+    before, thrown = _dice(), False
+    try:
+        yield lambda: thrown
+    finally:
+        thrown = _dice() != before
+        random.setstate(before[0])
+        if before[1]:
+            sys.modules["numpy.random"].set_state(before[1])
+
+
+def _dice() -> tuple[Any, Any]:
+    """Where they stand; NumPy's, where they were ever asked for."""
+    numpy = sys.modules.get("numpy.random")
+    if numpy is None:
+        return random.getstate(), ()
+    kind, keys, *rest = numpy.get_state()
+    return random.getstate(), (kind, keys.tolist(), *rest)
 
 
 def _differ(found: Any, then: dict[Any, Any]) -> bool:

@@ -96,16 +96,23 @@ class _Reads(TorchFunctionMode):
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        """One call of a function or method of PyTorch."""
+        """One call of a function or method of PyTorch; a refusal holds, also where the field catches the error."""
+        try:
+            return self._called(func, args, kwargs or {})
+        except Untraceable as error:
+            self.tracer.refusal = error
+            raise
+
+    def _called(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if func in _HOOKS:
             raise Untraceable("the field hangs a hook on a tensor")
         if func == _FLAG and not isinstance(args[0], Traced):
             self.tracer.flagged[id(args[0])] = args[0]
         if func not in _READS or isinstance(args[0], Traced):
-            return func(*args, **(kwargs or {}))
+            return func(*args, **kwargs)
         self.tracer.known(args[0], f"reads numbers of a tensor ({_READS[func]})")
         with _disable_current_modes():
-            return func(*args, **(kwargs or {}))
+            return func(*args, **kwargs)
 
 
 class Tracer(TorchDispatchMode):
@@ -123,6 +130,7 @@ class Tracer(TorchDispatchMode):
         self.dtype = builder.dtype
         self.baked: dict[int, Tensor] = {}  # whose numbers are part of the program
         self.flagged: dict[int, Tensor] = {}  # where it matters whether they need a gradient
+        self.refusal: Untraceable | None = None
         self._made: list[weakref.ref[Traced]] = []
 
     @contextmanager
@@ -130,6 +138,8 @@ class Tracer(TorchDispatchMode):
         """While the field is called."""
         with _Reads(self), self:
             yield
+        if self.refusal is not None:
+            raise self.refusal
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -158,7 +168,8 @@ class Tracer(TorchDispatchMode):
 
     def _before_the_solve(self, func: Any, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """An operation on what is shared: the prologue's."""
-        written = [x for x, spec in zip(args, func._schema.arguments, strict=False) if _is_written(spec)]
+        given = {**dict(zip((spec.name for spec in func._schema.arguments), args, strict=False)), **kwargs}
+        written = [given[spec.name] for spec in func._schema.arguments if _is_written(spec)]
         if func._schema.is_mutable and not all(self._own(x) for x in written):
             raise Untraceable(f"the field writes into a tensor that it holds ({name})")
         self._all_known(_deciding_size(func, name, args), f"makes a tensor whose size depends on numbers ({name})")

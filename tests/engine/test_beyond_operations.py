@@ -2,7 +2,6 @@
 
 import copy
 import functools
-import math
 import random
 
 import numpy as np

@@ -92,21 +92,21 @@ class Snapshot:
 @contextmanager
 def dice_kept() -> Iterator[Callable[[], bool]]:
     """Put back the random numbers of Python and of NumPy; what it gives says afterwards whether some were drawn."""
-    before, thrown = _dice(), False
+    numpy = sys.modules.get("numpy.random")  # not imported for this
+    before, thrown = _dice(numpy), False
     try:
         yield lambda: thrown
     finally:
-        thrown = _dice() != before
+        thrown = _dice(numpy) != before
         random.setstate(before[0])
-        if before[1]:
-            sys.modules["numpy.random"].set_state(before[1])
+        if numpy is not None:
+            numpy.set_state(before[1])
 
 
-def _dice() -> tuple[Any, Any]:
-    """Where they stand; NumPy's, where they were ever asked for."""
-    numpy = sys.modules.get("numpy.random")
+def _dice(numpy: Any) -> tuple[Any, Any]:
+    """Where they stand."""
     if numpy is None:
-        return random.getstate(), ()
+        return random.getstate(), None
     kind, keys, *rest = numpy.get_state()
     return random.getstate(), (kind, keys.tolist(), *rest)
 

@@ -230,6 +230,10 @@ class Tracer(TorchDispatchMode):
         """Codes as the field sees them."""
         return self._noted(Traced.of(codes, dtype or self.dtype, codes=codes))
 
+    def unsaid(self, shape: Sequence[int], why: str) -> Traced:
+        """Whole numbers that no program can say; only a field that makes use of them is refused, and told why."""
+        return self.traced(torch.from_numpy(self.builder.unsaid(shape, why)), torch.int64)
+
     def _noted(self, made: Traced) -> Traced:
         self._made.append(weakref.ref(made))
         return made
@@ -264,7 +268,7 @@ class Tracer(TorchDispatchMode):
         They become part of the program: it holds as long as the tensors that they come from have the same.
         """
         if isinstance(x, Traced) and x.codes is not None:
-            raise Untraceable(f"the field {why} that depends on the state, the time or its arguments")
+            return self._known_codes(x, why)
         slot = self.slot(x)
         roots = self.prologue.roots(slot)
         if roots is None:
@@ -272,6 +276,14 @@ class Tracer(TorchDispatchMode):
         for root in roots:
             self.baked[id(root)] = root
         return self.prologue.values[slot]
+
+    def _known_codes(self, x: Traced, why: str) -> Tensor:
+        """The values of what has a row for each sample, where these are taken from what is shared alone."""
+        assert x.codes is not None
+        slot = self.builder.picked(x.codes.numpy())
+        if slot is None:
+            raise Untraceable(f"the field {why} that depends on the state, the time or its arguments")
+        return self.known(self.shared(slot), why).to(x.dtype).reshape(x.shape)
 
 
 def _deciding_size(func: Any, name: str, args: tuple[Any, ...]) -> Any:

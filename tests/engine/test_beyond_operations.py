@@ -303,6 +303,22 @@ def test_fields_may_use_transforms(field, options):
     agree(found[1], found[2])
 
 
+CUT = {
+    "compared": (lambda y: torch.where(y.detach() > 0.3, y, y * y), "native"),
+    "compared aside": (lambda y: torch.where(torch.no_grad()(lambda: y > 0.3)(), y, y * y), "native"),
+    "computed with": (lambda y: y * y.detach(), "eager"),
+    "in a transform": (torch.func.vmap(lambda z: z * z.detach()), "eager"),
+    "in a derivative": (torch.func.vmap(torch.func.grad(lambda z: (z * z.detach()).sum())), "eager"),
+}
+
+
+@pytest.mark.parametrize(("field", "backend"), CUT.values(), ids=CUT)
+def test_what_is_cut_from_the_graph_may_serve_to_compare_alone(field, backend):
+    y0 = torch.tensor([[0.3, -0.2], [0.5, 0.1], [1.0, 2.0]], dtype=WIDE, requires_grad=True)
+    assert explain(lambda t, y: -field(y), y0).backend == backend
+    agree(*(torch.autograd.grad(end.sum(), y0) for end in both(lambda t, y: -field(y), y0)))
+
+
 # the numbers of tensors as they lie in memory
 
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from thalweg import explain, solve_ivp
+from thalweg import explain, paths, solve_ivp
 
 pytest.importorskip("thalweg.engine._native", reason="the native engine was not built")
 
@@ -146,6 +146,63 @@ def test_several_entries_scattered_to_one_place_are_pytorchs():
     index = torch.tensor([0, 0, 1])
     reason = str(explain(lambda t, y: torch.zeros_like(y).scatter(-1, index.expand_as(y), y), torch.ones(4, 3)))
     assert "to one place" in reason
+
+
+# to places that depend on the time or the state
+
+KNOTS = torch.tensor([0.1, 0.2, 0.35, 0.6], dtype=F64)
+TABLE = torch.randn(5, 3, dtype=F64, requires_grad=True)
+
+
+def knots(y):
+    return KNOTS.to(y.dtype)
+
+
+def interpolated(t, y):
+    """What many write for a force that was measured."""
+    ts, table = knots(y), TABLE.to(y.dtype)
+    place = (torch.searchsorted(ts, t.detach().reshape(-1), right=True) - 1).clamp(0, len(ts) - 2)
+    weight = (t.reshape(-1) - ts[place]) / (ts[place + 1] - ts[place])
+    return torch.lerp(table[place], table[place + 1], weight.unsqueeze(-1)) - y
+
+
+def before_the_first(t, y):
+    """A place before the first counts from the last."""
+    return TABLE.to(y.dtype)[torch.bucketize(t.reshape(-1), knots(y), right=True) - 3] - y
+
+
+def chosen_by_state(t, y):
+    with torch.no_grad():
+        place = torch.bucketize(y, knots(y))
+    return y.gather(-1, place.clamp(max=2)) * TABLE.to(y.dtype)[:, 0][place]
+
+
+@pytest.mark.parametrize("dtype", [F32, F64])
+@pytest.mark.parametrize("fun", [interpolated, before_the_first, chosen_by_state])
+def test_tables(fun, dtype):
+    y0 = torch.rand(4, 3, dtype=dtype)
+    agree(fun, y0)
+    ends = [solve_ivp(fun, (0.0, 0.8), y0, "rk4", step_size=0.1, backend=name).ys[-1] for name in ("native", "eager")]
+    found, expected = (torch.autograd.grad(end.sum(), TABLE)[0] for end in ends)
+    torch.testing.assert_close(
+        found, expected, rtol=1e-9 if dtype == F64 else 1e-4, atol=1e-6 if dtype == F32 else 1e-12
+    )
+
+
+def test_a_place_outside_of_a_table_is_no_number():
+    sol = solve_ivp(
+        lambda t, y: 1 + TABLE.abs()[torch.bucketize(y[:, 0].contiguous(), KNOTS) + 2],
+        (0.0, 1.0), torch.zeros(2, 3, dtype=F64), "rk4", step_size=0.05, backend="native", on_failure="return",
+    )  # fmt: skip
+    assert not sol.success
+
+
+@pytest.mark.parametrize("dtype", [F32, F64])
+@pytest.mark.parametrize("knots", [2, 7])
+@pytest.mark.parametrize("kind", ["LinearPath", "CubicHermitePath", "NaturalCubicSplinePath", "StepPath"])
+def test_paths_of_control_inputs(kind, knots, dtype):
+    path = getattr(paths, kind)(torch.linspace(0, 0.4, knots, dtype=dtype), torch.randn(knots, 3, dtype=dtype))
+    agree(lambda t, y: torch.tanh(path(t) + y) - path.derivative(t) * t, torch.randn(4, 3, dtype=dtype))
 
 
 # small matrices

@@ -37,6 +37,15 @@ _UNARY = {
     *("relu", "silu", "erf", "sign"),
 }
 _COMPARISONS = {"gt", "ge", "lt", "le", "eq", "ne"}
+_FARTHEST = 4096
+"""How far a place is moved at once: whole numbers are held as those of y, which are exact up to 2^24."""
+
+_WITHOUT_GRADIENT = _COMPARISONS | {
+    *("searchsorted", "bucketize", "isnan", "isinf", "isfinite", "logical_and", "logical_or", "logical_xor"),
+    *("logical_not", "bitwise_and", "bitwise_or", "bitwise_xor", "bitwise_not", "__and__", "__or__", "__xor__"),
+}
+"""What has no derivative, and may be made of what a field has cut from the graph."""
+
 _FILLED = {"zeros": 0.0, "ones": 1.0, "empty": math.nan, "full": None}
 """What is filled with one number; where memory was not written to, NaN."""
 
@@ -69,13 +78,23 @@ def lower(tracer: Tracer, func: Any, name: str, args: Sequence[Any], kwargs: dic
     filled = _fill(name, args, kwargs)
     if filled is not None:
         return _filled(tracer, *filled)
-    if not torch.is_grad_enabled():
-        raise Untraceable(
-            f"the field cuts its own gradient ({name} within no_grad, or in an autograd.grad without create_graph)"
+    within, after = (
+        not torch.is_grad_enabled(),
+        any(isinstance(x, Traced) and x.cut for x in pytree.tree_leaves((args, kwargs))),
+    )
+    moves = name in _MOVES or name == "_to_copy"
+    if (within or after) and not (moves or name in _WITHOUT_GRADIENT):
+        how = (
+            f"{name} within no_grad, or in an autograd.grad without create_graph" if within else f"{name} after detach"
         )
+        raise Untraceable(f"the field cuts its own gradient ({how})")
     if func._schema.is_mutable:
         return _written(tracer, func, name, args, kwargs)
-    return _computed(tracer, func, name, args, kwargs)
+    found = _computed(tracer, func, name, args, kwargs)
+    if (within or after) and moves:
+        for x in pytree.tree_leaves(found):
+            x.cut = True
+    return found
 
 
 def _computed(tracer: Tracer, func: Any, name: str, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
@@ -185,6 +204,9 @@ def _cast(tracer: Tracer, x: Traced, *, dtype: torch.dtype | None = None, **_: A
 
 
 def _indexed(tracer: Tracer, x: Tensor, indices: Sequence[Tensor | None]) -> Traced:
+    asked = [d for d, index in enumerate(indices) if is_batched(index) and _is_place(tracer, index)]
+    if len(asked) == 1:
+        return _looked_up(tracer, x, indices, asked[0])
     return tracer.traced(torch.ops.aten.index(tracer.codes(x), _known(tracer, indices)), x.dtype)
 
 
@@ -204,11 +226,81 @@ def _index_put(
 
 
 def _index_select(tracer: Tracer, x: Tensor, dim: int, index: Tensor) -> Traced:
+    if is_batched(index) and _is_place(tracer, index):
+        dim = dim % x.ndim
+        return _looked_up(tracer, x, [*[None] * dim, index], dim)
     return tracer.traced(tracer.codes(x).index_select(dim, _known(tracer, [index])[0]), x.dtype)
 
 
 def _gather(tracer: Tracer, x: Tensor, dim: int, index: Tensor, *, sparse_grad: bool = False) -> Traced:
+    if is_batched(index) and _is_place(tracer, index):
+        grids = [torch.arange(n, device="cpu").view(-1, *(1,) * (x.ndim - d - 1)) for d, n in enumerate(index.shape)]
+        dim = dim % x.ndim
+        return _looked_up(tracer, x, [*grids[:dim], index, *grids[dim + 1 :]], dim)
     return tracer.traced(tracer.codes(x).gather(dim, _known(tracer, [index])[0]), x.dtype)
+
+
+def _is_place(tracer: Tracer, index: Any) -> bool:
+    """Whether an index is computed from the sample, and not only spread over them."""
+    return index.dtype in (torch.int64, torch.int32) and bool((tracer.codes(index) >= 0).any())
+
+
+def _looked_up(tracer: Tracer, x: Tensor, indices: Sequence[Tensor | None], dim: int) -> Traced:
+    """The entries of a table at places that depend on the sample, along dim: of all that there are, one is chosen.
+
+    A place outside of the table is an error for PyTorch, and no number here.
+    """
+    index, length = indices[dim], x.shape[dim]
+    assert index is not None
+    others = _known(tracer, [None if d == dim else known for d, known in enumerate(indices)])
+
+    def at(table: Tensor, places: Tensor) -> Tensor:
+        return torch.ops.aten.index(table, [*others[:dim], places, *others[dim + 1 :]])
+
+    numbers = torch.arange(index.numel(), device="cpu").view(index.shape)
+    sizes = [index.numel() if d == dim else n for d, n in enumerate(x.shape)]
+    along = numbers.view(-1, *(1,) * (x.ndim - dim - 1)).expand(sizes)
+    place = tracer.traced(tracer.codes(index).flatten()[at(along, numbers)].unsqueeze(-1), torch.int64)
+    if place.numel() * length > _PRODUCTS * tracer.builder.samples:
+        count = place.numel() // tracer.builder.samples
+        raise Untraceable(
+            f"the field looks up {count} numbers among {length} each; the native engine takes up to {_PRODUCTS} in all"
+        )
+    codes = torch.stack([at(tracer.codes(x), torch.full_like(numbers, k)) for k in range(length)], -1)
+    with tracer:
+        here = (place == torch.arange(length)) | (place == torch.arange(-length, 0))
+        found = torch.where(here, tracer.traced(codes, x.dtype), 0.0)
+        inside = (place >= -length) & (place < length)
+    summed = _reduced(tracer, "sum", found, [-1], False, dtype=x.dtype)
+    nan = tracer.traced(torch.full((), tracer.builder.constant(math.nan)), x.dtype)
+    return _where(tracer, tracer.traced(tracer.codes(inside).squeeze(-1), torch.bool), summed, nan)
+
+
+def _searched(
+    tracer: Tracer,
+    sequence: Tensor,
+    x: Any,
+    *,
+    out_int32: bool = False,
+    right: bool = False,
+    side: str | None = None,
+    sorter: Any = None,
+) -> Traced:
+    """How many of an ascending sequence lie before a number, or at it from the right."""
+    if sorter is not None or not isinstance(x, Tensor):
+        raise Untraceable("the field searches among what is not sorted")
+    length, dtype = sequence.shape[-1], torch.int32 if out_int32 else torch.int64
+    if not length:
+        return tracer.traced(torch.full_like(tracer.codes(x), tracer.builder.constant(0.0)), dtype)
+    with tracer:
+        x, among = x.unsqueeze(-1), sequence if sequence.ndim == 1 else sequence.unsqueeze(-2)
+        behind = among.isnan() | ((among > x) if right or side == "right" else (among >= x))
+    after = _reduced(tracer, "sum", behind, [-1], False, dtype=dtype)
+    return _each(tracer, "sub", length, after, dtype=dtype)
+
+
+def _bucketized(tracer: Tracer, x: Any, sequence: Tensor, *, out_int32: bool = False, right: bool = False) -> Traced:
+    return _searched(tracer, sequence, x, out_int32=out_int32, right=right)
 
 
 def _scattered(tracer: Tracer, x: Tensor, dim: int, index: Tensor, values: Any) -> Traced:
@@ -271,7 +363,7 @@ def _each(
 ) -> Traced:
     """One instruction, or none where it changes nothing."""
     if dtype is None:
-        _check_dtype(tracer, operation, xs)
+        dtype = _check_dtype(tracer, operation, xs)
     codes = [tracer.codes(x).numpy() for x in xs]
     made = _simplified(tracer, operation, codes)
     if made is None:
@@ -279,11 +371,20 @@ def _each(
     return tracer.traced(torch.from_numpy(made), dtype)
 
 
-def _check_dtype(tracer: Tracer, operation: str, xs: Sequence[Any]) -> None:
-    """Refuse arithmetic in another dtype than that of y."""
+def _check_dtype(tracer: Tracer, operation: str, xs: Sequence[Any]) -> torch.dtype:
+    """Refuse arithmetic in another dtype than that of y; places may be moved, and kept within bounds."""
     dtype = _result_type(xs)
+    moved = dtype == torch.int64 and operation in ("add", "sub", "clamp")
+    if (
+        moved
+        and all(isinstance(x, Tensor) or abs(x) <= _FARTHEST for x in xs)
+        and is_batched(xs[0])
+        and not any_batched(xs[1:])
+    ):
+        return dtype
     if dtype != tracer.dtype:
         raise Untraceable(f"the field computes in {dtype} ({operation}), but y has dtype {tracer.dtype}")
+    return dtype
 
 
 def _result_type(xs: Sequence[Any]) -> torch.dtype:
@@ -408,12 +509,29 @@ def _logical(operation: str) -> Callable[..., Traced]:
     return rule
 
 
+def _bitwise(name: str, operation: str) -> Callable[..., Traced]:
+    """On masks; the bits of numbers are another matter."""
+
+    def rule(tracer: Tracer, *xs: Any) -> Traced:
+        if any(isinstance(x, Tensor) and x.dtype != torch.bool for x in xs):
+            raise Untraceable(f"the field looks at the bits of numbers ({name})")
+        return _logical(operation)(tracer, *xs)
+
+    return rule
+
+
 def _mask(tracer: Tracer, x: Tensor) -> Tensor:
     return x if x.dtype == torch.bool else _each(tracer, "ne", x, 0.0, dtype=torch.bool)
 
 
 def _logical_not(tracer: Tracer, x: Tensor) -> Traced:
     return _each(tracer, "eq", x, 0.0, dtype=torch.bool)
+
+
+def _bitwise_not(tracer: Tracer, x: Tensor) -> Traced:
+    if x.dtype != torch.bool:
+        raise Untraceable("the field looks at the bits of numbers (bitwise_not)")
+    return _logical_not(tracer, x)
 
 
 # products
@@ -611,13 +729,13 @@ RULES: dict[str, Callable[..., Any]] = {
     "where": _where,
     "masked_fill": _masked_fill,
     "logical_and": _logical("mul"),
-    "bitwise_and": _logical("mul"),
+    "bitwise_and": _bitwise("bitwise_and", "mul"),
     "logical_or": _logical("maximum"),
-    "bitwise_or": _logical("maximum"),
+    "bitwise_or": _bitwise("bitwise_or", "maximum"),
     "logical_xor": _logical("ne"),
-    "bitwise_xor": _logical("ne"),
+    "bitwise_xor": _bitwise("bitwise_xor", "ne"),
     "logical_not": _logical_not,
-    "bitwise_not": _logical_not,
+    "bitwise_not": _bitwise_not,
     "mm": _mm,
     "bmm": _bmm,
     "addmm": _addmm,
@@ -630,6 +748,8 @@ RULES: dict[str, Callable[..., Any]] = {
     "all": _all,
     "max": _extreme(True),
     "min": _extreme(False),
+    "bucketize": _bucketized,
+    "searchsorted": _searched,
     "scatter": _scattered,
     "scatter_add": _scatter_added,
 }

@@ -24,13 +24,14 @@ from .builder import Builder, KeepsTensor, Untraceable
 from .prologue import Slot
 
 _CUTS: dict[Any, str] = {
-    Tensor.detach: "detach",
     Tensor.detach_: "detach_",
-    torch.detach: "detach",
     Tensor.data.__get__: "data",  # type: ignore[attr-defined]
     Tensor.backward: "backward",
 }
 """What keeps a gradient from the state, as PyTorch names it to `__torch_function__`."""
+
+_DETACH = {Tensor.detach, torch.detach}
+"""What does so for what it gives, which may serve where there is no gradient anyway."""
 
 _HOOKS = {Tensor.register_hook, Tensor.register_post_accumulate_grad_hook}
 """What hangs a person's function on the way back of a tensor."""
@@ -49,6 +50,8 @@ class Traced(Tensor):
 
     codes: Tensor | None
     slot: int | None
+    cut: bool = False
+    """Whether no gradient may pass, though it depends on the sample: it serves to compare, and to look up places."""
 
     @staticmethod
     def of(like: Tensor, dtype: torch.dtype, *, codes: Tensor | None = None, slot: int | None = None) -> Traced:
@@ -67,7 +70,10 @@ class Traced(Tensor):
         if func in _CUTS and any(isinstance(x, Traced) and x.codes is not None for x in args):
             raise Untraceable(f"the field cuts its own gradient ({_CUTS[func]})")
         with torch._C.DisableTorchFunctionSubclass():
-            return func(*args, **(kwargs or {}))
+            found = func(*args, **(kwargs or {}))
+        if func in _DETACH and found.codes is not None:
+            found.cut = True
+        return found
 
     @classmethod
     def __torch_dispatch__(  # type: ignore[override]
@@ -106,6 +112,8 @@ class _Reads(TorchFunctionMode):
     def _called(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if func in _HOOKS:
             raise Untraceable("the field hangs a hook on a tensor")
+        if func in _DETACH and torch._C._functorch.is_functorch_wrapped_tensor(args[0]):
+            raise Untraceable("the field cuts its own gradient (detach within a transform)")
         if func == _FLAG and not isinstance(args[0], Traced):
             self.tracer.flagged[id(args[0])] = args[0]
         if func not in _READS or isinstance(args[0], Traced):

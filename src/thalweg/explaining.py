@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from .core.state import layout_of
 from .engine import native
-from .engine.backend import Unsuitable
+from .engine.backend import TOO_WIDE, Unsuitable, is_too_wide
 from .engine.cache import cached_trace
 from .engine.program import Instruction, Operand, Program
 from .engine.trace import any_time
@@ -155,6 +155,8 @@ def explain(
     layout, packed = layout_of(y0, by_row=by_row)
     time = any_time(packed, by_row=by_row)
     trace = cached_trace(fun, time, layout.unpack(packed.detach()), args, by_row=by_row)
+    if is_too_wide(trace, len(packed) if packed.ndim else 1):
+        return Explanation("eager", TOO_WIDE)
     return Explanation(
         "native",
         None,

@@ -35,7 +35,7 @@ from .core.sparsity import Sparsity
 from .core.state import Layout, layout_of
 from .core.status import SolveError, Status
 from .core.step import Step, Stepper, TriedStep
-from .engine.backend import Native, Unsuitable, keep, kept
+from .engine.backend import TOO_WIDE, Native, Unsuitable, is_too_wide, keep, kept
 from .engine.backend import chosen as chosen_engine
 from .external.integrate import ExternalStepper, either
 from .external.methods import External, get_external
@@ -586,6 +586,8 @@ def _engine(
         if not insist and method.name in LEFT_TO_PYTORCH:
             raise Unsuitable(LEFT_TO_PYTORCH[method.name])
         found = chosen_engine(method, gradient, request, run)
+        if not insist and is_too_wide(found.trace, len(request.y0) if request.y0.ndim else 1):
+            raise Unsuitable(TOO_WIDE)
     except Unsuitable as refusal:
         if insist:
             raise _refused(refusal.reason) from None

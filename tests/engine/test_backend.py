@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from gradient_checks import TROUBLE, assert_rows_that_fail_are_not_felt, troubled
-from thalweg import Checkpointed, Fixed, SolveError, Status, solve_ivp
+from thalweg import Checkpointed, Fixed, SolveError, Status, explain, solve_ivp
 from thalweg.stepsize.controllers import Gustafsson
 
 pytest.importorskip("thalweg.engine._native", reason="the native engine was not built")
@@ -433,3 +433,16 @@ def test_what_is_kept_of_one_solve_serves_none_that_asks_otherwise():
     for wrong in ({"on_failure": "ignore"}, {"backend": "fast"}, {"step_size": True}):
         with pytest.raises(ValueError, match=next(iter(wrong))):
             solve_ivp(decay, (0.0, 1.0), y0, "rk4", **{**options, **wrong})
+
+
+def test_one_sample_of_very_many_numbers_is_left_to_pytorch_unless_a_person_insists():
+    """Alone it fills one lane, where PyTorch has all its registers."""
+
+    def mixing(t, y):
+        return torch.tanh(y.mean(0) - y)
+
+    for rows, backend in ((100, "native"), (4000, "eager")):
+        y0 = torch.randn(rows, 8)
+        assert explain(mixing, y0).backend == solve_ivp(mixing, (0.0, 0.1), y0).stats.backend == backend
+        assert solve_ivp(mixing, (0.0, 0.1), y0, backend="native").stats.backend == "native"
+    assert solve_ivp(lambda t, y: -y, (0.0, 0.1), torch.randn(4000, 8)).stats.backend == "native"

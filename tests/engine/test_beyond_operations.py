@@ -1,7 +1,10 @@
 """Fields that are more than the operations they call: the engine's answer is PyTorch's, or PyTorch gives it."""
 
+import copy
 import functools
+import random
 
+import numpy as np
 import pytest
 import torch
 from torch.overrides import TorchFunctionMode
@@ -100,6 +103,84 @@ def test_hooks_on_tensors_are_heard():
         found, expected = gradients(field, k)
         agree(found, expected)
         assert not found[0].any()
+
+
+@pytest.mark.parametrize("field", [lambda t, y, k: -k * hooked(y), lambda t, y, k: -hooked(k) * y])
+@pytest.mark.parametrize("size", [1, 3])
+def test_hooks_are_heard_on_what_needs_a_gradient_in_a_solve(field, size):
+    """The state and arguments, each sample's own or shared, need none while the field is watched."""
+    y0, k = Y0.expand(3, 2).clone().requires_grad_(), weights(*[1.0] * size).view(size, 1)
+    ends = [solved(field, y0, backend, args=(k,)).ys[-1] for backend in ("auto", "eager")]
+    agree(*(torch.autograd.grad(end.sum(), (y0, k)) for end in ends))
+
+
+# errors that a field catches, and what it looks at that is no number
+
+
+def catching(call):
+    def field(t, y):
+        try:
+            return -call(y)
+        except Exception:
+            return -y * 1.0001
+
+    return field
+
+
+LOOKING = {
+    "an operation": catching(lambda y: y.sort(-1).values),
+    "a cut": catching(lambda y: y.detach()),
+    "a type": lambda t, y: -y if type(y) is torch.Tensor else -y * 1.0001,
+    "a flag": lambda t, y: -y * 1.0001 if y.requires_grad else -y,
+}
+
+
+@pytest.mark.parametrize("field", LOOKING.values(), ids=LOOKING)
+def test_small_differences_of_what_was_watched_are_seen_in_single_precision_too(field):
+    y0 = torch.rand(3, 2).sort(-1).values
+    found, expected = (solve_ivp(field, (0.0, 1.0), y0, backend=backend).ys for backend in ("auto", "eager"))
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=0)
+
+
+# random numbers that are not PyTorch's
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [lambda: random.random(), lambda: np.random.random()],  # noqa: NPY002
+    ids=["random", "numpy"],
+)
+def test_fields_that_draw_random_numbers_are_asked_no_more_than_they_must_be(draw):
+    """Also one that seldom makes use of them, so that a look at a few values finds no difference."""
+
+    def field(t, y):
+        return -y if draw() < 0.9 else y
+
+    random.seed(1)
+    np.random.seed(1)  # noqa: NPY002
+    expected = [draw() for _ in range(4)]
+    random.seed(1)
+    np.random.seed(1)  # noqa: NPY002
+    assert "draws random numbers" in str(explain(field, Y0))
+    assert [draw() for _ in range(4)] == expected
+
+
+# tensors that a field holds and writes into
+
+
+def test_a_buffer_that_an_operation_gives_its_result_to_is_written_into():
+    """As `spectral_norm` has two, which come nearer to what they estimate at each call."""
+    plain = torch.nn.Linear(4, 4, dtype=WIDE)
+    with torch.no_grad():
+        plain.weight.copy_(torch.diag(torch.tensor([1.0, 0.9, 0.8, 0.7])) + 0.1)
+    module = torch.nn.utils.parametrizations.spectral_norm(plain)
+    ends, buffers = [], []
+    for backend in ("auto", "eager"):
+        copied = copy.deepcopy(module)
+        ends.append(solved(lambda t, y, copied=copied: copied(y), torch.ones(2, 4, dtype=WIDE), backend).ys[-1])
+        buffers.append(copied.parametrizations.weight[0]._u)
+    agree(*ends)
+    agree(*buffers)
 
 
 # states that are trees
@@ -222,6 +303,22 @@ def test_fields_may_use_transforms(field, options):
     agree(found[1], found[2])
 
 
+CUT = {
+    "compared": (lambda y: torch.where(y.detach() > 0.3, y, y * y), "native"),
+    "compared aside": (lambda y: torch.where(torch.no_grad()(lambda: y > 0.3)(), y, y * y), "native"),
+    "computed with": (lambda y: y * y.detach(), "eager"),
+    "in a transform": (torch.func.vmap(lambda z: z * z.detach()), "eager"),
+    "in a derivative": (torch.func.vmap(torch.func.grad(lambda z: (z * z.detach()).sum())), "eager"),
+}
+
+
+@pytest.mark.parametrize(("field", "backend"), CUT.values(), ids=CUT)
+def test_what_is_cut_from_the_graph_may_serve_to_compare_alone(field, backend):
+    y0 = torch.tensor([[0.3, -0.2], [0.5, 0.1], [1.0, 2.0]], dtype=WIDE, requires_grad=True)
+    assert explain(lambda t, y: -field(y), y0).backend == backend
+    agree(*(torch.autograd.grad(end.sum(), y0) for end in both(lambda t, y: -field(y), y0)))
+
+
 # the numbers of tensors as they lie in memory
 
 
@@ -235,6 +332,21 @@ def test_tensors_whose_sign_is_a_flag_are_read_as_what_they_are():
     agree(*both(lambda t, y, a: a * y, Y0.view(2, 1), args=(NEGATIVE.view(2, 1),), batching="per_sample"))
     y0 = Y0.clone().requires_grad_()
     agree(*(torch.autograd.grad(end, y0, NEGATIVE) for end in both(lambda t, y: -y, y0)))
+
+
+IN_SINGLE = {
+    "filled": lambda y: torch.full((len(y), 1), 0.1, dtype=torch.float32),
+    "filled later": lambda y: torch.ones_like(y, dtype=torch.float32).fill_(0.1),
+    "padded": lambda y: torch.nn.functional.pad(y.new_ones(len(y), 1, dtype=torch.float32), (0, 1), value=0.1),
+    "chosen": lambda y: torch.where(y > 1.5, 0.1, 0.2),
+    "written": lambda y: y.new_zeros(len(y), 2, dtype=torch.float32).copy_(y),
+    "added": lambda y: y.new_zeros(len(y), 2, dtype=torch.float32).add_(y * 0.1),
+}
+
+
+@pytest.mark.parametrize("factor", IN_SINGLE.values(), ids=IN_SINGLE)
+def test_numbers_of_single_precision_in_a_field_of_double(factor):
+    agree(*both(lambda t, y: -5 * y * factor(y), Y0.view(2, 1).expand(2, 2) + 0.1))
 
 
 # modes
@@ -289,6 +401,20 @@ def test_a_solve_may_be_checkpointed_before_its_field_has_ever_been_watched():
 def test_the_derivative_of_sinc_at_0_is_that_of_pytorch():
     y0 = torch.zeros(2, dtype=WIDE, requires_grad=True)
     agree(*(torch.autograd.grad(end.sum(), y0) for end in both(lambda t, y: torch.sinc(y) - 1, y0)))
+
+
+def test_what_is_no_number_stays_none():
+    for backend in ("auto", "eager"):
+        sol = solved(lambda t, y: torch.nn.functional.softshrink(y.sqrt()) - 5, Y0, backend, on_failure="return")
+        assert not sol.success
+
+
+def test_the_derivative_of_xlogy_is_a_logarithm_also_where_its_value_is_0():
+    y0 = torch.tensor([0.0, 0.0, 1.0], dtype=WIDE, requires_grad=True)
+    for field in (lambda t, y: torch.xlogy(y, 2.0), lambda t, y: torch.xlogy(y, y + 2)):
+        assert solved(field, y0).stats.backend == "native"
+        found, expected = (torch.autograd.grad(end.sum(), y0) for end in both(field, y0))
+        agree(found, expected)
 
 
 def test_many_gradients_at_once():

@@ -47,6 +47,7 @@ w = torch.randn(3, 3, dtype=F64)
 v = torch.rand(3, dtype=F64)
 A = torch.randn(4, 4, dtype=F64)
 mask = torch.tensor([True, False, True])
+order = torch.tensor([1])
 
 
 def filled(t, y):
@@ -111,6 +112,11 @@ VECTORS = {
     "the state": lambda t, y: y,
     "time alone": lambda t, y: t.expand_as(y),
     "built matrix": lambda t, y: y @ torch.stack([v, v * 2, torch.zeros(3, dtype=F64)]),
+    "first extremes": lambda t, y: y.max(1, keepdim=True).values * y + t * y.min(1, keepdim=True)[0],
+    "angles": lambda t, y: y.atan() + (y / 4).tanh().asin() + (y * t).cos().acos() + y.asinh() + y.tanh().atanh(),
+    "lengths": lambda t, y: torch.hypot(y, t) + y.cumprod(1) + torch.sinc(y) + torch.xlogy(y, 2.0),
+    "to places": lambda t, y: y.index_add(1, torch.tensor([2, 0, 2]), y * t).scatter(1, order.expand(len(y), 1), 0.0),
+    "solved": lambda t, y: torch.linalg.solve(torch.diag_embed(y * y + 1) + y.unsqueeze(-1) * v, y),
     "glu": lambda t, y: F.glu(y.repeat(1, 2), 1),
     "attention": lambda t, y: F.scaled_dot_product_attention(*[y.unsqueeze(-1)] * 3).squeeze(-1),
     "gradient": by_energy,
@@ -477,12 +483,17 @@ REFUSED = {
     "item": (lambda t, y: y * t[0].item(), "reads a number out of a tensor"),
     "numpy": (through_numpy, "numpy"),
     "size of the batch": (sized, "the number of samples"),
-    "detach": (detached, "cuts its own gradient .detach"),
+    "detach": (detached, "cuts its own gradient .mul after detach"),
+    "detach alone": (lambda t, y: y.detach().flip(1), "cuts its own gradient .detach"),
+    "bits": (lambda t, y: y * ~(y > 0).long(), "bits of numbers"),
     "no_grad": (without_graph, "no_grad"),
     "writes": (writing, "writes into a tensor that it holds"),
     "promotes": (lambda t, y: y * torch.ones(3, dtype=torch.complex128), "complex128"),
     "half": (lambda t, y: y.half().double(), "float16"),
-    "ties": (lambda t, y: y.max(1, keepdim=True).values * y, "amax"),
+    "places": (
+        lambda t, y: y.gather(1, y.max(1, keepdim=True).indices) * y,
+        "where the largest or smallest entry lies",
+    ),
     "rounds": (lambda t, y: y.floor(), "aten::floor"),
     "sorts": (lambda t, y: y.sort(1).values, "aten::sort"),
     "wrong shape": (lambda t, y: y[:, :1], "shape and dtype of y"),

@@ -102,6 +102,20 @@ class Native:
         return call.forward(y0, (*own, *shared), record=False), call
 
 
+TOO_WIDE = "it is one sample of so many numbers that PyTorch is faster"
+"""Why it takes a solve that the engine could, unless a person insists."""
+
+
+def is_too_wide(trace: Trace, samples: int) -> bool:
+    """Whether one sample alone has so many numbers: it fills one lane, and all others compute along.
+
+    A number costs some 13 ns then; an operation of PyTorch's costs 6 µs, and its loop a tenth of a millisecond.
+    """
+    program = trace.program
+    alone = not trace.rows or samples == 1
+    return alone and sum(program.sizes) > 8000 + 500 * len(program.instructions)
+
+
 _KEPT = 32
 """The most ways to solve that are kept for one trace."""
 

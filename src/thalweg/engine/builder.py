@@ -111,7 +111,7 @@ class Builder:
         self._versions: list[int] = []
         self._entries = 0
         self._picks: dict[Any, int] = {}
-        self._why = ""
+        self._why, self._unsaid = "", ""
 
     # what is known of an entry
 
@@ -208,7 +208,7 @@ class Builder:
         n_out = self.prologue.values[weight].shape[0] if isinstance(weight, int) else weight.shape[0]
         try:
             if not isinstance(weight, int) and (weight == _MIXED).any():
-                raise _Mixed(self._why)
+                raise _Mixed(self._why or self._unsaid)
             split = self._split(x, x.shape[:1])
         except _Mixed as error:
             return self._mixed((len(x), n_out), error)
@@ -243,7 +243,7 @@ class Builder:
         if not items.size:
             raise Untraceable("the field computes with an empty tensor")
         if (items == _MIXED).any():
-            raise _Mixed(self._why)
+            raise _Mixed(self._why or self._unsaid)
         base = self.samples + 1
         samples = np.where(items >= 0, items % base, self.samples)
         sample = samples.min(1)
@@ -263,6 +263,11 @@ class Builder:
         slot = np.empty(len(items), dtype=np.int64)
         slot[order] = np.arange(order.shape[1])
         return Split(sorted_entries[0], slot, sample)
+
+    def unsaid(self, shape: Sequence[int], why: str) -> Codes:
+        """The codes of what no program can say."""
+        self._unsaid = why
+        return np.full(shape, _MIXED)
 
     def _mixed(self, shape: Sequence[int], error: _Mixed) -> Codes:
         """The codes of what several samples have made."""
@@ -379,6 +384,13 @@ class Builder:
             return Operand(-1, True, -1 - entry - _CONSTANTS, stride)
         start = (self._slot_starts if shared else self._starts)[number]
         return Operand(number, shared, (-1 - entry if shared else entry) - start, stride)
+
+    def picked(self, codes: Codes) -> int | None:
+        """The slot that holds entries, one after the other, if they are shared."""
+        mixed = bool((codes == _MIXED).any())
+        if mixed and self._unsaid and not self._why:
+            raise Untraceable(f"the field {self._unsaid}")
+        return None if mixed or not codes.size or (codes >= 0).any() else self._picked(codes.ravel())
 
     def _whole(self, slot: int) -> Operand:
         """All of a tensor of the prologue."""

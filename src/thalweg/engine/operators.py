@@ -6,6 +6,7 @@ rules of their own; and what is said in terms of other operations.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from . import matrices
 from .builder import Codes, NoInstruction, Untraceable
 from .prologue import Slot
 from .tracer import Traced, Tracer, any_batched, is_batched
@@ -35,6 +37,15 @@ _UNARY = {
     *("relu", "silu", "erf", "sign"),
 }
 _COMPARISONS = {"gt", "ge", "lt", "le", "eq", "ne"}
+_FARTHEST = 4096
+"""How far a place is moved at once: whole numbers are held as those of y, which are exact up to 2^24."""
+
+_WITHOUT_GRADIENT = _COMPARISONS | {
+    *("searchsorted", "bucketize", "isnan", "isinf", "isfinite", "logical_and", "logical_or", "logical_xor"),
+    *("logical_not", "bitwise_and", "bitwise_or", "bitwise_xor", "bitwise_not", "__and__", "__or__", "__xor__"),
+}
+"""What has no derivative, and may be made of what a field has cut from the graph."""
+
 _FILLED = {"zeros": 0.0, "ones": 1.0, "empty": math.nan, "full": None}
 """What is filled with one number; where memory was not written to, NaN."""
 
@@ -57,10 +68,6 @@ def _has_rows(tracer: Tracer, shape: Sequence[int]) -> bool:
     return samples > 1 and any(size and size % samples == 0 for size in shape)
 
 
-_OTHERWISE = {"sinc"}
-"""What PyTorch decomposes to that whose derivatives are others: sin(x) / x has none at 0."""
-
-
 def is_sure(name: str, args: Sequence[Any]) -> bool:
     """Whether an operation that may draw random numbers draws none this time."""
     return name.startswith("_scaled_dot_product") and not any(args[3:4])  # no dropout
@@ -71,13 +78,23 @@ def lower(tracer: Tracer, func: Any, name: str, args: Sequence[Any], kwargs: dic
     filled = _fill(name, args, kwargs)
     if filled is not None:
         return _filled(tracer, *filled)
-    if not torch.is_grad_enabled():
-        raise Untraceable(
-            f"the field cuts its own gradient ({name} within no_grad, or in an autograd.grad without create_graph)"
+    within, after = (
+        not torch.is_grad_enabled(),
+        any(isinstance(x, Traced) and x.cut for x in pytree.tree_leaves((args, kwargs))),
+    )
+    moves = name in _MOVES or name == "_to_copy"
+    if (within or after) and not (moves or name in _WITHOUT_GRADIENT):
+        how = (
+            f"{name} within no_grad, or in an autograd.grad without create_graph" if within else f"{name} after detach"
         )
+        raise Untraceable(f"the field cuts its own gradient ({how})")
     if func._schema.is_mutable:
         return _written(tracer, func, name, args, kwargs)
-    return _computed(tracer, func, name, args, kwargs)
+    found = _computed(tracer, func, name, args, kwargs)
+    if (within or after) and moves:
+        for x in pytree.tree_leaves(found):
+            x.cut = True
+    return found
 
 
 def _computed(tracer: Tracer, func: Any, name: str, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
@@ -90,8 +107,6 @@ def _computed(tracer: Tracer, func: Any, name: str, args: Sequence[Any], kwargs:
         return _each(tracer, name, *args, dtype=torch.bool)
     if name in RULES:
         return RULES[name](tracer, *args, **kwargs)
-    if name in _OTHERWISE:
-        raise NoInstruction(func)
     with tracer:
         if name in DECOMPOSED:
             return DECOMPOSED[name](*args, **kwargs)
@@ -118,6 +133,10 @@ def _written(tracer: Tracer, func: Any, name: str, args: Sequence[Any], kwargs: 
     else:
         functional = getattr(getattr(torch.ops.aten, name[:-1]), func._overloadname)
         made = _computed(tracer, functional, name[:-1], args, kwargs)
+    if not isinstance(made, Tensor):
+        made = _rounded(made, target.dtype)
+    elif torch.promote_types(made.dtype, target.dtype) != target.dtype:
+        raise Untraceable(f"the field writes {made.dtype} into a tensor of {target.dtype}")
     target.codes.copy_(tracer.codes(made))
     return target
 
@@ -131,6 +150,9 @@ def _fill(name: str, args: Sequence[Any], kwargs: dict[str, Any]) -> tuple[Seque
     shape: Sequence[int]
     if name == "scalar_tensor":
         kind, shape, rest = name, (), args
+    elif name == "_new_zeros_with_same_feature_meta":  # what forward differentiation begins with
+        batch = args[0].shape[: kwargs.get("self_num_batch_dims", 0)]
+        kind, dtype, shape, rest = name, args[1].dtype, (*batch, *args[1].shape), (0.0,)
     else:
         kind = name.removeprefix("new_").removesuffix("_like").removesuffix("_strided")
         if kind not in _FILLED:
@@ -151,7 +173,13 @@ def _sized(args: Sequence[Any]) -> tuple[Sequence[int], Sequence[Any]]:
 
 
 def _filled(tracer: Tracer, shape: Sequence[int], number: float, dtype: torch.dtype) -> Traced:
-    return tracer.traced(torch.full(tuple(shape), tracer.builder.constant(number), device="cpu"), dtype)
+    code = tracer.builder.constant(_rounded(number, dtype))
+    return tracer.traced(torch.full(tuple(shape), code, device="cpu"), dtype)
+
+
+def _rounded(number: float, dtype: torch.dtype) -> float:
+    """What is left of a number in a tensor of that dtype, which may be less exact than y."""
+    return torch.tensor(number, dtype=dtype, device="cpu").item()
 
 
 # what moves entries
@@ -168,7 +196,7 @@ def _moved(tracer: Tracer, func: Any, args: Sequence[Any], kwargs: dict[str, Any
 
 
 def _cast(tracer: Tracer, x: Traced, *, dtype: torch.dtype | None = None, **_: Any) -> Traced:
-    if dtype is None or dtype == x.dtype or (x.dtype == torch.bool and dtype == tracer.dtype):
+    if dtype is None or torch.promote_types(x.dtype, dtype) == dtype:
         return tracer.traced(tracer.codes(x).clone(), dtype or x.dtype)
     if dtype == torch.bool:
         return _each(tracer, "ne", x, 0.0, dtype=torch.bool)
@@ -176,6 +204,9 @@ def _cast(tracer: Tracer, x: Traced, *, dtype: torch.dtype | None = None, **_: A
 
 
 def _indexed(tracer: Tracer, x: Tensor, indices: Sequence[Tensor | None]) -> Traced:
+    asked = [d for d, index in enumerate(indices) if is_batched(index) and _is_place(tracer, index)]
+    if len(asked) == 1:
+        return _looked_up(tracer, x, indices, asked[0])
     return tracer.traced(torch.ops.aten.index(tracer.codes(x), _known(tracer, indices)), x.dtype)
 
 
@@ -183,7 +214,8 @@ def _index_put(
     tracer: Tracer, x: Tensor, indices: Sequence[Tensor | None], values: Tensor, accumulate: bool = False
 ) -> Tensor:
     if accumulate:
-        raise Untraceable("the field calls aten::index_put with accumulate, for which there is no instruction")
+        places = torch.ops.aten.index(_places(x), _known(tracer, indices))
+        return _accumulated(tracer, x, places, tracer.codes(values).expand(places.shape))
     if len(indices) == 1 and is_batched(indices[0]) and values.numel() == 1:
         mask = indices[0]
         assert mask is not None
@@ -194,11 +226,124 @@ def _index_put(
 
 
 def _index_select(tracer: Tracer, x: Tensor, dim: int, index: Tensor) -> Traced:
+    if is_batched(index) and _is_place(tracer, index):
+        dim = dim % x.ndim
+        return _looked_up(tracer, x, [*[None] * dim, index], dim)
     return tracer.traced(tracer.codes(x).index_select(dim, _known(tracer, [index])[0]), x.dtype)
 
 
 def _gather(tracer: Tracer, x: Tensor, dim: int, index: Tensor, *, sparse_grad: bool = False) -> Traced:
+    if is_batched(index) and _is_place(tracer, index):
+        grids = [torch.arange(n, device="cpu").view(-1, *(1,) * (x.ndim - d - 1)) for d, n in enumerate(index.shape)]
+        dim = dim % x.ndim
+        return _looked_up(tracer, x, [*grids[:dim], index, *grids[dim + 1 :]], dim)
     return tracer.traced(tracer.codes(x).gather(dim, _known(tracer, [index])[0]), x.dtype)
+
+
+def _is_place(tracer: Tracer, index: Any) -> bool:
+    """Whether an index is computed from the sample, and not only spread over them."""
+    return index.dtype in (torch.int64, torch.int32) and bool((tracer.codes(index) >= 0).any())
+
+
+def _looked_up(tracer: Tracer, x: Tensor, indices: Sequence[Tensor | None], dim: int) -> Traced:
+    """The entries of a table at places that depend on the sample, along dim: of all that there are, one is chosen.
+
+    A place outside of the table is an error for PyTorch, and no number here.
+    """
+    index, length = indices[dim], x.shape[dim]
+    assert index is not None
+    others = _known(tracer, [None if d == dim else known for d, known in enumerate(indices)])
+
+    def at(table: Tensor, places: Tensor) -> Tensor:
+        return torch.ops.aten.index(table, [*others[:dim], places, *others[dim + 1 :]])
+
+    numbers = torch.arange(index.numel(), device="cpu").view(index.shape)
+    sizes = [index.numel() if d == dim else n for d, n in enumerate(x.shape)]
+    along = numbers.view(-1, *(1,) * (x.ndim - dim - 1)).expand(sizes)
+    place = tracer.traced(tracer.codes(index).flatten()[at(along, numbers)].unsqueeze(-1), torch.int64)
+    if place.numel() * length > _PRODUCTS * tracer.builder.samples:
+        count = place.numel() // tracer.builder.samples
+        raise Untraceable(
+            f"the field looks up {count} numbers among {length} each; the native engine takes up to {_PRODUCTS} in all"
+        )
+    codes = torch.stack([at(tracer.codes(x), torch.full_like(numbers, k)) for k in range(length)], -1)
+    with tracer:
+        here = (place == torch.arange(length)) | (place == torch.arange(-length, 0))
+        found = torch.where(here, tracer.traced(codes, x.dtype), 0.0)
+        inside = (place >= -length) & (place < length)
+    summed = _reduced(tracer, "sum", found, [-1], False, dtype=x.dtype)
+    nan = tracer.traced(torch.full((), tracer.builder.constant(math.nan)), x.dtype)
+    return _where(tracer, tracer.traced(tracer.codes(inside).squeeze(-1), torch.bool), summed, nan)
+
+
+def _searched(
+    tracer: Tracer,
+    sequence: Tensor,
+    x: Any,
+    *,
+    out_int32: bool = False,
+    right: bool = False,
+    side: str | None = None,
+    sorter: Any = None,
+) -> Traced:
+    """How many of an ascending sequence lie before a number, or at it from the right."""
+    if sorter is not None or not isinstance(x, Tensor):
+        raise Untraceable("the field searches among what is not sorted")
+    length, dtype = sequence.shape[-1], torch.int32 if out_int32 else torch.int64
+    if not length:
+        return tracer.traced(torch.full_like(tracer.codes(x), tracer.builder.constant(0.0)), dtype)
+    with tracer:
+        x, among = x.unsqueeze(-1), sequence if sequence.ndim == 1 else sequence.unsqueeze(-2)
+        behind = among.isnan() | ((among > x) if right or side == "right" else (among >= x))
+    after = _reduced(tracer, "sum", behind, [-1], False, dtype=dtype)
+    return _each(tracer, "sub", length, after, dtype=dtype)
+
+
+def _bucketized(tracer: Tracer, x: Any, sequence: Tensor, *, out_int32: bool = False, right: bool = False) -> Traced:
+    return _searched(tracer, sequence, x, out_int32=out_int32, right=right)
+
+
+def _scattered(tracer: Tracer, x: Tensor, dim: int, index: Tensor, values: Any) -> Traced:
+    index = _known(tracer, [index])[0]
+    if _places(x).gather(dim, index).unique().numel() != index.numel():
+        raise Untraceable("the field scatters several entries to one place, of which PyTorch takes any")
+    codes = tracer.codes(values)
+    codes = _first_of(codes, index) if isinstance(values, Tensor) else codes.expand_as(index)
+    return tracer.traced(tracer.codes(x).scatter(dim, index, codes), x.dtype)
+
+
+def _scatter_added(tracer: Tracer, x: Tensor, dim: int, index: Tensor, values: Tensor) -> Traced:
+    index = _known(tracer, [index])[0]
+    return _accumulated(tracer, x, _places(x).gather(dim, index), _first_of(tracer.codes(values), index))
+
+
+def _places(x: Tensor) -> Tensor:
+    """Where each entry lies among all of them."""
+    return torch.arange(x.numel(), device="cpu").view(x.shape)
+
+
+def _first_of(x: Tensor, like: Tensor) -> Tensor:
+    """The part of a tensor that is as large as another."""
+    return x[tuple(slice(size) for size in like.shape)]
+
+
+def _accumulated(tracer: Tracer, x: Tensor, places: Tensor, values: Tensor) -> Traced:
+    """The sum of a tensor and of the values (codes) that go to each of its places; places with as many at once."""
+    _check_dtype(tracer, "add", (x,))
+    codes, order = tracer.codes(x).flatten().clone(), places.flatten().argsort(stable=True)
+    values = values.flatten()[order]
+    found, counts = places.flatten()[order].unique_consecutive(return_counts=True)
+    starts = counts.cumsum(0) - counts
+    zero = tracer.builder.constant(0.0)
+    for n in counts.unique().tolist():
+        chosen = counts == n
+        items = values[starts[chosen].unsqueeze(-1) + torch.arange(n, device="cpu")]
+        if not bool((codes[found[chosen]] == zero).all()):
+            items = torch.cat([codes[found[chosen]].unsqueeze(-1), items], -1)
+        single = items.shape[-1] == 1
+        summed = items[:, 0] if single else torch.from_numpy(tracer.builder.reduce("sum", items.numpy()))
+        codes[found[chosen]] = summed
+    return tracer.traced(codes.view(x.shape))
 
 
 def _known(tracer: Tracer, indices: Sequence[Tensor | None]) -> list[Any]:
@@ -206,7 +351,7 @@ def _known(tracer: Tracer, indices: Sequence[Tensor | None]) -> list[Any]:
 
 
 def _padded(tracer: Tracer, x: Tensor, pad: Sequence[int], value: float = 0) -> Traced:
-    code = tracer.builder.constant(value)
+    code = tracer.builder.constant(_rounded(value, x.dtype))
     return tracer.traced(torch.ops.aten.constant_pad_nd(tracer.codes(x), pad, code), x.dtype)
 
 
@@ -218,7 +363,7 @@ def _each(
 ) -> Traced:
     """One instruction, or none where it changes nothing."""
     if dtype is None:
-        _check_dtype(tracer, operation, xs)
+        dtype = _check_dtype(tracer, operation, xs)
     codes = [tracer.codes(x).numpy() for x in xs]
     made = _simplified(tracer, operation, codes)
     if made is None:
@@ -226,15 +371,28 @@ def _each(
     return tracer.traced(torch.from_numpy(made), dtype)
 
 
-def _check_dtype(tracer: Tracer, operation: str, xs: Sequence[Any]) -> None:
-    """Refuse arithmetic in another dtype than that of y."""
+def _check_dtype(tracer: Tracer, operation: str, xs: Sequence[Any]) -> torch.dtype:
+    """Refuse arithmetic in another dtype than that of y; places may be moved, and kept within bounds."""
+    dtype = _result_type(xs)
+    moved = dtype == torch.int64 and operation in ("add", "sub", "clamp")
+    if (
+        moved
+        and all(isinstance(x, Tensor) or abs(x) <= _FARTHEST for x in xs)
+        and is_batched(xs[0])
+        and not any_batched(xs[1:])
+    ):
+        return dtype
+    if dtype != tracer.dtype:
+        raise Untraceable(f"the field computes in {dtype} ({operation}), but y has dtype {tracer.dtype}")
+    return dtype
+
+
+def _result_type(xs: Sequence[Any]) -> torch.dtype:
+    """The dtype of what is computed of one or two."""
     like = [
         torch.empty((1,) * min(x.ndim, 1), dtype=x.dtype, device=x.device) if isinstance(x, Tensor) else x for x in xs
     ]
-    like = like[1:] if operation == "where" else like
-    dtype = torch.result_type(*like) if len(like) == 2 else like[0].dtype
-    if dtype != tracer.dtype:
-        raise Untraceable(f"the field computes in {dtype} ({operation}), but y has dtype {tracer.dtype}")
+    return torch.result_type(*like) if len(like) == 2 else like[0].dtype
 
 
 def _simplified(tracer: Tracer, operation: str, codes: list[Codes]) -> Codes | None:
@@ -335,8 +493,7 @@ def _softplus(tracer: Tracer, x: Tensor, beta: float = 1, threshold: float = 20)
 
 
 def _where(tracer: Tracer, mask: Tensor, x: Any, y: Any) -> Traced:
-    masks = all(isinstance(z, Tensor) and z.dtype == torch.bool for z in (x, y))
-    return _each(tracer, "where", mask, x, y, dtype=torch.bool if masks else None)
+    return _each(tracer, "where", mask, x, y, dtype=_result_type((x, y)))
 
 
 def _masked_fill(tracer: Tracer, x: Tensor, mask: Tensor, value: Any) -> Traced:
@@ -352,12 +509,29 @@ def _logical(operation: str) -> Callable[..., Traced]:
     return rule
 
 
+def _bitwise(name: str, operation: str) -> Callable[..., Traced]:
+    """On masks; the bits of numbers are another matter."""
+
+    def rule(tracer: Tracer, *xs: Any) -> Traced:
+        if any(isinstance(x, Tensor) and x.dtype != torch.bool for x in xs):
+            raise Untraceable(f"the field looks at the bits of numbers ({name})")
+        return _logical(operation)(tracer, *xs)
+
+    return rule
+
+
 def _mask(tracer: Tracer, x: Tensor) -> Tensor:
     return x if x.dtype == torch.bool else _each(tracer, "ne", x, 0.0, dtype=torch.bool)
 
 
 def _logical_not(tracer: Tracer, x: Tensor) -> Traced:
     return _each(tracer, "eq", x, 0.0, dtype=torch.bool)
+
+
+def _bitwise_not(tracer: Tracer, x: Tensor) -> Traced:
+    if x.dtype != torch.bool:
+        raise Untraceable("the field looks at the bits of numbers (bitwise_not)")
+    return _logical_not(tracer, x)
 
 
 # products
@@ -468,6 +642,8 @@ def _dims(x: Tensor, dims: Sequence[int] | int | None) -> list[int]:
 def _sum(
     tracer: Tracer, x: Tensor, dims: Any = None, keepdim: bool = False, *, dtype: torch.dtype | None = None
 ) -> Traced:
+    if x.dtype == torch.bool:  # their number
+        return _reduced(tracer, "sum", x, dims, keepdim, dtype=dtype or torch.int64)
     if dtype not in (None, tracer.dtype):
         raise Untraceable(f"the field sums in {dtype}, but y has dtype {tracer.dtype}")
     return _reduced(tracer, "sum", x, dims, keepdim)
@@ -485,19 +661,50 @@ def _all(tracer: Tracer, x: Tensor, dims: Any = None, keepdim: bool = False) -> 
     return _logical_not(tracer, _any(tracer, _logical_not(tracer, x), dims, keepdim))
 
 
-def _max(tracer: Tracer, x: Tensor, *dim: Any, **options: Any) -> Traced:
-    if dim or options:
-        raise Untraceable(
-            "the field asks where the largest or smallest entry lies (max or min with dim); use amax, amin"
+def _extreme(largest: bool) -> Callable[..., Any]:
+    """Of all entries, or along a dimension; there the first of equal ones gets the gradient."""
+
+    def rule(tracer: Tracer, x: Tensor, dim: int | None = None, keepdim: bool = False) -> Any:
+        with tracer:
+            if dim is None:
+                return x.amax() if largest else x.amin()
+            values = _first_extreme(x, dim, largest)
+            values = values if keepdim else values.squeeze(dim)
+        return values, tracer.unsaid(values.shape, "asks where the largest or smallest entry lies")
+
+    return rule
+
+
+def _first_extreme(x: Tensor, dim: int, largest: bool) -> Tensor:
+    """Neighbours are compared, then those that are left, and so on: the first of them stays the first."""
+    extreme = torch.maximum if largest else torch.minimum
+    while (size := x.shape[dim]) > 1:
+        first, second = x.narrow(dim, 0, size // 2 * 2).unfold(dim, 2, 2).unbind(-1)
+        found = torch.where(first == second, first, extreme(first, second))
+        x = torch.cat([found, x.narrow(dim, size - 1, 1)], dim) if size % 2 else found
+    return x
+
+
+def _with_factors(
+    function: Callable[..., Sequence[Tensor]], after: Callable[[Tensor], Sequence[Tensor]] = lambda a: ()
+) -> Callable[..., Any]:
+    """What is made of a matrix; its factors, which PyTorch's own derivative reads, are none that a program says."""
+
+    def rule(tracer: Tracer, a: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, ...]:
+        with tracer:
+            found, last = function(a, *args, **kwargs), after(a)
+        factors = (
+            tracer.unsaid(shape, "differentiates what it makes of a matrix") for shape in (a.shape, a.shape[:-1])
         )
-    return _reduced(tracer, "amax", x, None, False)
+        return (*found, *factors, *last)
 
-
-def _min(tracer: Tracer, x: Tensor, *dim: Any, **options: Any) -> Traced:
-    return _each(tracer, "neg", _max(tracer, _each(tracer, "neg", x), *dim, **options))
+    return rule
 
 
 RULES: dict[str, Callable[..., Any]] = {
+    "_linalg_det": _with_factors(lambda a: (matrices.determinant(a),)),
+    "_linalg_slogdet": _with_factors(lambda a: matrices.log_determinant(a)),
+    "_linalg_solve_ex": _with_factors(lambda a, *b, **options: (_solve(a, *b, **options),), lambda a: (_no_errors(a),)),
     "_to_copy": _cast,
     "index": _indexed,
     "index_put": _index_put,
@@ -522,13 +729,13 @@ RULES: dict[str, Callable[..., Any]] = {
     "where": _where,
     "masked_fill": _masked_fill,
     "logical_and": _logical("mul"),
-    "bitwise_and": _logical("mul"),
+    "bitwise_and": _bitwise("bitwise_and", "mul"),
     "logical_or": _logical("maximum"),
-    "bitwise_or": _logical("maximum"),
+    "bitwise_or": _bitwise("bitwise_or", "maximum"),
     "logical_xor": _logical("ne"),
-    "bitwise_xor": _logical("ne"),
+    "bitwise_xor": _bitwise("bitwise_xor", "ne"),
     "logical_not": _logical_not,
-    "bitwise_not": _logical_not,
+    "bitwise_not": _bitwise_not,
     "mm": _mm,
     "bmm": _bmm,
     "addmm": _addmm,
@@ -539,8 +746,12 @@ RULES: dict[str, Callable[..., Any]] = {
     "_has_same_storage_numel": lambda tracer, x, y: x.numel() == y.numel(),
     "any": _any,
     "all": _all,
-    "max": _max,
-    "min": _min,
+    "max": _extreme(True),
+    "min": _extreme(False),
+    "bucketize": _bucketized,
+    "searchsorted": _searched,
+    "scatter": _scattered,
+    "scatter_add": _scatter_added,
 }
 """Operations with a rule of their own, which takes the tracer and their arguments."""
 
@@ -711,6 +922,113 @@ def _hardtanh(x: Tensor, low: float = -1, high: float = 1) -> Tensor:
     return torch.where(x >= high, high, torch.where(x <= low, low, x))
 
 
+def _xlogy(x: Any, y: Any) -> Tensor:
+    """By x log(y), and 0 where x is 0 and y has no logarithm; where both are 0, PyTorch's derivative to y is NaN."""
+    x, y = (z if isinstance(z, Tensor) else torch.full((), z, dtype=other.dtype) for z, other in ((x, y), (y, x)))
+    none = (x == 0) & (y <= 0)
+    return torch.where(none, y.abs().sqrt() * 0.0, x * torch.where(none, 1.0, y).log())
+
+
+def _angle(y: Tensor, x: Tensor) -> Tensor:
+    """The angle of (x, y), of which one is not negative: a polynomial (Abramowitz & Stegun, 4.4.47) is within 1e-5.
+
+    The tangent of what is left is known. So the derivative is exact, whatever that of the polynomial. It is no `atan2`,
+    which tells -0 from 0 where it jumps, and there is no instruction that does.
+    """
+    a, b = y.abs(), x.abs()
+    steep = a > b
+    small, large = torch.where(steep, b, a), torch.where(steep, a, b)
+    z = small / torch.where(large == 0, 1.0, large)
+    guess = z * _horner(z.square(), (0.9998660, -0.3302995, 0.1801410, -0.0851330, 0.0208351))
+    guess = torch.where(steep, math.pi / 2 - guess, guess)
+    guess = torch.where(x < 0, math.pi - guess, guess)
+    guess = torch.where(y < 0, -guess, guess)
+    cos, sin = guess.cos(), guess.sin()
+    left = (y * cos - x * sin) / (x * cos + y * sin)
+    return torch.where(left.isnan(), guess, guess + (left - left.square() * left / 3))
+
+
+def _horner(x: Tensor, coefficients: Sequence[float]) -> Tensor:
+    """A polynomial, lowest power first."""
+    value = x * coefficients[-1]
+    for coefficient in coefficients[-2:0:-1]:
+        value = (value + coefficient) * x
+    return value + coefficients[0]
+
+
+def _cosine_of_sine(x: Tensor) -> Tensor:
+    return ((1 - x) * (1 + x)).sqrt()
+
+
+def _odd(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    """A function f(-x) = -f(x), of what it is for x >= 0."""
+
+    def decomposition(x: Tensor) -> Tensor:
+        sign = torch.where(x < 0, -torch.ones_like(x), torch.ones_like(x))
+        return sign * function(sign * x)
+
+    return decomposition
+
+
+def _hypot(x: Tensor, y: Tensor) -> Tensor:
+    """Scaled by a power of 2 where squares would leave the range of numbers."""
+    largest, info = torch.maximum(x.abs(), y.abs()), torch.finfo(x.dtype)
+    shift = 2.0 ** (round(math.log2(info.max)) // 2 + 4)
+    one = torch.ones_like(largest)
+    scale = torch.where(largest > shift / 64, one / shift, torch.where(largest < 64 / shift, one * shift, one))
+    return ((x * scale).square() + (y * scale).square()).sqrt() / scale
+
+
+def _sinc(x: Tensor) -> Tensor:
+    """A series near 0, where the derivative of a quotient would be little but rounding."""
+    angle = x * math.pi
+    near = angle.abs() < 0.5
+    series = _horner(torch.where(near, angle, 0.0).square(), [(-1) ** n / math.factorial(2 * n + 1) for n in range(8)])
+    far = torch.where(near, 1.0, angle)
+    return torch.where(near, series, far.sin() / far)
+
+
+def _nan_to_num(
+    x: Tensor, nan: float | None = None, posinf: float | None = None, neginf: float | None = None
+) -> Tensor:
+    info = torch.finfo(x.dtype)
+    x = torch.where(x.isnan(), 0.0 if nan is None else nan, x)
+    x = torch.where(x == math.inf, info.max if posinf is None else posinf, x)
+    return torch.where(x == -math.inf, info.min if neginf is None else neginf, x)
+
+
+def _cumprod(x: Tensor, dim: int, *, dtype: torch.dtype | None = None) -> Tensor:
+    first, *others = x.unbind(dim)
+    if len(others) >= 64:
+        raise Untraceable(f"the field multiplies {len(others) + 1} numbers (cumprod); the native engine takes up to 64")
+    return torch.stack(list(itertools.accumulate(others, torch.mul, initial=first)), dim)
+
+
+def _inverse(a: Tensor) -> Tensor:
+    return matrices.solved(a, torch.eye(a.shape[-1], dtype=a.dtype, device=a.device), shared=False)
+
+
+def _solve(a: Tensor, b: Tensor, *, left: bool = True, check_errors: bool = False) -> Tensor:
+    vector = b.ndim == 1 or (a.ndim - 1 == b.ndim and b.shape == a.shape[:-1])
+    b = b.unsqueeze(-1) if vector else b
+    found = matrices.solved(*((a, b) if left else (a.mT, b.mT)), shared=not is_batched(a))
+    return found.squeeze(-1) if vector else found if left else found.mT
+
+
+def _no_errors(a: Tensor) -> Tensor:
+    """A matrix without an inverse gives infinite numbers, and the solve fails."""
+    return torch.zeros(a.shape[:-2], dtype=torch.int32, device="cpu")
+
+
+def _triangular(a: Tensor, b: Tensor, *, upper: bool, left: bool = True, unitriangular: bool = False) -> Tensor:
+    if not left:
+        return _triangular(a.mT, b.mT, upper=not upper, unitriangular=unitriangular).mT
+    if not is_batched(a):
+        eye = torch.eye(a.shape[-1], dtype=a.dtype, device=a.device)
+        return torch.linalg.solve_triangular(a, eye, upper=upper, unitriangular=unitriangular) @ b
+    return matrices.solved_triangular(a, b, upper=upper, unit=unitriangular)
+
+
 def _logsigmoid(x: Tensor) -> tuple[Tensor, Tensor]:
     out = torch.minimum(x, torch.zeros_like(x)) - (-x.abs()).exp().log1p()
     return out, out
@@ -725,21 +1043,34 @@ DECOMPOSED: dict[str, Callable[..., Any]] = {
     "_prelu_kernel": lambda x, weight: torch.where(x > 0, x, x * weight),
     "_softmax": _softmax,
     "_trilinear": _trilinear,
+    "acos": lambda x: _angle(_cosine_of_sine(x), x),
+    "acosh": lambda x: (x - 1 + (x - 1).sqrt() * (x + 1).sqrt()).log1p(),
+    "asin": lambda x: _angle(x, _cosine_of_sine(x)),
+    "asinh": _odd(lambda x: (x + x.square() / (1 + (x.square() + 1).sqrt())).log1p()),
+    "atan": lambda x: _angle(x, torch.ones_like(x)),
+    "atanh": _odd(lambda x: (2 * x / (1 - x)).log1p() / 2),
     "addcdiv": lambda x, a, b, value=1: x + value * (a / b),
     "addcmul": lambda x, a, b, value=1: x + value * (a * b),
     "addmv": lambda x, a, b, beta=1, alpha=1: beta * x + alpha * (a @ b),
     "amin": _amin,
     "celu": lambda x, alpha=1: torch.ops.aten.elu(x, alpha, 1, 1 / alpha),
     "cosh": lambda x: (x.exp() + (-x).exp()) / 2,
+    "cumprod": _cumprod,
     "cumsum": _cumsum,
     "dot": lambda x, y: (x * y).sum(),
     "exp2": lambda x: (x * math.log(2)).exp(),
+    "fmax": lambda x, y: torch.where((x >= y) | y.isnan(), x, y),
+    "fmin": lambda x, y: torch.where((x <= y) | y.isnan(), x, y),
     "glu": lambda x, dim=-1: x.chunk(2, dim)[0] * x.chunk(2, dim)[1].sigmoid(),
     "hardshrink": lambda x, lambd=0.5: torch.where((x >= -lambd) & (x <= lambd), 0.0, x),
     "hardsigmoid": lambda x: torch.where(x <= -3, 0.0, torch.where(x >= 3, 1.0, x / 6 + 0.5)),
     "hardswish": lambda x: torch.where(x <= -3, 0.0, torch.where(x >= 3, x, x * (x + 3) / 6)),
     "hardtanh": _hardtanh,
+    "hypot": _hypot,
+    "isnan": lambda x: x != x,
     "lerp": lambda x, y, weight: x + weight * (y - x),
+    "linalg_inv_ex": lambda a, check_errors=False: (_inverse(a), _no_errors(a)),
+    "linalg_solve_triangular": _triangular,
     "linalg_vector_norm": _norm,
     "log10": lambda x: x.log() / math.log(10),
     "log2": lambda x: x.log() / math.log(2),
@@ -747,22 +1078,26 @@ DECOMPOSED: dict[str, Callable[..., Any]] = {
     "logsumexp": _logsumexp,
     "mean": _mean,
     "mish": lambda x: x * torch.tanh(torch.nn.functional.softplus(x)),
+    "nan_to_num": _nan_to_num,
     "native_batch_norm": _batch_norm,
     "native_group_norm": _group_norm,
     "native_layer_norm": _layer_norm,
     "prod": _prod,
     "sgn": torch.sign,
     "sigmoid_backward": lambda gradient, out: gradient * (out * (1 - out)),
+    "sinc": _sinc,
     "sinh": lambda x: (x.expm1() - (-x).expm1()) / 2,
-    "softshrink": lambda x, lambd=0.5: torch.where(x > lambd, x - lambd, torch.where(x < -lambd, x + lambd, 0.0)),
+    "softshrink": lambda x, lambd=0.5: torch.where(x > lambd, x - lambd, torch.where(x < -lambd, x + lambd, x * 0.0)),
     "std": _std,
     "tanh_backward": lambda gradient, out: gradient * (1 - out.square()),
     "tan": lambda x: x.sin() / x.cos(),
     "threshold_backward": lambda gradient, x, threshold: torch.where(x <= threshold, 0.0, gradient),
+    "special_entr": lambda x: -torch.xlogy(x, x),
     "threshold": lambda x, threshold, value: torch.where(x <= threshold, value, x),
     "tril": _triangle(True),
     "triu": _triangle(False),
     "var": _var,
     "var_mean": _var_mean,
+    "xlogy": _xlogy,
 }
 """Operations that are others together."""

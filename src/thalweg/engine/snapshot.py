@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import random
+import sys
 import types
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 
@@ -84,6 +87,28 @@ class Snapshot:
             if function.cache_info().misses != misses:
                 function.cache_clear()
                 self._caches[i] = (function, 0)
+
+
+@contextmanager
+def dice_kept() -> Iterator[Callable[[], bool]]:
+    """Put back the random numbers of Python and of NumPy; what it gives says afterwards whether some were drawn."""
+    numpy = sys.modules.get("numpy.random")  # not imported for this
+    before, thrown = _dice(numpy), False
+    try:
+        yield lambda: thrown
+    finally:
+        thrown = _dice(numpy) != before
+        random.setstate(before[0])
+        if numpy is not None:
+            numpy.set_state(before[1])
+
+
+def _dice(numpy: Any) -> tuple[Any, Any]:
+    """Where they stand."""
+    if numpy is None:
+        return random.getstate(), None
+    kind, keys, *rest = numpy.get_state()
+    return random.getstate(), (kind, keys.tolist(), *rest)
 
 
 def _differ(found: Any, then: dict[Any, Any]) -> bool:

@@ -27,6 +27,7 @@ from .guards import Guards, guards_of
 from .program import STATE, TIME, Program
 from .prologue import Prologue
 from .reference import evaluate
+from .snapshot import dice_kept
 
 _PRIMES = (13, 17, 19, 23, 29, 31, 37, 41, 43, 47, 53, 59, 61, 67, 71, 73, 79, 83, 89, 97, 101, 103, 107, 109, 113)
 """How many samples a field may be traced with: a size that is no multiple of it is none of the batch."""
@@ -150,7 +151,7 @@ def trace_under(
 ) -> Trace:
     """As `trace`, with what the field holds looked up before."""
     try:
-        with torch.inference_mode(False):
+        with torch.inference_mode(False), dice_kept() as drawn:
             found = _attempted(guards, fun, t, y0, args, by_row)
     except Untraceable as error:
         changed = isinstance(error, KeepsTensor) and not guards.hold()
@@ -161,6 +162,8 @@ def trace_under(
     if not guards.hold():
         guards.before.restore()
         raise Untraceable(_CHANGES)
+    if drawn():
+        raise Untraceable("the field draws random numbers (random or numpy.random)")
     return found
 
 
@@ -222,13 +225,24 @@ def _compare(found: Trace, fun: Callable[..., Any], t: Tensor, y0: Any, args: tu
     t = t.reshape(-1, *_time_shape(layout)) if by_row else t.reshape(())
     expected = _called(fun, t, y, layout, args).detach()
     with torch.no_grad():
-        got = evaluate(found.program, found.inputs(t, y, args), found.shared(args)).reshape(y.shape)
-    tolerance = 1e-3 if y.dtype == torch.float32 else 1e-8
-    size = expected.abs().nan_to_num(0, 0, 0).max().item()
-    if not torch.allclose(got, expected, rtol=tolerance, atol=tolerance * size, equal_nan=True):
+        inputs, shared = found.inputs(t, y, args), found.shared(args)
+        got = evaluate(found.program, inputs, shared)
+        wide = evaluate(found.program, [x.double() for x in inputs], [x.double() for x in shared])
+    tolerance = 1e-5 if y.dtype == torch.float32 else 1e-8
+    size, rounding = (_largest(x) for x in (expected, got - wide))
+    allowed = tolerance * size + _ROUNDINGS * rounding
+    if not torch.allclose(got.reshape(y.shape), expected, rtol=tolerance, atol=allowed, equal_nan=True):
         raise Untraceable(
             "the field depends on what cannot be seen, such as the number of samples or values taken out of PyTorch"
         )
+
+
+_ROUNDINGS = 30
+"""How many times the error that rounding makes in a program it may make in the field."""
+
+
+def _largest(x: Tensor) -> float:
+    return x.abs().nan_to_num(0, 0, 0).max().item()
 
 
 def _traced(
@@ -250,16 +264,21 @@ def _traced(
     builder = Builder(samples, y.dtype, [1, shape.numel(), *(x.numel() for x in own)])
     tracer = Tracer(builder)
 
+    # all may need a gradient in a solve, and a field may ask whether they do, to hang a hook on them
+
     def given(number: int, shape: Sequence[int], *, uniform: bool = False) -> Tensor:
         codes = torch.from_numpy(builder.input_codes(number, shape, uniform=uniform))
-        return tracer.traced(codes if rows else codes[0])
+        return tracer.traced(codes if rows else codes[0]).requires_grad_()
 
     def argument(leaf: int, x: Any) -> Any:
         if leaf in batched:
             if x.dtype != y.dtype:
                 raise Untraceable(f"an argument of each sample has dtype {x.dtype}, but y has dtype {y.dtype}")
             return given(STATE + 1 + batched.index(leaf), x.shape[1:])
-        return tracer.shared(tracer.prologue.argument(leaf, x)) if isinstance(x, Tensor) else x
+        if not isinstance(x, Tensor):
+            return x
+        shared = tracer.shared(tracer.prologue.argument(leaf, x))
+        return shared.requires_grad_() if x.is_floating_point() else shared
 
     def watched(layout: Layout) -> Tensor:
         """The codes of what the field returns; what it was given and made is gone then."""
@@ -270,6 +289,8 @@ def _traced(
             out = _called(fun, time, state, layout, pytree.tree_unflatten(arguments, spec))
         if not isinstance(out, Tensor) or out.dtype != y.dtype or out.shape != (samples, *shape)[int(not rows) :]:
             raise Untraceable("the field does not return a tensor of the shape and dtype of y")
+        if getattr(out, "cut", False):
+            raise Untraceable("the field cuts its own gradient (detach)")
         tracer.refuse_own_functions(out)
         return tracer.codes(out).reshape(samples, -1)
 

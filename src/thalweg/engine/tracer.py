@@ -24,13 +24,14 @@ from .builder import Builder, KeepsTensor, Untraceable
 from .prologue import Slot
 
 _CUTS: dict[Any, str] = {
-    Tensor.detach: "detach",
     Tensor.detach_: "detach_",
-    torch.detach: "detach",
     Tensor.data.__get__: "data",  # type: ignore[attr-defined]
     Tensor.backward: "backward",
 }
 """What keeps a gradient from the state, as PyTorch names it to `__torch_function__`."""
+
+_DETACH = {Tensor.detach, torch.detach}
+"""What does so for what it gives, which may serve where there is no gradient anyway."""
 
 _HOOKS = {Tensor.register_hook, Tensor.register_post_accumulate_grad_hook}
 """What hangs a person's function on the way back of a tensor."""
@@ -49,6 +50,8 @@ class Traced(Tensor):
 
     codes: Tensor | None
     slot: int | None
+    cut: bool = False
+    """Whether no gradient may pass, though it depends on the sample: it serves to compare, and to look up places."""
 
     @staticmethod
     def of(like: Tensor, dtype: torch.dtype, *, codes: Tensor | None = None, slot: int | None = None) -> Traced:
@@ -67,7 +70,10 @@ class Traced(Tensor):
         if func in _CUTS and any(isinstance(x, Traced) and x.codes is not None for x in args):
             raise Untraceable(f"the field cuts its own gradient ({_CUTS[func]})")
         with torch._C.DisableTorchFunctionSubclass():
-            return func(*args, **(kwargs or {}))
+            found = func(*args, **(kwargs or {}))
+        if func in _DETACH and found.codes is not None:
+            found.cut = True
+        return found
 
     @classmethod
     def __torch_dispatch__(  # type: ignore[override]
@@ -96,16 +102,25 @@ class _Reads(TorchFunctionMode):
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        """One call of a function or method of PyTorch."""
+        """One call of a function or method of PyTorch; a refusal holds, also where the field catches the error."""
+        try:
+            return self._called(func, args, kwargs or {})
+        except Untraceable as error:
+            self.tracer.refusal = error
+            raise
+
+    def _called(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if func in _HOOKS:
             raise Untraceable("the field hangs a hook on a tensor")
+        if func in _DETACH and torch._C._functorch.is_functorch_wrapped_tensor(args[0]):
+            raise Untraceable("the field cuts its own gradient (detach within a transform)")
         if func == _FLAG and not isinstance(args[0], Traced):
             self.tracer.flagged[id(args[0])] = args[0]
         if func not in _READS or isinstance(args[0], Traced):
-            return func(*args, **(kwargs or {}))
+            return func(*args, **kwargs)
         self.tracer.known(args[0], f"reads numbers of a tensor ({_READS[func]})")
         with _disable_current_modes():
-            return func(*args, **(kwargs or {}))
+            return func(*args, **kwargs)
 
 
 class Tracer(TorchDispatchMode):
@@ -123,6 +138,7 @@ class Tracer(TorchDispatchMode):
         self.dtype = builder.dtype
         self.baked: dict[int, Tensor] = {}  # whose numbers are part of the program
         self.flagged: dict[int, Tensor] = {}  # where it matters whether they need a gradient
+        self.refusal: Untraceable | None = None
         self._made: list[weakref.ref[Traced]] = []
 
     @contextmanager
@@ -130,6 +146,8 @@ class Tracer(TorchDispatchMode):
         """While the field is called."""
         with _Reads(self), self:
             yield
+        if self.refusal is not None:
+            raise self.refusal
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -158,7 +176,8 @@ class Tracer(TorchDispatchMode):
 
     def _before_the_solve(self, func: Any, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """An operation on what is shared: the prologue's."""
-        written = [x for x, spec in zip(args, func._schema.arguments, strict=False) if _is_written(spec)]
+        given = {**dict(zip((spec.name for spec in func._schema.arguments), args, strict=False)), **kwargs}
+        written = [given[spec.name] for spec in func._schema.arguments if _is_written(spec)]
         if func._schema.is_mutable and not all(self._own(x) for x in written):
             raise Untraceable(f"the field writes into a tensor that it holds ({name})")
         self._all_known(_deciding_size(func, name, args), f"makes a tensor whose size depends on numbers ({name})")
@@ -219,6 +238,10 @@ class Tracer(TorchDispatchMode):
         """Codes as the field sees them."""
         return self._noted(Traced.of(codes, dtype or self.dtype, codes=codes))
 
+    def unsaid(self, shape: Sequence[int], why: str) -> Traced:
+        """Whole numbers that no program can say; only a field that makes use of them is refused, and told why."""
+        return self.traced(torch.from_numpy(self.builder.unsaid(shape, why)), torch.int64)
+
     def _noted(self, made: Traced) -> Traced:
         self._made.append(weakref.ref(made))
         return made
@@ -253,7 +276,7 @@ class Tracer(TorchDispatchMode):
         They become part of the program: it holds as long as the tensors that they come from have the same.
         """
         if isinstance(x, Traced) and x.codes is not None:
-            raise Untraceable(f"the field {why} that depends on the state, the time or its arguments")
+            return self._known_codes(x, why)
         slot = self.slot(x)
         roots = self.prologue.roots(slot)
         if roots is None:
@@ -261,6 +284,14 @@ class Tracer(TorchDispatchMode):
         for root in roots:
             self.baked[id(root)] = root
         return self.prologue.values[slot]
+
+    def _known_codes(self, x: Traced, why: str) -> Tensor:
+        """The values of what has a row for each sample, where these are taken from what is shared alone."""
+        assert x.codes is not None
+        slot = self.builder.picked(x.codes.numpy())
+        if slot is None:
+            raise Untraceable(f"the field {why} that depends on the state, the time or its arguments")
+        return self.known(self.shared(slot), why).to(x.dtype).reshape(x.shape)
 
 
 def _deciding_size(func: Any, name: str, args: tuple[Any, ...]) -> Any:

@@ -98,9 +98,10 @@ def dice_kept() -> Iterator[Callable[[], bool]]:
         yield lambda: thrown
     finally:
         thrown = _dice(numpy) != before
-        random.setstate(before[0])
-        if numpy is not None:
-            numpy.set_state(before[1])
+        if thrown:  # which another thread may have done, whose numbers are not to come twice for nothing
+            random.setstate(before[0])
+            if numpy is not None:
+                numpy.set_state(before[1])
 
 
 def _dice(numpy: Any) -> tuple[Any, Any]:

@@ -24,17 +24,27 @@ def no_times(times: Tensor | Sequence[float]) -> bool:
     return isinstance(times, tuple) and not times
 
 
-def stop_times(name: str, times: Tensor | Sequence[float]) -> list[float]:
-    """Times that no step crosses."""
+def stop_times(name: str, times: Tensor | Sequence[float], rows: int | None, device: torch.device) -> Tensor | None:
+    """Times that no step crosses, (K,), or (K, batch) with NaN for those that a row lacks; None if there are none."""
     if no_times(times):
-        return []
+        return None
     try:
-        values = torch.as_tensor(times, dtype=torch.float64, device="cpu").detach()
+        dtype, home = (torch.float64, "cpu") if rows is None else (wide_dtype(device), device)
+        values = torch.as_tensor(times, dtype=dtype, device=home).detach()
     except (TypeError, ValueError, RuntimeError):
         raise ValueError(f"{name} must be real numbers, got {times!r}") from None
-    if values.ndim != 1 or not bool(torch.isfinite(values).all()):
-        raise ValueError(f"{name} must be finite times of shape (K,), got {times!r}")
-    return values.tolist()
+    shape = tuple(values.shape)
+    if values.ndim != 1 and (rows is None or values.ndim != 2 or shape[1] != rows):
+        expected = "(K,)" if rows is None else f"(K,) or (K, {rows})"
+        hint = "; times of their own for each row need batching='per_sample'" if rows is None else ""
+        raise ValueError(f"{name} must be finite times of shape {expected}, got shape {shape}{hint}")
+    known = torch.isfinite(values) if values.ndim == 1 else ~torch.isinf(values)
+    if not bool(known.all()):
+        lacking = "" if rows is None else ", (K, batch) with NaN for those that a row lacks"
+        raise ValueError(f"{name} must be finite times{lacking}, got {times!r}")
+    if values.numel() == 0:
+        return None
+    return values if rows is None or values.ndim == 2 else values.unsqueeze(1).expand(-1, rows)
 
 
 def one_of(name: str, value: str, choices: Sequence[str]) -> str:

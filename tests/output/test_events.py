@@ -243,6 +243,13 @@ class TestGrazingAndTogether:
             assert [len(t) for t in sol.t_events] == [1, 1]
             assert sol.ys[-1].item() == expected
 
+    def test_an_event_that_only_looks_on_is_met_once_where_another_changes_the_state(self):
+        """The change leaves both at zero, to the last digits of any sign."""
+        y0 = torch.randn(50, 2, dtype=F64, generator=torch.Generator().manual_seed(0))
+        events = [Event(second, apply=lambda t, y: 0.9 * y), Event(second)]
+        sol = solve_ivp(circle, (0.0, 6.0), y0, events=events, batching="per_sample", rtol=1e-6)
+        torch.testing.assert_close(sol.t_events[0], sol.t_events[1], equal_nan=True, rtol=0, atol=0)
+
     def test_a_terminal_event_at_the_time_of_another_ends_the_solve_before_that_one_applies(self):
         events = [Event(clock(0.3), apply=lambda t, y: y + 1), Event(clock(0.3), terminal=True)]
         sol = solve_ivp(lambda t, y: 0 * y, (0.0, 1.0), tensor([2.0]), events=events)
@@ -553,6 +560,7 @@ def test_a_row_among_others_is_the_row_alone():
         alone = solve([row])
         assert together.status[row] == alone.status[0]
         assert together.stats.n_steps[row] == alone.stats.n_steps[0]
+        assert together.stats.nfev[row] == alone.stats.nfev[0]
         torch.testing.assert_close(together.ys[:, row], alone.ys[:, 0], rtol=1e-11, atol=1e-11, equal_nan=True)
         for t, y, t_alone, y_alone in zip(
             together.t_events, together.y_events, alone.t_events, alone.y_events, strict=True

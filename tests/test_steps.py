@@ -392,6 +392,21 @@ class TestBounds:
         with pytest.raises(SolveError, match="NaN"):
             solve_ivp(fun, (0, 1), torch.ones(2, 1), min_step=0.01, batching=batching)
 
+    @pytest.mark.parametrize(
+        ("name", "value"),
+        [
+            ("step_size", math.inf),
+            ("first_step", math.inf),
+            ("max_step", NAN),
+            ("min_step", "small"),
+            ("max_steps", True),
+            ("callback", 3),
+        ],
+    )
+    def test_what_is_no_bound_is_refused_by_its_name(self, name, value):
+        with pytest.raises(ValueError, match=f"^{name} must "):
+            solve_ivp(oscillate, (0, 1), start(), **{name: value})
+
     def test_it_must_not_exceed_max_step(self):
         with pytest.raises(ValueError, match="min_step must lie between"):
             solve_ivp(oscillate, (0, 1), start(), min_step=0.2, max_step=0.1)

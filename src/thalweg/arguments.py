@@ -87,8 +87,8 @@ def check_jacobian(jac: Any, sparsity: Sparsity | None, method: str, implicit: b
 
 
 def positive(name: str, value: float) -> float:
-    """The value as a float, which must be above 0."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
+    """The value as a float, which must be above 0, and finite."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
         raise ValueError(f"{name} must be a positive number, got {value!r}")
     return float(value)
 

@@ -389,13 +389,17 @@ class _Choice:
                 )
             y0, tolerance = back.join(y0, y0), back.tolerance(tolerance)
         control, first = _control(method, self.controller, self.step_size, self.first_step)
-        positive("max_step", self.max_step)
-        if not (isinstance(self.max_steps, int) and self.max_steps > 0):
+        if self.max_step != math.inf:
+            positive("max_step", self.max_step)
+        if isinstance(self.max_steps, bool) or not (isinstance(self.max_steps, int) and self.max_steps > 0):
             raise ValueError(f"max_steps must be a positive integer, got {self.max_steps!r}")
-        if isinstance(self.min_step, bool) or not 0 <= self.min_step <= self.max_step:
+        number = isinstance(self.min_step, int | float) and not isinstance(self.min_step, bool)
+        if not (number and 0 <= self.min_step <= self.max_step):
             raise ValueError(f"min_step must lie between 0 and max_step, {self.max_step}, got {self.min_step!r}")
         if units.by_row and self.norm is not None:
             raise ValueError("norm is one for all rows of y0 and needs batching='joint'")
+        if not (self.callback is None or callable(self.callback)):
+            raise ValueError(f"callback must be callable as callback(step), got {type(self.callback).__name__}")
         rows = y0.shape[0] if units.by_row else None
         stops = Stops.of(*(stop_times(name, getattr(self, name), rows, y0.device) for name in ("step_ts", "jump_ts")))
         wide = wide_dtype(y0.device)

@@ -243,6 +243,16 @@ class TestGrazingAndTogether:
             assert [len(t) for t in sol.t_events] == [1, 1]
             assert sol.ys[-1].item() == expected
 
+    @pytest.mark.parametrize("batching", BATCHINGS)
+    @pytest.mark.parametrize("direction", [1, -1])
+    def test_a_zero_where_the_field_jumps_is_left_as_the_solve_goes_on(self, direction, batching):
+        """At the jump itself the field still has its value of before, by which y would leave zero the other way."""
+        fun = lambda t, y: torch.where(direction * (t - 0.5) > 0, -direction, direction) + 0 * y  # noqa: E731
+        events = [Event(first, direction=1), Event(first, direction=-1)]
+        y0 = tensor([0.0]) if batching == "joint" else tensor([[0.0], [0.0]])
+        sol = solve_ivp(fun, (0.5, 0.5 + direction), y0, events=events, jump_ts=[0.5], batching=batching)
+        assert [t.flatten().tolist() for t in sol.t_events] == [[], [0.5] * len(y0)]
+
     def test_an_event_that_only_looks_on_is_met_once_where_another_changes_the_state(self):
         """The change leaves both at zero, to the last digits of any sign."""
         y0 = torch.randn(50, 2, dtype=F64, generator=torch.Generator().manual_seed(0))
@@ -645,8 +655,12 @@ def test_dense_output_is_each_segments_own(batching, gradient):
 def test_dense_output_ends_with_a_terminal_event():
     sol = solve_ivp(circle, (0.0, 5.0), tensor([1.0, 0.0]), events=Event(first, terminal=True), dense_output=True)
     assert sol.sol.ts[-1] == sol.t_events[0][0]
-    with pytest.raises(ValueError, match="between the ends"):
+    with pytest.raises(ValueError, match=r"between the ends of the solution, 0 and 1\.57\d*, got 2"):
         sol(2.0)
+    rows = {"events": Event(clock(tensor([9.0, 2.0])), terminal=True), "batching": "per_sample"}
+    sol = solve_ivp(circle, (0.0, 5.0), torch.ones(2, 2, dtype=F64), dense_output=True, **rows)
+    with pytest.raises(ValueError, match="between the ends of the solution, 0 and 2 in row 1, got 3"):
+        sol(3.0)
 
 
 # ---------------------------------------------------------------------------------------------- failures

@@ -68,7 +68,7 @@ class _Solve:
         self.times: GraphTimes = request.times
         t0, t1 = self.times.t0.detach(), self.times.t1.detach()
         self.direction = torch.sign(t1 - t0)
-        self.functions = EventFunctions(events, request.field, t0.shape)
+        self.functions = EventFunctions(events, request.field, self.direction)
         with torch.no_grad():
             self.watch = EventWatch(self.functions, t0, request.y0.detach(), self.direction)
         self.found: list[list[Found]] = [[] for _ in events]

@@ -102,10 +102,20 @@ def as_events(events: Any) -> tuple[Event, ...]:
 
 
 class EventFunctions:
-    """The user's event functions, on packed states and with checks of what they return."""
+    """The user's event functions, on packed states and with checks of what they return.
 
-    def __init__(self, events: tuple[Event, ...], field: Field, units: torch.Size) -> None:
-        self.events, self._field, self._units = events, field, units
+    Parameters
+    ----------
+    events : tuple of Event
+        What they are those of.
+    field : Field
+        The field of the solve.
+    direction : Tensor (U)
+        The direction of time: 1 or -1.
+    """
+
+    def __init__(self, events: tuple[Event, ...], field: Field, direction: Tensor) -> None:
+        self.events, self._field, self._direction, self._units = events, field, direction, direction.shape
 
     def value(self, i: int, t: Tensor, y: Tensor) -> Tensor:
         """The value of event i (U), as wide as times are."""
@@ -124,8 +134,8 @@ class EventFunctions:
         return len(self._field.parts)
 
     def slope(self, t: Tensor, y: Tensor) -> Tensor:
-        """The field there."""
-        return self._field(self._clock(t, y), y)
+        """The field there, where it jumps as the solve goes on."""
+        return self._field(time_of(self._field, t, y.device, self._direction), y)
 
     def rate(self, i: int, t: Tensor, y: Tensor, slope: Tensor) -> Tensor:
         """dg/dt of event i along a solution of that slope (U), part of no graph; 0 where it has no derivative."""

@@ -223,6 +223,19 @@ class TestStops:
         with pytest.raises(ValueError, match=f"step_ts {message}"):
             solve_ivp(oscillate, (0, 1), start(), step_ts=stops)
 
+    def test_a_gradient_to_the_time_of_a_jump_is_refused_and_an_event_has_it(self):
+        """dy/dt = 1 before tau, and 2 after it."""
+        tau = torch.tensor([0.4], dtype=torch.float64, requires_grad=True)
+        y0 = torch.tensor([0.0, 1.0], dtype=torch.float64)
+        with pytest.raises(ValueError, match=r"jump_ts needs a gradient.*jump_ts.detach\(\).*an event"):
+            solve_ivp(lambda t, y: torch.where(t < tau, 1.0, 2.0) + 0 * y, (0, 1), y0, jump_ts=tau)
+        with torch.no_grad():
+            assert solve_ivp(lambda t, y: torch.where(t < tau, 1.0, 2.0) + 0 * y, (0, 1), y0, jump_ts=tau).success
+        change = Event(lambda t, y: t - tau, apply=lambda t, y: y + torch.tensor([0.0, 1.0]))
+        sol = solve_ivp(lambda t, y: torch.stack([y[1], 0 * y[1]]), (0, 1), y0, events=change)
+        torch.testing.assert_close(sol.ys[-1, 0], 2 - tau[0])
+        assert torch.autograd.grad(sol.ys[-1, 0], tau)[0].item() == pytest.approx(-1)
+
 
 class TestStopsOfRows:
     """dy/dt = -k y before a row's jump and k² y after it; two rows have none in the span, one has two stops more."""

@@ -28,6 +28,12 @@ def stop_times(name: str, times: Tensor | Sequence[float], rows: int | None, dev
     """Times that no step crosses, (K,), or (K, batch) with NaN for those that a row lacks; None if there are none."""
     if no_times(times):
         return None
+    if name == "jump_ts" and isinstance(times, Tensor) and times.requires_grad and torch.is_grad_enabled():
+        raise ValueError(
+            "jump_ts needs a gradient, and none reaches the times at which a field jumps: give jump_ts.detach() where "
+            "none is wanted or the field is continuous there; where the time is learnt, let an event at that time "
+            "change a state which the field depends on (thalweg.Event, apply)"
+        )
     try:
         dtype, home = (torch.float64, "cpu") if rows is None else (wide_dtype(device), device)
         values = torch.as_tensor(times, dtype=dtype, device=home).detach()

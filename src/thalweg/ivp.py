@@ -147,9 +147,9 @@ def solve_ivp(
     step_ts, jump_ts : Tensor (K,) or sequence of float, or (K, batch) per sample
         Times that no step crosses, in any order, such as those of kinks in the field; an implicit method makes its
         Jacobian anew there. At those of jump_ts the field jumps: a step that ends there evaluates it just before, the
-        next one just after. Rows with times of their own have NaN for those that they lack, and stop at no
-        neighbour's. To step on a grid, give its times as step_ts, and a step_size that is no smaller than any of its
-        intervals.
+        next one just after; no gradient reaches these times. Rows with times of their own have NaN for those that they
+        lack, and stop at no neighbour's. To step on a grid, give its times as step_ts, and a step_size that is no
+        smaller than any of its intervals.
     max_steps : int
         The number of steps, rejected ones too, after which a solve fails; with events that change the state, after
         which it does not begin again.

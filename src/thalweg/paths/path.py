@@ -143,11 +143,11 @@ class Path(nn.Module, ABC):
     def kinks(self) -> Tensor:
         """The knots, (T,) or (T, batch), where the path is less smooth than elsewhere; NaN behind a row's last.
 
-        They are what `thalweg.solve_ivp` takes as `jump_ts`.
+        They are what `thalweg.solve_ivp` takes as `jump_ts`, but where they need a gradient: none reaches the times at
+        which a field jumps.
         """
         pieces = self._pieces()
-        ts = pieces.ts.detach()
-        return torch.where(ts <= pieces.bounds[1], ts, torch.nan)
+        return torch.where(pieces.ts <= pieces.bounds[1], pieces.ts, torch.nan)
 
     @property
     def t_span(self) -> tuple[Tensor, Tensor]:

@@ -313,6 +313,7 @@ def test_a_state_of_many_parts(method, device, elsewhere):
         {"controller": "gustafsson"},
         {"callback": lambda step: None, "progress": True},
         {"batching": "per_sample", "first_step": 0.01, "controller": "pi", "step_ts": [0.5]},
+        {"batching": "per_sample", "jump_ts": torch.tensor([[0.2, 0.5, torch.nan, 0.7]], dtype=F64, device="cpu")},
         {"batching": "per_sample", "shrink": True, "gradient": "checkpointed"},
     ],
     ids=lambda options: " ".join(options),

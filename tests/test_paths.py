@@ -495,6 +495,37 @@ class TestSolves:
         for found, expected in zip(both(solved), both(lambda path: path(times) - path(ts[0])), strict=True):
             assert_close(found, expected, 1e-9)
 
+    @pytest.mark.parametrize("gradient", thalweg.gradients.GRADIENTS)
+    def test_so_they_are_where_each_row_has_knots_of_its_own(self, gradient):
+        """By fewer steps than all rows have knots."""
+        ts = ascending(6, 4) * torch.tensor([1.0, 0.7, 1.3, 0.9], dtype=F64)
+        ts[4:, 1] = ts[5:, 3] = NAN
+        xs, weights = randn(6, 4, 2), randn(2, 4, 2, seed=1)
+        xs[2, 0, 1] = NAN
+
+        def both(ys_of):
+            data = xs.clone().requires_grad_()
+            ys = ys_of(LinearPath(ts, data))
+            return ys.detach(), *torch.autograd.grad((ys * weights).sum(), data)
+
+        def times_of(path):
+            t0, t1 = path.t_span
+            return torch.stack([torch.lerp(t0, t1, 0.4), t1])
+
+        def solved(path):
+            y0, options = torch.zeros(4, 2, dtype=F64), {"gradient": gradient, "batching": "per_sample"}
+            sol = solve_ivp(
+                lambda t, y: path.derivative(t), path.t_span, y0, t_eval=times_of(path), jump_ts=path.kinks, **options
+            )
+            assert (sol.stats.n_steps < 20).all()
+            return sol.ys
+
+        def exact(path):
+            return torch.stack([path(t.unsqueeze(1)) for t in times_of(path)]) - path(path.t_span[0].unsqueeze(1))
+
+        for found, expected in zip(both(solved), both(exact), strict=True):
+            assert_close(found, expected, 1e-9)
+
 
 class TestModule:
     @pytest.mark.parametrize("kind", KINDS)

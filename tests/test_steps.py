@@ -9,8 +9,9 @@ import torch
 
 from gradient_checks import give_room
 from thalweg import Adjoint, Checkpointed, Event, SolveError, Status, solve_ivp
-from thalweg.methods import methods
+from thalweg.methods import as_method, methods
 
+NAN = math.nan
 GRADIENTS = ["direct", "checkpointed", "adjoint", "interpolating"]
 
 
@@ -207,14 +208,173 @@ class TestStops:
         (found,) = torch.autograd.grad(sol.ys[-1, 1], k)
         assert found.item() == pytest.approx(1 / 0.8**2, rel=1e-9)
 
-    def test_jumps_are_of_the_whole_batch(self):
-        with pytest.raises(ValueError, match="jump_ts is one for all rows"):
-            solve_ivp(oscillate, (0, 1), torch.ones(2, 2), batching="per_sample", jump_ts=[0.5])
-
-    @pytest.mark.parametrize("stops", ["soon", [math.nan], [[0.5]]])
-    def test_what_is_no_time_is_refused(self, stops):
-        with pytest.raises(ValueError, match="step_ts must be"):
+    @pytest.mark.parametrize(
+        ("stops", "message"),
+        [
+            ("soon", "must be real"),
+            ([NAN], "must be finite"),
+            (
+                [[0.5], [0.7]],
+                r"must be .* shape \(K,\), got shape \(2, 1\); times of their own .* batching='per_sample'",
+            ),
+        ],
+    )
+    def test_what_is_no_time_is_refused(self, stops, message):
+        with pytest.raises(ValueError, match=f"step_ts {message}"):
             solve_ivp(oscillate, (0, 1), start(), step_ts=stops)
+
+    def test_a_gradient_to_the_time_of_a_jump_is_refused_and_an_event_has_it(self):
+        """dy/dt = 1 before tau, and 2 after it."""
+        tau = torch.tensor([0.4], dtype=torch.float64, requires_grad=True)
+        y0 = torch.tensor([0.0, 1.0], dtype=torch.float64)
+        with pytest.raises(ValueError, match=r"jump_ts needs a gradient.*jump_ts.detach\(\).*an event"):
+            solve_ivp(lambda t, y: torch.where(t < tau, 1.0, 2.0) + 0 * y, (0, 1), y0, jump_ts=tau)
+        with torch.no_grad():
+            assert solve_ivp(lambda t, y: torch.where(t < tau, 1.0, 2.0) + 0 * y, (0, 1), y0, jump_ts=tau).success
+        change = Event(lambda t, y: t - tau, apply=lambda t, y: y + torch.tensor([0.0, 1.0]))
+        sol = solve_ivp(lambda t, y: torch.stack([y[1], 0 * y[1]]), (0, 1), y0, events=change)
+        torch.testing.assert_close(sol.ys[-1, 0], 2 - tau[0])
+        assert torch.autograd.grad(sol.ys[-1, 0], tau)[0].item() == pytest.approx(-1)
+
+
+class TestStopsOfRows:
+    """dy/dt = -k y before a row's jump and k² y after it; two rows have none in the span, one has two stops more."""
+
+    JUMPS = torch.tensor([[0.5, NAN, 0.7, 2.0], [NAN, NAN, 0.3, NAN], [0.5, NAN, NAN, NAN]], dtype=torch.float64)
+    AT = torch.tensor([0.5, math.inf, 0.7, math.inf], dtype=torch.float64).unsqueeze(1)
+
+    @staticmethod
+    def field(t, y, k, at):
+        return torch.where(t < at, -k * y, k * k * y)
+
+    def solve(self, rows=(0, 1, 2, 3), k=1.5, t_span=(0.0, 1.0), y0=2.0, **options):
+        rows = list(rows)
+        y0 = torch.full((len(rows), 1), y0, dtype=torch.float64) if isinstance(y0, float) else y0
+        given = {"jump_ts": self.JUMPS[:, rows], "batching": "per_sample", "rtol": 1e-9, "atol": 1e-10, **options}
+        return solve_ivp(self.field, t_span, y0, args=(torch.as_tensor(k).double(), self.AT[rows]), **given)
+
+    def exact(self, t, t0, k=1.5):
+        """y(t) / y0, where t and t0 are numbers or of rows."""
+        behind = lambda t: torch.clamp(t - self.AT[:, 0], min=0.0)  # noqa: E731
+        return torch.exp(-k * (t - t0) + (k + k * k) * (behind(t) - behind(t0)))
+
+    @pytest.mark.parametrize("span", [(0.0, 1.0), (1.0, 0.0)])
+    @pytest.mark.parametrize("method", [m.name for m in methods() if m.pair is None])
+    def test_a_row_takes_the_steps_that_it_takes_alone(self, method, span):
+        step_size = None if as_method(method).adaptive else 0.2
+        options = {"method": method, "t_span": span, "rtol": 1e-2, "atol": 1e-3, "step_size": step_size}
+        together = self.solve(**options)
+        for row in range(4):
+            alone = self.solve([row], **options)
+            for count in ("n_steps", "n_accepted", "nfev"):
+                assert getattr(together.stats, count)[row] == getattr(alone.stats, count)[0], count
+            torch.testing.assert_close(together.ys[:, row], alone.ys[:, 0], rtol=1e-12, atol=1e-14)
+            own = self.JUMPS[:, row][self.JUMPS[:, row].isfinite()].tolist()
+            scalar = lambda t, y, k, at=self.AT[row]: self.field(t, y, k, at)  # noqa: E731
+            joint = solve_ivp(scalar, y0=alone.ys[0, 0], args=(1.5,), jump_ts=own, **options)
+            assert joint.stats.n_steps == together.stats.n_steps[row]
+            torch.testing.assert_close(joint.ys, alone.ys[:, 0], rtol=1e-10, atol=1e-12)
+
+    @pytest.mark.parametrize("span", [(0.0, 1.0), (1.0, 0.0)])
+    @pytest.mark.parametrize("kind", ["step_ts", "jump_ts"])
+    def test_it_stops_at_its_own_and_at_no_other(self, kind, span):
+        """Bit for bit where they are."""
+        seen, every = [], {t for t in self.JUMPS.flatten().tolist() if 0 < t < 1}
+        self.solve(t_span=span, callback=seen.append, **{"step_ts": (), "jump_ts": (), kind: self.JUMPS})
+        ends = torch.stack([step.t for step in seen])
+        for row in range(4):
+            assert every & set(ends[:, row].tolist()) == every & set(self.JUMPS[:, row].tolist())
+
+    @pytest.mark.parametrize("span", [(0.0, 1.0), (1.0, 0.0)])
+    def test_outputs_are_exact_at_a_jump_and_on_both_its_sides(self, span):
+        rows = [[0.0, 0.4, 0.5, 1.0], [0.0, 0.5, 0.6, 1.0], [0.0, 0.69, 0.7, 0.71], [0.0, 0.1, NAN, NAN]]
+        times = torch.tensor(rows, dtype=torch.float64).T
+        times = times if span[0] == 0 else 1 - times
+        sol = self.solve(t_span=span, t_eval=times, dense_output=True)
+        expected = 2 * self.exact(times, torch.tensor(span[0]))
+        for found in (sol.ys[..., 0], torch.where(times.isnan(), times, sol(times.nan_to_num(nan=0.2))[..., 0])):
+            torch.testing.assert_close(found, expected, rtol=1e-7, atol=1e-8, equal_nan=True)
+
+    @pytest.mark.parametrize(
+        "gradient", [*GRADIENTS, "gauss", "forward", "reversible", Checkpointed(0), Checkpointed(0, 1)]
+    )
+    @pytest.mark.parametrize("backward", [False, True])
+    @pytest.mark.parametrize("ends", [False, True])
+    def test_gradients_are_those_of_the_solution(self, gradient, backward, ends):
+        """To the rate, to y0 and to the times, each row's own."""
+        t0, t1 = torch.tensor([[0.1, 0.0, 0.5, 0.2], [0.9, 1.0, 1.1, 1.0]], dtype=torch.float64)
+        t0, t1 = (x.requires_grad_() for x in ((t1, t0) if backward else (t0, t1)))
+        y0 = torch.tensor([[2.0], [1.0], [-1.0], [3.0]], dtype=torch.float64, requires_grad=True)
+        k, weights = torch.tensor(0.8, dtype=torch.float64, requires_grad=True), y0.detach()[:, 0].sin()
+        sources = (k, y0, t0, t1)
+        middle = torch.lerp(t0.detach(), t1.detach(), 0.6)
+        sol = self.solve(
+            k=k, y0=y0, t_span=(t0, t1), gradient=gradient, t_eval=None if ends else torch.stack([middle, t1])
+        )
+        found = torch.autograd.grad((sol.ys[..., 0] * weights).sum(), sources)
+        at = (t0, t1) if ends else (middle, t1)
+        expected = torch.autograd.grad(sum((y0[:, 0] * self.exact(t, t0, k) * weights).sum() for t in at), sources)
+        for x, y in zip(found, expected, strict=True):
+            torch.testing.assert_close(x, y, rtol=2e-6, atol=2e-6)
+
+    @pytest.mark.parametrize("gradient", ["direct", "checkpointed", "adjoint", "reversible", Checkpointed(0)])
+    def test_rows_may_leave(self, gradient):
+        found = []
+        for shrink in (False, True):
+            y0 = torch.tensor([[2.0], [1.0], [-1.0], [3.0]], dtype=torch.float64, requires_grad=True)
+            k = torch.tensor(0.8, dtype=torch.float64, requires_grad=True)
+            sol = self.solve(
+                k=k, y0=y0, gradient=gradient, shrink=shrink, t_span=(0.0, torch.tensor([1.0, 0.2, 4.0, 2.5]))
+            )
+            found.append((sol.ys.detach(), *torch.autograd.grad(sol.ys[-1].sum(), [y0, k])))
+        torch.testing.assert_close(*found, rtol=1e-11, atol=1e-12)
+
+    @pytest.mark.parametrize("gradient", ["direct", "checkpointed", "adjoint"])
+    def test_a_neighbour_that_is_not_finite_spoils_nothing(self, gradient):
+        y0 = torch.tensor([[2.0], [NAN], [-1.0], [math.inf]], dtype=torch.float64, requires_grad=True)
+        k = torch.tensor(0.8, dtype=torch.float64, requires_grad=True)
+        sol = self.solve(k=k, y0=y0, gradient=gradient, on_failure="return")
+        assert sol.success.tolist() == [True, False, True, False]
+        found = torch.autograd.grad(sol.ys[-1, [0, 2], 0].sum(), [y0, k])
+        expected = torch.autograd.grad((y0[[0, 2], 0] * self.exact(1.0, 0.0, k)[[0, 2]]).sum(), [y0, k])
+        for x, y in zip(found, expected, strict=True):
+            torch.testing.assert_close(x, y, rtol=1e-6, atol=1e-6)
+
+    @pytest.mark.parametrize("gradient", ["direct", "checkpointed", "interpolating", Checkpointed(0, 1)])
+    def test_events_move_but_not_the_jumps_behind_them(self, gradient):
+        """A clock that begins anew when y0 is 1, at 1 / k, and runs twice as fast from a time of each row on."""
+        k = torch.tensor([0.8, 0.5, 1.0], dtype=torch.float64, requires_grad=True)
+        at = torch.tensor([2.0, 2.5, NAN], dtype=torch.float64)
+
+        known = at.nan_to_num(nan=2.0)
+
+        def fun(t, y, k):
+            return torch.stack([k + 0 * y[:, 0], torch.where(t[:, 0] < at.nan_to_num(nan=9.0), 1.0, 2.0)], 1)
+
+        reached = Event(lambda t, y, k: y[:, 0] - 1, apply=lambda t, y, k: torch.zeros_like(y) - y.new_tensor([9.0, 0]))
+        sol = solve_ivp(
+            fun, (0.0, 3.0), torch.zeros(3, 2, dtype=torch.float64), args=(k,), events=reached, jump_ts=at[None],
+            batching="per_sample", gradient=gradient, t_eval=torch.stack([known, known * 0 + 3]),
+        )  # fmt: skip
+        torch.testing.assert_close(sol.t_events[0][0], 1 / k)
+        clock = sol.ys[:, :, 1]
+        torch.testing.assert_close(clock[0], known - 1 / k)
+        torch.testing.assert_close(clock[1], 3 - 1 / k + (3 - at).nan_to_num(nan=0.0))
+        (found,) = torch.autograd.grad(clock.sum(), k)
+        torch.testing.assert_close(found, 2 / k.detach() ** 2)
+
+    @pytest.mark.parametrize(
+        ("times", "message"),
+        [
+            (torch.ones(2, 4), r"shape \(K,\) or \(K, 2\), got shape \(2, 4\)"),
+            (torch.ones(1, 2, 3), r"\(K,\) or \(K, 2\)"),
+            (torch.tensor([[1.0, math.inf]]), "finite times, .* with NaN for those that a row lacks"),
+            ([NAN], "finite times"),
+        ],
+    )
+    def test_others_are_refused(self, times, message):
+        with pytest.raises(ValueError, match=f"jump_ts must be .*{message}"):
+            solve_ivp(oscillate, (0, 1), torch.ones(2, 2), batching="per_sample", jump_ts=times)
 
 
 @pytest.mark.parametrize("method", [m.name for m in methods() if m.pair is None])
@@ -244,6 +404,21 @@ class TestBounds:
         fun = lambda t, y: torch.where(t > 0.5, torch.nan, -y)  # noqa: E731
         with pytest.raises(SolveError, match="NaN"):
             solve_ivp(fun, (0, 1), torch.ones(2, 1), min_step=0.01, batching=batching)
+
+    @pytest.mark.parametrize(
+        ("name", "value"),
+        [
+            ("step_size", math.inf),
+            ("first_step", math.inf),
+            ("max_step", NAN),
+            ("min_step", "small"),
+            ("max_steps", True),
+            ("callback", 3),
+        ],
+    )
+    def test_what_is_no_bound_is_refused_by_its_name(self, name, value):
+        with pytest.raises(ValueError, match=f"^{name} must "):
+            solve_ivp(oscillate, (0, 1), start(), **{name: value})
 
     def test_it_must_not_exceed_max_step(self):
         with pytest.raises(ValueError, match="min_step must lie between"):

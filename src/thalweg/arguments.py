@@ -24,17 +24,33 @@ def no_times(times: Tensor | Sequence[float]) -> bool:
     return isinstance(times, tuple) and not times
 
 
-def stop_times(name: str, times: Tensor | Sequence[float]) -> list[float]:
-    """Times that no step crosses."""
+def stop_times(name: str, times: Tensor | Sequence[float], rows: int | None, device: torch.device) -> Tensor | None:
+    """Times that no step crosses, (K,), or (K, batch) with NaN for those that a row lacks; None if there are none."""
     if no_times(times):
-        return []
+        return None
+    if name == "jump_ts" and isinstance(times, Tensor) and times.requires_grad and torch.is_grad_enabled():
+        raise ValueError(
+            "jump_ts needs a gradient, and none reaches the times at which a field jumps: give jump_ts.detach() where "
+            "none is wanted or the field is continuous there; where the time is learnt, let an event at that time "
+            "change a state which the field depends on (thalweg.Event, apply)"
+        )
     try:
-        values = torch.as_tensor(times, dtype=torch.float64, device="cpu").detach()
+        dtype, home = (torch.float64, "cpu") if rows is None else (wide_dtype(device), device)
+        values = torch.as_tensor(times, dtype=dtype, device=home).detach()
     except (TypeError, ValueError, RuntimeError):
         raise ValueError(f"{name} must be real numbers, got {times!r}") from None
-    if values.ndim != 1 or not bool(torch.isfinite(values).all()):
-        raise ValueError(f"{name} must be finite times of shape (K,), got {times!r}")
-    return values.tolist()
+    shape = tuple(values.shape)
+    if values.ndim != 1 and (rows is None or values.ndim != 2 or shape[1] != rows):
+        expected = "(K,)" if rows is None else f"(K,) or (K, {rows})"
+        hint = "; times of their own for each row need batching='per_sample'" if rows is None else ""
+        raise ValueError(f"{name} must be finite times of shape {expected}, got shape {shape}{hint}")
+    known = torch.isfinite(values) if values.ndim == 1 else ~torch.isinf(values)
+    if not bool(known.all()):
+        lacking = "" if rows is None else ", (K, batch) with NaN for those that a row lacks"
+        raise ValueError(f"{name} must be finite times{lacking}, got {times!r}")
+    if values.numel() == 0:
+        return None
+    return values if rows is None or values.ndim == 2 else values.unsqueeze(1).expand(-1, rows)
 
 
 def one_of(name: str, value: str, choices: Sequence[str]) -> str:
@@ -77,8 +93,8 @@ def check_jacobian(jac: Any, sparsity: Sparsity | None, method: str, implicit: b
 
 
 def positive(name: str, value: float) -> float:
-    """The value as a float, which must be above 0."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
+    """The value as a float, which must be above 0, and finite."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
         raise ValueError(f"{name} must be a positive number, got {value!r}")
     return float(value)
 

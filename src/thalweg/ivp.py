@@ -144,10 +144,11 @@ def solve_ivp(
         The size of the first step and the bound on all.
     min_step : float
         No step is chosen smaller; one of this size is accepted, whatever its error.
-    step_ts, jump_ts : Tensor (K,) or sequence of float
-        Times that no step crosses, such as those of kinks in the field; an implicit method makes its Jacobian anew
-        there. At those of jump_ts the field jumps: a step that ends there evaluates it just before, the next one just
-        after. jump_ts needs joint batching. To step on a grid, give its times as step_ts, and a step_size that is no
+    step_ts, jump_ts : Tensor (K,) or sequence of float, or (K, batch) per sample
+        Times that no step crosses, in any order, such as those of kinks in the field; an implicit method makes its
+        Jacobian anew there. At those of jump_ts the field jumps: a step that ends there evaluates it just before, the
+        next one just after; no gradient reaches these times. Rows with times of their own have NaN for those that they
+        lack, and stop at no neighbour's. To step on a grid, give its times as step_ts, and a step_size that is no
         smaller than any of its intervals.
     max_steps : int
         The number of steps, rejected ones too, after which a solve fails; with events that change the state, after
@@ -388,25 +389,29 @@ class _Choice:
                 )
             y0, tolerance = back.join(y0, y0), back.tolerance(tolerance)
         control, first = _control(method, self.controller, self.step_size, self.first_step)
-        positive("max_step", self.max_step)
-        if not (isinstance(self.max_steps, int) and self.max_steps > 0):
+        if self.max_step != math.inf:
+            positive("max_step", self.max_step)
+        if isinstance(self.max_steps, bool) or not (isinstance(self.max_steps, int) and self.max_steps > 0):
             raise ValueError(f"max_steps must be a positive integer, got {self.max_steps!r}")
-        if isinstance(self.min_step, bool) or not 0 <= self.min_step <= self.max_step:
+        number = isinstance(self.min_step, int | float) and not isinstance(self.min_step, bool)
+        if not (number and 0 <= self.min_step <= self.max_step):
             raise ValueError(f"min_step must lie between 0 and max_step, {self.max_step}, got {self.min_step!r}")
-        step_ts, jump_ts = stop_times("step_ts", self.step_ts), stop_times("jump_ts", self.jump_ts)
-        if units.by_row and (jump_ts or self.norm is not None):
-            name = "jump_ts" if jump_ts else "norm"
-            raise ValueError(f"{name} is one for all rows of y0 and needs batching='joint'")
+        if units.by_row and self.norm is not None:
+            raise ValueError("norm is one for all rows of y0 and needs batching='joint'")
+        if not (self.callback is None or callable(self.callback)):
+            raise ValueError(f"callback must be callable as callback(step), got {type(self.callback).__name__}")
+        rows = y0.shape[0] if units.by_row else None
+        stops = Stops.of(*(stop_times(name, getattr(self, name), rows, y0.device) for name in ("step_ts", "jump_ts")))
         wide = wide_dtype(y0.device)
         stepper: Stepper | ExternalStepper
         if isinstance(method, External):
-            self._check_external(method, bool(step_ts or jump_ts))
+            self._check_external(method, stops is not None)
             stepper = ExternalStepper(method, y0, by_row=units.by_row)
         else:
             fixed = not control.adaptive
             stepper = stepper_for(method.data, y0, by_row=units.by_row, tolerance=tolerance, fixed=fixed)
         return {
-            "field": field.with_jumps(jump_ts),
+            "field": field.with_jumps(None if stops is None else stops.jumps),
             "stepper": stepper,
             "controller": control,
             "batching": units if self.norm is None else Joint(_norm(self.norm, layout, back)),
@@ -415,7 +420,7 @@ class _Choice:
             "max_step": float(self.max_step),
             "min_step": float(self.min_step),
             "max_steps": self.max_steps,
-            "stops": Stops(step_ts, jump_ts, y0.device) if step_ts or jump_ts else None,
+            "stops": stops,
             "callback": None if self.callback is None else _callback(self.callback, layout, back),
         }
 

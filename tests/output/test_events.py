@@ -243,6 +243,23 @@ class TestGrazingAndTogether:
             assert [len(t) for t in sol.t_events] == [1, 1]
             assert sol.ys[-1].item() == expected
 
+    @pytest.mark.parametrize("batching", BATCHINGS)
+    @pytest.mark.parametrize("direction", [1, -1])
+    def test_a_zero_where_the_field_jumps_is_left_as_the_solve_goes_on(self, direction, batching):
+        """At the jump itself the field still has its value of before, by which y would leave zero the other way."""
+        fun = lambda t, y: torch.where(direction * (t - 0.5) > 0, -direction, direction) + 0 * y  # noqa: E731
+        events = [Event(first, direction=1), Event(first, direction=-1)]
+        y0 = tensor([0.0]) if batching == "joint" else tensor([[0.0], [0.0]])
+        sol = solve_ivp(fun, (0.5, 0.5 + direction), y0, events=events, jump_ts=[0.5], batching=batching)
+        assert [t.flatten().tolist() for t in sol.t_events] == [[], [0.5] * len(y0)]
+
+    def test_an_event_that_only_looks_on_is_met_once_where_another_changes_the_state(self):
+        """The change leaves both at zero, to the last digits of any sign."""
+        y0 = torch.randn(50, 2, dtype=F64, generator=torch.Generator().manual_seed(0))
+        events = [Event(second, apply=lambda t, y: 0.9 * y), Event(second)]
+        sol = solve_ivp(circle, (0.0, 6.0), y0, events=events, batching="per_sample", rtol=1e-6)
+        torch.testing.assert_close(sol.t_events[0], sol.t_events[1], equal_nan=True, rtol=0, atol=0)
+
     def test_a_terminal_event_at_the_time_of_another_ends_the_solve_before_that_one_applies(self):
         events = [Event(clock(0.3), apply=lambda t, y: y + 1), Event(clock(0.3), terminal=True)]
         sol = solve_ivp(lambda t, y: 0 * y, (0.0, 1.0), tensor([2.0]), events=events)
@@ -553,6 +570,7 @@ def test_a_row_among_others_is_the_row_alone():
         alone = solve([row])
         assert together.status[row] == alone.status[0]
         assert together.stats.n_steps[row] == alone.stats.n_steps[0]
+        assert together.stats.nfev[row] == alone.stats.nfev[0]
         torch.testing.assert_close(together.ys[:, row], alone.ys[:, 0], rtol=1e-11, atol=1e-11, equal_nan=True)
         for t, y, t_alone, y_alone in zip(
             together.t_events, together.y_events, alone.t_events, alone.y_events, strict=True
@@ -637,8 +655,12 @@ def test_dense_output_is_each_segments_own(batching, gradient):
 def test_dense_output_ends_with_a_terminal_event():
     sol = solve_ivp(circle, (0.0, 5.0), tensor([1.0, 0.0]), events=Event(first, terminal=True), dense_output=True)
     assert sol.sol.ts[-1] == sol.t_events[0][0]
-    with pytest.raises(ValueError, match="between the ends"):
+    with pytest.raises(ValueError, match=r"between the ends of the solution, 0 and 1\.57\d*, got 2"):
         sol(2.0)
+    rows = {"events": Event(clock(tensor([9.0, 2.0])), terminal=True), "batching": "per_sample"}
+    sol = solve_ivp(circle, (0.0, 5.0), torch.ones(2, 2, dtype=F64), dense_output=True, **rows)
+    with pytest.raises(ValueError, match="between the ends of the solution, 0 and 2 in row 1, got 3"):
+        sol(3.0)
 
 
 # ---------------------------------------------------------------------------------------------- failures

@@ -443,8 +443,8 @@ class _Setting:
             factor_max=float(self.options.get("ifactor", 10.0)),
         )
         for ours, theirs in (("step_ts", "step_t"), ("jump_ts", "jump_t")):
-            if self.options.get(theirs) is not None:
-                steps[ours] = self.options[theirs]
+            if (times := self.options.get(theirs)) is not None:
+                steps[ours] = times.detach() if isinstance(times, Tensor) else times
         norm = self._norm(params)
         steps["norm"] = lambda *errors: larger * norm(*errors)
         return steps

@@ -17,10 +17,11 @@ from torch import Tensor
 from torch.nn.utils import parametrize
 from torch.utils import _pytree as pytree
 
-from .arithmetic import Number, wide_dtype
+from .arithmetic import Number, absolute, where, wide_dtype
 from .rows import rows_of
 from .sparsity import Sparsity
 from .state import Layout
+from .times import Times
 
 Pair: TypeAlias = tuple[Callable[..., Any], Callable[..., Any]]
 """Two functions that make up a field."""
@@ -85,9 +86,8 @@ class Field:
         The packed initial state, for its dtype, device and number of dimensions.
     jac : callable or Tensor, optional
         The user's Jacobian, jac(t, y, *args), or the one that it is everywhere.
-    jumps : sequence of float
-        Times at which the function jumps: a step that ends or begins at one sees the value on its own side. In joint
-        alone.
+    jumps : Times, optional
+        Those at which the function jumps: a step that ends or begins at one sees the value on its own side.
     sparsity : Sparsity, optional
         Which entries of its Jacobian may differ from zero.
     name, state : str
@@ -101,7 +101,7 @@ class Field:
         layout: Layout,
         like: Tensor,
         jac: Callable[..., Any] | Tensor | None = None,
-        jumps: Sequence[float] = (),
+        jumps: Times | None = None,
         *,
         sparsity: Sparsity | None = None,
         name: str = "fun",
@@ -133,7 +133,7 @@ class Field:
         """The same field with other arguments."""
         return self.changed(args=args)
 
-    def with_jumps(self, jumps: Sequence[float]) -> Field:
+    def with_jumps(self, jumps: Times | None) -> Field:
         """The same field with other jumps."""
         return self.changed(jumps=jumps)
 
@@ -141,26 +141,32 @@ class Field:
         """The field of some of the rows: tensors in the arguments that have an entry for each row have fewer then."""
         args = rows_of(self.args, rows, len(self._like))
         jac = self.jac[rows] if isinstance(self.jac, Tensor) and self.jac.ndim == 3 else self.jac
-        return self.changed(args=args, layout=self.layout.taken(len(rows)), like=self._like[rows], jac=jac)
+        jumps = None if self.jumps is None else self.jumps.taken(rows)
+        return self.changed(args=args, layout=self.layout.taken(len(rows)), like=self._like[rows], jac=jac, jumps=jumps)
 
     def times(self, t: Number, h: Number, c: Tensor) -> Sequence[Tensor]:
-        """The times t + c h: 0-d tensors in joint, (batch, 1, ..., 1) per sample; c has shape (S,)."""
+        """The times t + c h: 0-d tensors in joint, (batch, 1, ..., 1) per sample; c has shape (S,), or there (S, B)."""
         if not self.layout.by_row:
             times = torch.add(t, c, alpha=h) if isinstance(h, float) else c * h + t
             times = times.to(self.time_dtype)
-            return (self._inside(times, _host(t), _host(h)) if self.jumps else times).unbind()
-        c = c.unsqueeze(-1)
+            return (times if self.jumps is None else self._inside(times, self.jumps, _host(t), _host(h))).unbind()
+        c = c.unsqueeze(-1) if c.ndim == 1 else c
         times = torch.addcmul(t, c, h) if isinstance(t, Tensor) and isinstance(h, Tensor) else c * h + t
-        return times.to(self.time_dtype).view(self._time_shape).unbind()
+        times = times.to(self.time_dtype)
+        if self.jumps is not None:
+            times = self._inside(times, self.jumps, *(x.detach() if isinstance(x, Tensor) else x for x in (t, h)))
+        return times.view(self._time_shape).unbind()
 
-    def _inside(self, times: Tensor, t: float, h: float) -> Tensor:
+    def _inside(self, times: Tensor, jumps: Times, t: Number, h: Number) -> Tensor:
         """The times of a step from t, those at a jump moved to the step's side of it by the least that there is."""
-        inside = times.detach().clone()
+        inside = times.detach()
         for end, direction in ((t, h), (t + h, -h)):
-            if direction and any(abs(end - jump) <= 1e-9 * abs(h) + 1e-15 * abs(end) for jump in self.jumps):
-                beyond = inside.new_tensor(math.copysign(math.inf, direction))
-                nearest = torch.nextafter(inside.new_tensor(end), beyond)
-                inside = torch.maximum(inside, nearest) if direction > 0 else torch.minimum(inside, nearest)
+            there = (jumps.distance(end) <= 1e-9 * absolute(h) + 1e-15 * absolute(end)) & (direction != 0)
+            if there is not False:
+                end, beyond = (torch.as_tensor(x, dtype=times.dtype, device=times.device) for x in (end, direction))
+                nearest = torch.nextafter(end, beyond * torch.inf)
+                moved = where(direction > 0, torch.maximum(inside, nearest), torch.minimum(inside, nearest))
+                inside = where(there, moved, inside)
         return times + (inside - times.detach())
 
     def __call__(self, t: Tensor, y: Tensor) -> Tensor:

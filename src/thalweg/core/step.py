@@ -135,8 +135,8 @@ class Stepper(Protocol):
     def needs_slope(self) -> bool:
         """Whether `init` needs the slope at the start."""
 
-    def init(self, slope: Tensor | None) -> Carry | None:
-        """Begin anew; returns the carry of the first step, as a function of the slope at the start alone.
+    def init(self, slope: Tensor | None, units: Flag = True) -> Carry | None:
+        """Begin anew with those units; returns the carry of a first step, a function of the slope at its start alone.
 
         Where the slope is not known, as the field has just jumped, there is none.
         """

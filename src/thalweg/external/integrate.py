@@ -98,7 +98,7 @@ class _Solve:
             try:
                 while t != self.t1:
                     # such solvers know no times that no step crosses: it begins anew at each
-                    goal = self.t1 if self.problem.stops is None else float(self.problem.stops.next(t, self.t1))
+                    goal = self.t1 if self.problem.stops is None else self.problem.stops.times.next(t, self.t1)
                     solver, before = start(self.method, self._task(t, goal, y)), costs
                     while solver.t != goal:
                         if n_steps == self.problem.max_steps:

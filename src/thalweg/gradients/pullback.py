@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from copy import deepcopy
+from dataclasses import replace
 from itertools import zip_longest
 from typing import Protocol, TypeAlias
 
@@ -21,8 +22,8 @@ from torch import Tensor
 
 from ..core.arithmetic import Flag, Number, most, where, wide_dtype
 from ..core.field import Field, time_of
-from ..core.step import Stepper
-from ..loop.integrate import Problem
+from ..core.step import Carry, Stepper
+from ..loop.integrate import Problem, begun_anew
 from ..output.saving import EndSaver
 from .base import Accumulator, SolveNode
 from .capture import check_reach
@@ -58,7 +59,7 @@ class PullBack:
     def __init__(self, node: SolveNode, field: Field, targets: list[Tensor], cotangent: Tensor) -> None:
         assert node.result is not None
         self.stats, self.saver, self.status = node.request.stats, node.result.saver, node.result.status
-        self.problem: Problem = node.request.problem
+        self.problem: Problem = replace(node.request.problem, field=field)
         self.cotangent = cotangent
         self.timed = node.request.times is not None
         self.field, self.targets = field, targets
@@ -135,7 +136,7 @@ class PullBack:
         y, carry = leaf(level.y), None if level.carry is None else tuple(map(leaf, level.carry))
         t, h = (_leaf_number(level.t, y), _leaf_number(level.h, y)) if self.timed else (level.t, level.h)
         with torch.enable_grad():
-            step = stepper.step(self.field, t, h, y, carry)
+            step = stepper.step(self.field, t, h, y, self._anew(level, t, y, carry))
             if index is not None:
                 step = stepper.extend(self.field, t, h, y, step)
             self.evaluations += most(step.nfev)
@@ -162,6 +163,17 @@ class PullBack:
         g_y = gradients[0] if gradients[0] is not None else torch.zeros_like(y)
         found = iter(gradients[1:])
         return g_y, tuple(next(found) if x.requires_grad else None for x in carry or ())
+
+    def _anew(self, level: Level, t: Number, y: Tensor, carry: Carry | None) -> Carry | None:
+        """The carry as the step has it: in rows that begin at a jump of the field, made of the slope behind it."""
+        stops = self.problem.stops
+        if carry is None or stops is None or stops.jumps is None or not self.problem.stepper.needs_slope:
+            return carry
+        anew = stops.jumps.distance(level.t) == 0
+        if not isinstance(anew, Tensor) or not bool(anew.any()):
+            return carry
+        self.evaluations += len(self.field.parts)
+        return begun_anew(self.problem, t, y, carry, anew)
 
     def _pull_start(self, steps: Steps, a: Tensor | None, a_carry: _Cotangents) -> Tensor | None:
         """The cotangent of y0, once that of the first step's carry is pulled through the field at (t0, y0)."""

@@ -9,19 +9,19 @@ y, carry: (*shape) in joint, (B, *D) per sample. t, h, accept, last: of the whol
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
-from ..core.arithmetic import Flag, Number, across, most, of_rows
+from ..core.arithmetic import Flag, Number, across, most, negate, of_rows
 from ..core.field import Field
 from ..core.rows import stand_ins
 from ..core.solution import Stats
 from ..core.step import Carry, TakenStep
-from ..loop.integrate import Problem, next_carry
+from ..loop.integrate import Problem, next_carry, past_jumps
 from .schedule import Places
 from .tape import Level, bare
 
@@ -55,7 +55,7 @@ class ReplayTape:
     """
 
     def __init__(self, count: int, problem: Problem, field: Field, stats: Stats) -> None:
-        self._problem, self._field, self._stats = problem, field, stats
+        self._problem, self._stats = replace(problem, field=field), stats
         self._places = Places(count)
         self._calls: list[_Call] = []
         self._states: dict[int, _State] = {}
@@ -105,10 +105,14 @@ class ReplayTape:
         """The beginning of step i + 1, from that of step i."""
         problem, call = self._problem, self._calls[i]
         problem.stepper.forget()  # as when the step was taken
-        step = problem.stepper.step(self._field, call.t, call.h, y, carry)
+        step = problem.stepper.step(problem.field, call.t, call.h, y, carry)
         self._stats.nfev_backward += most(step.nfev)
-        later = next_carry(problem, step, carry, self._calls[i + 1].t, call.accept)
-        return problem.batching.select(call.accept, step.y, y), later
+        y, carry = problem.batching.select(call.accept, step.y, y), next_carry(problem, step, carry, call.accept)
+        if problem.stops is not None and problem.stops.jumps is not None:
+            going, t = call.accept & negate(call.last), self._calls[i + 1].t
+            carry, evaluations = past_jumps(problem, problem.stops.jumps, t, y, carry, going)
+            self._stats.nfev_backward += most(evaluations)
+        return y, carry
 
     def _standing(self, call: _Call, y: Tensor, carry: Carry | None) -> Level:
         """A step of size 0 from the start for the rows that did not accept: it is finite, and nothing is asked of it.

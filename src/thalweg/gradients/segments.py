@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..core.arithmetic import Count, Number, across
+from ..core.arithmetic import Count, Flag, Number, across, tally
 from ..core.once import once
 from ..core.status import Status
 from ..loop.integrate import GraphTimes, Problem, Result
@@ -68,7 +68,7 @@ class _Solve:
         self.times: GraphTimes = request.times
         t0, t1 = self.times.t0.detach(), self.times.t1.detach()
         self.direction = torch.sign(t1 - t0)
-        self.functions = EventFunctions(events, request.field, t0.shape)
+        self.functions = EventFunctions(events, request.field, self.direction)
         with torch.no_grad():
             self.watch = EventWatch(self.functions, t0, request.y0.detach(), self.direction)
         self.found: list[list[Found]] = [[] for _ in events]
@@ -132,7 +132,9 @@ class _Solve:
     def _segment(self, t: Tensor, y: Tensor, t1: Tensor) -> _Segment:
         """From (t, y) to each unit's next stop, or to t1."""
         number = self.problem.batching.number
-        graph = self._in_graph(t, y)
+        moving = t.detach() != t1.detach()  # others' solves are over, and cost no more
+        begins = moving if moving.ndim else bool(moving)
+        graph = self._in_graph(t, y, begins)
         outputs = None if self.times.t_eval is None else self._from(t, self.times.t_eval)
         problem = replace(
             self.problem,
@@ -143,7 +145,7 @@ class _Solve:
             watch=self.watch,
         )
         with torch.no_grad():
-            self.nfev = self.nfev + self.watch.begin(t.detach(), y.detach())
+            self.nfev = self.nfev + self.watch.begin(t.detach(), y.detach()) * begins
             result = self.integrate(problem)
         halted = self._units(result.status) == Status.STOPPED.value  # by the callback
         self.end = torch.where(self.watch.stopped, self.watch.t, t1)
@@ -182,8 +184,8 @@ class _Solve:
         found = [self._attached(i, replace(found[i], y=parts[i])) for i in range(count)]
         return _Segment(None if outputs is None else parts[-1], parts[count][0], found, result)
 
-    def _in_graph(self, t: Tensor, y: Tensor) -> bool:
-        """Whether a gradient is wanted of anything that a segment from (t, y) computes."""
+    def _in_graph(self, t: Tensor, y: Tensor, begins: Flag) -> bool:
+        """Whether a gradient is wanted of anything that a segment from (t, y) of those units computes."""
         if not torch.is_grad_enabled():
             return False
         times = (t, self.times.t1, self.times.t_eval)
@@ -191,7 +193,7 @@ class _Solve:
             return True
         if not self.direction.numel():
             return False
-        self.nfev = self.nfev + self.functions.evaluations
+        self.nfev = tally(self.nfev, begins, self.functions.evaluations)
         return self.functions.slope(t, y).requires_grad or self.functions.values(t, y).requires_grad
 
     def _attached(self, i: int, found: Found) -> Found:

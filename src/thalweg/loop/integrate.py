@@ -21,10 +21,12 @@ from ..core.arithmetic import (
     Number,
     absolute,
     across,
+    anywhere,
     clip,
     isfinite,
     maximum,
     negate,
+    of_rows,
     sign,
     tally,
     where,
@@ -34,6 +36,7 @@ from ..core.norms import Tolerance
 from ..core.rows import rows_of, stand_ins
 from ..core.status import Status
 from ..core.step import Carry, Step, Stepper, TakenStep
+from ..core.times import Times
 from ..output.dense import DenseRecorder
 from ..output.events import Stop
 from ..output.progress import SolveProgress
@@ -114,13 +117,14 @@ class Problem:
             y0=self.y0[rows],
             t0=self.t0[rows],
             t1=self.t1[rows],
+            stops=None if self.stops is None else self.stops.taken(rows),
             graph_times=None if times is None else replace(times, t0=times.t0[rows], t1=times.t1[rows]),
         )
 
     @cached_property
     def first_stop(self) -> Number:
         """The end of the steps that move with t0: the first time that no step crosses, or t1."""
-        return self.t1 if self.stops is None else self.stops.next(self.t0, self.t1)
+        return self.t1 if self.stops is None else self.stops.times.next(self.t0, self.t1)
 
     def behind_stop(self, t: Number) -> Flag:
         """Whether a step from t begins at or behind the first stop, and so does not move with t0."""
@@ -215,7 +219,7 @@ def integrate(problem: Problem, recorder: Recorder | None = None) -> Result:
         if not going:
             break
         # a unit that has ended takes steps of size 0, as nothing remains, and keeps its h; h is 0 where it failed
-        goal = t1 if stops is None else stops.next(t, t1)
+        goal = t1 if stops is None else stops.times.next(t, t1)
         remaining, proposed = goal - t, h
         lands = remaining / h <= 1 + _SLACK
         last = lands if stops is None else lands & (goal == t1)
@@ -281,7 +285,10 @@ def integrate(problem: Problem, recorder: Recorder | None = None) -> Result:
         if stops is not None and stepper.implicit:  # a Jacobian from before a kink may not serve behind it
             stepper.forget(accept & lands & negate(last))
         y = units.select(accept, y_next, y)
-        carry = next_carry(problem, step, carry, t_next, accept)
+        carry = next_carry(problem, step, carry, accept)
+        if stops is not None and stops.jumps is not None:
+            carry, spent = past_jumps(problem, stops.jumps, t_next, y, carry, accept & running)
+            nfev = nfev + spent
         n_accepted = n_accepted + accept
         t, h, state = t_next, h_next, decision.state
         if problem.shrink and going and not crowded(running):
@@ -292,7 +299,7 @@ def integrate(problem: Problem, recorder: Recorder | None = None) -> Result:
             t, h, y, status, n_steps, n_accepted, nfev, njev, nlu = numbers
             t1, carry, state, running, floor, direction = rest
             problem = problem.taken(rows)
-            units = problem.batching
+            units, stops = problem.batching, problem.stops
             saver.take(rows)
             stepper.take(rows)
 
@@ -411,15 +418,42 @@ def _bounded(problem: Problem, h: Number, direction: Number) -> Number:
     return h
 
 
-def next_carry(problem: Problem, step: Step, carry: Carry | None, t: Number, accept: Flag) -> Carry | None:
-    """What the next step, from t, has of this one: nothing where the field jumps in between."""
-    if problem.stops is not None and accept is True and problem.stops.jumps_at(t):
-        return problem.stepper.init(None)
+def next_carry(problem: Problem, step: Step, carry: Carry | None, accept: Flag) -> Carry | None:
+    """What the next step has of this one, where it was accepted."""
     if step.carry is None:
         return None
     if carry is None:
         return step.carry if accept is True else None
     return tuple(map(problem.batching.select, repeat(accept), step.carry, carry))
+
+
+def past_jumps(
+    problem: Problem, jumps: Times, t: Number, y: Tensor, carry: Carry | None, going: Flag
+) -> tuple[Carry | None, Count]:
+    """What steps from (t, y) have of those before, nothing where the field jumps in between; and the evaluations.
+
+    In joint the next step then makes a slope of its own. A row's is made here, as other rows have theirs already.
+    """
+    anew = going & (jumps.distance(t) == 0)
+    if not anywhere(anew):
+        return carry, 0
+    if anew is True:
+        return problem.stepper.init(None), 0
+    return begun_anew(problem, t, y, carry, anew), anew * (len(problem.field.parts) * problem.stepper.needs_slope)
+
+
+def begun_anew(problem: Problem, t: Number, y: Tensor, carry: Carry | None, anew: Flag) -> Carry | None:
+    """The carry, that of a first step from (t, y) in the rows that begin anew."""
+    slope = None
+    if problem.stepper.needs_slope:
+        # others are left out by taking the place of one that begins: theirs might not be finite
+        rows = stand_ins(of_rows(anew))
+        t, y = of_rows(t)[rows], y[rows]
+        slope = problem.field(time_of(problem.field, t, y.device, sign(problem.t1 - t)), y)
+    fresh = problem.stepper.init(slope, anew)
+    if fresh is None or carry is None:
+        return fresh
+    return tuple(map(problem.batching.select, repeat(anew), fresh, carry))
 
 
 def _stand_in(problem: Problem, begun: Tensor, carry: Carry | None) -> tuple[Tensor, Carry | None]:

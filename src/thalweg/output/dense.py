@@ -121,10 +121,14 @@ class DenseOutput:
         ends = self.ts[0], self.ts[-1]
         low, high = torch.minimum(*ends), torch.maximum(*ends)
         times = within_digits(times, low, high, t)
-        if bool(((times < low) | (times > high)).any()):
+        outside = (times < low) | (times > high)
+        if bool(outside.any()):
+            *_, row = outside.nonzero()[0].tolist()
+            where, own = (f" in row {row}", (row,)) if by_row else ("", ())
+            first, last = (end[own].item() for end in ends)
             raise ValueError(
-                "t must lie between the ends of the solution, "
-                f"{self.ts[0].min().item():g} and {self.ts[-1].max().item():g}"
+                f"t must lie between the ends of the solution, {first:g} and {last:g}{where}, got "
+                f"{times[outside][0].item():g}"
             )
         ys = self.packed(times)
         return self._unpack(ys[0] if scalar else ys)

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from ..core.arithmetic import Flag, Number, across, wide_dtype
+from ..core.arithmetic import Count, Flag, Number, across, wide_dtype
 from ..core.field import Field, time_of, version_of, wrote
 from ..core.step import Step, Stepper
 
@@ -102,10 +102,20 @@ def as_events(events: Any) -> tuple[Event, ...]:
 
 
 class EventFunctions:
-    """The user's event functions, on packed states and with checks of what they return."""
+    """The user's event functions, on packed states and with checks of what they return.
 
-    def __init__(self, events: tuple[Event, ...], field: Field, units: torch.Size) -> None:
-        self.events, self._field, self._units = events, field, units
+    Parameters
+    ----------
+    events : tuple of Event
+        What they are those of.
+    field : Field
+        The field of the solve.
+    direction : Tensor (U)
+        The direction of time: 1 or -1.
+    """
+
+    def __init__(self, events: tuple[Event, ...], field: Field, direction: Tensor) -> None:
+        self.events, self._field, self._direction, self._units = events, field, direction, direction.shape
 
     def value(self, i: int, t: Tensor, y: Tensor) -> Tensor:
         """The value of event i (U), as wide as times are."""
@@ -124,8 +134,8 @@ class EventFunctions:
         return len(self._field.parts)
 
     def slope(self, t: Tensor, y: Tensor) -> Tensor:
-        """The field there."""
-        return self._field(self._clock(t, y), y)
+        """The field there, where it jumps as the solve goes on."""
+        return self._field(time_of(self._field, t, y.device, self._direction), y)
 
     def rate(self, i: int, t: Tensor, y: Tensor, slope: Tensor) -> Tensor:
         """dg/dt of event i along a solution of that slope (U), part of no graph; 0 where it has no derivative."""
@@ -287,7 +297,7 @@ class EventWatch:
     t, y : Tensor
         When and where they stopped.
     fired : Tensor (E, U)
-        The events that stopped them.
+        The events that happened when they stopped.
     """
 
     inside = True
@@ -309,8 +319,8 @@ class EventWatch:
         self.fired = torch.zeros_like(self._fresh)
         self._scale = torch.zeros_like(self._fresh, dtype=t0.dtype)  # how large the values of the last step were
 
-    def begin(self, t: Tensor, y: Tensor) -> int:
-        """Start a segment at (t, y); returns how often the field was evaluated.
+    def begin(self, t: Tensor, y: Tensor) -> Count:
+        """Start a segment at (t, y); returns how often the field was evaluated for each unit.
 
         A function that is zero there, since its event led to the segment or since t0 is a zero, has the sign of the
         direction in which it goes.
@@ -318,8 +328,8 @@ class EventWatch:
         self._value = self.functions.values(t, y)
         alike = torch.finfo(y.dtype).eps ** 0.5 * self._scale
         zero = self._fresh | (self.fired & (self._value.abs() <= alike))
-        evaluations = self.functions.evaluations if bool(zero.any()) else 0
-        if evaluations:
+        rows = zero.any(0)
+        if bool(rows.any()):
             slope = self.functions.slope(t, y)
             rates = torch.stack([self.functions.rate(i, t, y, slope) for i in range(len(zero))])
             self._value = torch.where(zero, rates.sign() * self._forward * torch.finfo(rates.dtype).tiny, self._value)
@@ -329,7 +339,7 @@ class EventWatch:
         self.stopped = torch.zeros_like(t, dtype=torch.bool)
         self.ended = self.stopped
         self.t, self.y = t, y
-        return evaluations
+        return (rows if rows.ndim else int(rows)) * self.functions.evaluations
 
     @property
     def found(self) -> list[Found]:
@@ -396,7 +406,7 @@ class EventWatch:
 
         units = torch.isfinite(first)
         t, y = place.at(torch.where(units, first, 1.0))
-        self.fired = torch.where(units, stops.any(0), self.fired)
+        self.fired = torch.where(units, (hit & together).any(0), self.fired)
         self.ended = torch.where(units, over.flatten(0, 1).any(0), self.ended)
         self.stopped = self.stopped | units
         self.t, self.y = torch.where(units, t, self.t), place.where(units, y, self.y)

@@ -75,7 +75,8 @@ class Path(nn.Module, ABC):
     training moves the path.
 
     A step over a knot is less accurate than the method's order says, and `adjoint` is so for gradients too: where that
-    matters give `solve_ivp` the knots, `jump_ts=path.kinks` in joint, or `step_ts` (see the guide's page on control).
+    matters give `solve_ivp` the knots, `jump_ts=path.kinks`, of which each row steps onto its own per sample (see the
+    guide's page on control).
 
     Attributes
     ----------
@@ -140,10 +141,13 @@ class Path(nn.Module, ABC):
 
     @property
     def kinks(self) -> Tensor:
-        """The knots, (T,) or (T, batch), where the path is less smooth than elsewhere; NaN behind a row's last."""
+        """The knots, (T,) or (T, batch), where the path is less smooth than elsewhere; NaN behind a row's last.
+
+        They are what `thalweg.solve_ivp` takes as `jump_ts`, but where they need a gradient: none reaches the times at
+        which a field jumps.
+        """
         pieces = self._pieces()
-        ts = pieces.ts.detach()
-        return torch.where(ts <= pieces.bounds[1], ts, torch.nan)
+        return torch.where(pieces.ts <= pieces.bounds[1], pieces.ts, torch.nan)
 
     @property
     def t_span(self) -> tuple[Tensor, Tensor]:

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..core.arithmetic import Count, Number, across, as_list, maximum, minimum, negate, where, wide_dtype
+from ..core.arithmetic import Count, Flag, Number, across, as_list, maximum, minimum, negate, where, wide_dtype
 from ..core.field import FieldLike
 from ..core.norms import Tolerance
 from ..core.step import Carry, Step, parts_of
@@ -190,7 +190,7 @@ class MultistepStepper(_Adams):
             torch.tensor(method.start.interpolant, dtype=torch.float64, device="cpu") * powers
         ).t()
 
-    def init(self, slope: Tensor | None) -> Carry | None:
+    def init(self, slope: Tensor | None, units: Flag = True) -> Carry | None:
         """The carry of the first step, from the slope at the start."""
         if slope is None:
             return None
@@ -294,7 +294,7 @@ class VariableAdamsStepper(_Adams):
         super().take(rows)
         self._tolerance = self._tolerance.taken(rows)
 
-    def init(self, slope: Tensor | None) -> Carry | None:
+    def init(self, slope: Tensor | None, units: Flag = True) -> Carry | None:
         """The carry of the first step, from the slope at the start."""
         if slope is None:
             return None

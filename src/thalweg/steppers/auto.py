@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..core.arithmetic import Number, across, as_list, weighted_sum, wide_dtype
+from ..core.arithmetic import Flag, Number, across, as_list, weighted_sum, wide_dtype
 from ..core.field import FieldLike
 from ..core.norms import Tolerance, rms_of_rows
 from ..core.step import Carry, Step, parts_of
@@ -90,9 +90,9 @@ class AutoStepper(StageInterpolation):
         self._tolerance = tolerance
         self._end = torch.ones(1, dtype=wide_dtype(like.device), device=like.device)
 
-    def init(self, slope: Tensor | None) -> Carry | None:
+    def init(self, slope: Tensor | None, units: Flag = True) -> Carry | None:
         """The carry of the first step, explicit, from the slope at the start."""
-        self._stiff.init(slope)
+        self._stiff.init(slope, units)
         return None if slope is None else (slope, self._zero(slope))
 
     def take(self, rows: Tensor) -> None:

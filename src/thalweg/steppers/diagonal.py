@@ -96,9 +96,9 @@ class DiagonalStepper(StageInterpolation):
         """The error estimate, where it would grow with the stiffness without limit, held back."""
         return error
 
-    def init(self, slope: Tensor | None) -> Carry | None:
+    def init(self, slope: Tensor | None, units: Flag = True) -> Carry | None:
         """The carry of the first step, from the slope at the start."""
-        self._newton.forget()
+        self._newton.forget(units)
         return (slope,) if self.needs_slope and slope is not None else None
 
     def forget(self, units: Flag = True) -> None:

@@ -16,7 +16,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from ..core.arithmetic import Number, across, weighted_sum
+from ..core.arithmetic import Flag, Number, across, weighted_sum
 from ..core.field import FieldLike
 from ..core.step import Carry, Step
 from ..methods.tableau import Tableau
@@ -75,7 +75,7 @@ class ExplicitRK(StageInterpolation):
         """Whether `init` needs the slope at the start."""
         return self.tableau.fsal
 
-    def init(self, slope: Tensor | None) -> Carry | None:
+    def init(self, slope: Tensor | None, units: Flag = True) -> Carry | None:
         """The carry of the first step, from the slope at the start."""
         return (slope,) if self.tableau.fsal and slope is not None else None
 

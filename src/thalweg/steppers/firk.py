@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..core.arithmetic import Count, Flag, Number, across, wide_dtype
+from ..core.arithmetic import Count, Flag, Number, across, where, wide_dtype
 from ..core.field import FieldLike
 from ..core.norms import Tolerance, rms_of_rows
 from ..core.step import Carry, Step
@@ -77,12 +77,12 @@ class FIRK(StageInterpolation):
         self._b_error = None if tableau.b_error is None else torch.from_numpy(tableau.b_error @ inverse).to(like)
         self._axis = self._newton.axis
         self._past: _Past | None = None
-        self._tried: Tensor | None = None  # where each row's last step began
+        self._tried = wide.new_full((like.shape[0] if by_row else 1,), torch.nan)  # where each row's last step began
 
-    def init(self, slope: Tensor | None) -> None:
+    def init(self, slope: Tensor | None, units: Flag = True) -> None:
         """Nothing is carried."""
-        self.forget()
-        self._tried = None
+        self.forget(units)
+        self._tried = where(units, torch.full_like(self._tried, torch.nan), self._tried)
 
     def forget(self, units: Flag = True) -> None:
         """Forget the Jacobian and its factors, and the last step's polynomial."""
@@ -98,7 +98,7 @@ class FIRK(StageInterpolation):
         self._tolerance = self._tolerance.taken(rows)
         if self._past is not None:
             self._past = _Past(*(x[rows] for x in (self._past.size, self._past.slopes, self._past.solved)))
-        self._tried = None if self._tried is None else self._tried[rows]
+        self._tried = self._tried[rows]
 
     def extend(self, field: FieldLike, t: Number, h: Number, y: Tensor, step: Step) -> Step:
         """The step, which lacks nothing."""
@@ -113,7 +113,7 @@ class FIRK(StageInterpolation):
             self.forget()
         with torch.no_grad():
             now = torch.as_tensor(t, dtype=self._c.dtype, device=y.device).reshape(-1)
-            moved = torch.zeros_like(now, dtype=torch.bool) if self._tried is None else now != self._tried
+            moved = (now - self._tried).abs() > 0  # not where it has tried none
             self._tried = now
             z, solved = self._solve(field, start, times, moved, size.detach(), y.detach())
         if recorded:

@@ -105,7 +105,7 @@ class ReversibleStepper:
         self._there = ExplicitRK(bare if fixed else tableau, like, by_row=by_row)
         self._back = ExplicitRK(bare, like, by_row=by_row)  # its own: the stages of the other are still needed
 
-    def init(self, slope: Tensor | None) -> Carry | None:
+    def init(self, slope: Tensor | None, units: Flag = True) -> Carry | None:
         """The first carry, of states that are joined; in joint none says so."""
         return self.carry(torch.zeros_like(self._like), True) if self._by_row else None
 
@@ -120,6 +120,7 @@ class ReversibleStepper:
 
     def take(self, rows: Tensor) -> None:
         """Go on with some of the rows alone."""
+        self._like = self._like[rows]
         self._tolerance = self._tolerance.taken(rows)
 
     def step(self, field: FieldLike, t: Number, h: Number, y: Tensor, carry: Carry | None) -> Step:

@@ -78,7 +78,7 @@ class StabilisedStepper(StageInterpolation):
         # the rounding of s stages is s² eps (Sommeijer, Shampine & Verwer)
         self._most = max(2, int(math.sqrt(least / (10 * self._eps))))
 
-    def init(self, slope: Tensor | None) -> Carry | None:
+    def init(self, slope: Tensor | None, units: Flag = True) -> Carry | None:
         """The carry of the first step, from the slope at the start."""
         if slope is None:
             return None
@@ -154,10 +154,7 @@ class StabilisedStepper(StageInterpolation):
 
     def _time(self, field: FieldLike, t: Number, h: Number, c: float | Tensor) -> Tensor:
         """The time t + c h."""
-        if isinstance(c, Tensor):
-            (time,) = field.times(t + c * h, h, torch.zeros_like(self._ends[:1]))
-        else:
-            (time,) = field.times(t, h, torch.full_like(self._ends[:1], c))
+        (time,) = field.times(t, h, c.unsqueeze(0) if isinstance(c, Tensor) else torch.full_like(self._ends[:1], c))
         return time
 
     def _stages(self, h: Number, radius: Tensor) -> tuple[list[int], Flag]:

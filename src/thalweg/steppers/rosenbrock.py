@@ -23,7 +23,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-from ..core.arithmetic import Number, across, weighted_sum, wide_dtype
+from ..core.arithmetic import Flag, Number, across, weighted_sum, wide_dtype
 from ..core.field import FieldLike
 from ..core.jacobian import Jacobians, Linearization
 from ..core.step import Carry, Step
@@ -72,7 +72,7 @@ class RosenbrockStepper(StageInterpolation):
         self._buffer: _Buffer | None = None
         self._kept: tuple[Number, Tensor, Linearization] | None = None
 
-    def init(self, slope: Tensor | None) -> None:
+    def init(self, slope: Tensor | None, units: Flag = True) -> None:
         """Nothing is carried."""
         self._kept = None
 

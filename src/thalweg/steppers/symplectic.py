@@ -12,7 +12,7 @@ from itertools import accumulate
 import torch
 from torch import Tensor
 
-from ..core.arithmetic import Number, across, wide_dtype
+from ..core.arithmetic import Flag, Number, across, wide_dtype
 from ..core.field import FieldLike, halves
 from ..core.step import Carry, Step
 from ..methods.symplectic import Splitting
@@ -56,7 +56,7 @@ class SplittingStepper(StageInterpolation):
         self._c = torch.tensor(nodes, dtype=wide, device=like.device)
         self._ends = torch.tensor([0.0, 1.0], dtype=wide, device=like.device)
 
-    def init(self, slope: Tensor | None) -> Carry | None:
+    def init(self, slope: Tensor | None, units: Flag = True) -> Carry | None:
         """The carry of the first step: f at the start."""
         return None if slope is None else (halves(slope)[1],)
 

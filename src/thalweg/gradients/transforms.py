@@ -10,12 +10,6 @@ from collections.abc import Iterable
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
-
-
-def transformed() -> bool:
-    """Whether a transform is at work, or forward-mode differentiation."""
-    return torch._C._functorch.peek_interpreter_stack() is not None or forward_ad._current_level >= 0
 
 
 def refuse_vmap(tensors: Iterable[object]) -> None:

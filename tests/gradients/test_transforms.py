@@ -157,6 +157,36 @@ def test_methods_with_jacobians_are_refused(method):
         func.grad(lambda y: end(y, method=method.name, **options).sum())(Y0)
 
 
+@pytest.mark.parametrize("backend", ["eager", "native"])
+@pytest.mark.parametrize("batching", ["joint", "per_sample"])
+def test_a_backward_pass_carries_the_tangent_of_its_cotangent(batching, backend):
+    """A gradient is linear in the cotangent: its tangent is the gradient of the cotangent's."""
+    y0 = Y0.clone().requires_grad_()
+    ys = solve_ivp(lambda t, y: -(y**2), (0.0, 1.0), y0, batching=batching, backend=backend).ys
+    cotangent, tangent = torch.randn(2, *ys.shape, dtype=F64, generator=torch.Generator().manual_seed(0))
+    with forward_ad.dual_level():
+        dual = forward_ad.make_dual(cotangent, tangent)
+        (found,) = torch.autograd.grad(ys, y0, dual, retain_graph=True)
+        found = forward_ad.unpack_dual(found)
+    for x, given in zip(found, (cotangent, tangent), strict=True):
+        torch.testing.assert_close(x, torch.autograd.grad(ys, y0, given, retain_graph=True)[0], rtol=1e-9, atol=0)
+
+
+@pytest.mark.parametrize("gradient", ["checkpointed", "adjoint", "gauss"])
+@pytest.mark.parametrize("transform", ["vmap", "is_grads_batched"])
+def test_a_backward_pass_that_no_transform_goes_through_says_so(transform, gradient):
+    """That of the eager loop, per sample."""
+    y0 = Y0.clone().requires_grad_()
+    ys = end(y0, batching="per_sample", backend="eager", gradient=gradient, rtol=1e-3)
+    cotangents = torch.ones(3, *ys.shape, dtype=F64)
+
+    def pulled(cotangent, **options):
+        return torch.autograd.grad(ys, y0, cotangent, retain_graph=True, **options)
+
+    with pytest.raises(RuntimeError, match=r"cannot go through the backward pass of this solve; .*'direct'"):
+        func.vmap(pulled)(cotangents) if transform == "vmap" else pulled(cotangents, is_grads_batched=True)
+
+
 class Swirl(torch.nn.Linear):
     """A field of its own weights."""
 

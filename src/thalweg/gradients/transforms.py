@@ -10,6 +10,7 @@ from collections.abc import Iterable
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 
 def refuse_vmap(tensors: Iterable[object]) -> None:
@@ -43,6 +44,27 @@ def refuse_writing() -> None:
             "it fails, go by the numbers in y0; take the field alone (a thalweg.nn.ResNet is Euler's method with steps "
             "of 1), or torch.compile, which leaves solves as they are"
         )
+
+
+def has_tangent(x: Tensor) -> bool:
+    """Whether it is a dual number of `torch.autograd.forward_ad`."""
+    return forward_ad._current_level >= 0 and forward_ad.unpack_dual(x).tangent is not None
+
+
+def refuse_cotangent(cotangent: Tensor, error: RuntimeError) -> None:
+    """Say in words why a backward pass failed, where it is that a transform has wrapped its cotangent.
+
+    Raises
+    ------
+    RuntimeError
+        Where it has.
+    """
+    functorch = torch._C._functorch
+    if functorch.is_functorch_wrapped_tensor(cotangent) or functorch.is_legacy_batchedtensor(cotangent):
+        raise RuntimeError(
+            "torch.func's transforms, vectorize=True and is_grads_batched=True cannot go through the backward pass of "
+            "this solve; choose gradient='direct', or take the gradients one by one"
+        ) from error
 
 
 def unwrapped(x: Tensor) -> Tensor:

@@ -110,6 +110,11 @@ def test_under_no_grad_values_and_tangents_are_the_same(method, batching):
         torch.testing.assert_close(pushed(), expected, rtol=1e-13, atol=0)
 
 
+def test_linearize_is_refused():
+    with pytest.raises(ValueError, match=r"cannot be written down by torch\.func\.linearize or make_fx"):
+        func.linearize(end, Y0)
+
+
 @pytest.mark.parametrize("transform", [func.grad, func.jacfwd])
 def test_events_are_refused(transform):
     """Forward mode had left the move of their times out."""

@@ -29,18 +29,23 @@ def refuse_vmap(tensors: Iterable[object]) -> None:
         )
 
 
+_WRITES = torch._C._TorchDispatchModeKey.PROXY
+"""The mode in which PyTorch writes operations down."""
+
+
 def refuse_writing() -> None:
     """Refuse a solve whose operations are written down, to be done to other numbers.
 
     Raises
     ------
     ValueError
-        When `torch.jit.trace` or `torch.export` is at work.
+        When `torch.jit.trace`, `torch.export`, `torch.func.linearize` or `make_fx` is at work.
     """
-    traced = torch._C._is_tracing()
-    if traced or torch.compiler.is_compiling():
+    traced, exported = torch._C._is_tracing(), torch.compiler.is_compiling()
+    if traced or exported or torch._C._get_dispatch_mode(_WRITES) is not None:
+        writer = "jit.trace" if traced else "export" if exported else "func.linearize or make_fx"
         raise ValueError(
-            f"solve_ivp cannot be written down by torch.{'jit.trace' if traced else 'export'}: its steps, and whether "
+            f"solve_ivp cannot be written down by torch.{writer}: its steps, and whether "
             "it fails, go by the numbers in y0; take the field alone (a thalweg.nn.ResNet is Euler's method with steps "
             "of 1), or torch.compile, which leaves solves as they are"
         )

@@ -142,6 +142,25 @@ def test_memory_grows_with_the_steps_where_a_graph_is_kept():
     assert few["direct"][0] <= few["direct"][1]
 
 
+@pytest.mark.parametrize("batching", ["joint", "per_sample"])
+def test_memory_is_followed_in_forward_mode_to_times_and_arguments(batching):
+    """Some tangents there have no memory. What is held: outputs, a tangent of each source, the graph of the loss."""
+    t0, t1, k = (torch.tensor(x, dtype=F64, requires_grad=True) for x in (0.0, 1.0, 0.5))
+    y0 = torch.ones(500, 2, dtype=F64)
+
+    def field(t, y, k):
+        return -k * y * t * torch.sign(k)  # whose derivative has none either
+
+    report = check_gradients(
+        field, (t0, t1), y0, args=(k,), batching=batching, methods=["forward"], directions=1, repeats=1
+    )
+    rows = by_name(report)
+    assert rows["forward"].to_direct < 1e-12
+    outputs = 2 * y0.nbytes
+    assert 4 * outputs <= rows["forward"].bytes_held <= 8 * outputs
+    assert rows["forward"].bytes_held < rows["forward"].bytes_peak
+
+
 def test_methods_by_names_of_ones_own_and_a_loss():
     field, t_span, y0, k = problem()
     report = check_gradients(
@@ -183,6 +202,34 @@ def test_other_libraries_have_the_adjoint_alone():
     assert "None of these is exact here; adjoint is nearest" in report.recommendation
 
 
+def test_a_gradient_of_zero_is_one():
+    """Of an argument that the field does not use, for the differences and for all methods alike."""
+    k = torch.ones(2, dtype=F64, requires_grad=True)
+    report = check_gradients(lambda t, y, k: -y, (0.0, 1.0), torch.ones(2, dtype=F64), args=(k,), repeats=1)
+    for row in report.rows:
+        assert not row.refusal
+        assert row.to_differences == row.to_direct == 0
+    assert report.recommendation.startswith("Choose ")
+
+
+def test_a_field_that_draws_anew_at_each_call_is_found_out():
+    k = torch.ones(2, dtype=F64, requires_grad=True)
+    torch.manual_seed(0)
+    report = check_gradients(
+        lambda t, y: -k * torch.nn.functional.dropout(y), (0.0, 1.0), torch.ones(2, dtype=F64), "rk4", step_size=0.25,
+        methods=["checkpointed"], repeats=1,
+    )  # fmt: skip
+    assert "another one at each call" in report.recommendation
+
+
+def test_where_there_are_no_differences_the_reason_is_told():
+    t_eval = torch.tensor([0.5, 1.0], dtype=F64, requires_grad=True)  # the last cannot move on
+    report = check_gradients(
+        lambda t, y: -y, (0.0, 1.0), torch.ones(2, dtype=F64), t_eval=t_eval, methods=["direct"], repeats=1
+    )
+    assert "no differences: t_eval must lie within t_span" in report.differences
+
+
 def test_nothing_is_left_behind():
     """No gradient is put into .grad, no value moved, and the default gradient methods are as they were."""
     field, t_span, y0, k = problem()
@@ -201,6 +248,7 @@ def test_nothing_is_left_behind():
         ({"methods": ["secret"]}, ValueError, "holds 'secret', but"),
         ({"gradient": "direct"}, ValueError, "name those to try in methods="),
         ({"repeats": 0}, ValueError, "repeats must be a positive integer"),
+        ({"loss": lambda sol: (sol.ys[-1] - 2).sqrt().sum()}, ValueError, "the loss is nan"),
         ({"loss": lambda sol: sol.ys[-1]}, TypeError, r"one real number as a tensor, got a tensor of shape \(2,\)"),
     ],
 )

@@ -41,6 +41,11 @@ _REFERENCES = {"explicit": "vern8", "adams": "vern8", **dict.fromkeys(_STIFF, "r
 _WIDTH = 100
 """The columns of a report."""
 
+_RANDOM = (
+    "Two passes of direct give two gradients: the field or the loss is another one at each call, as with dropout, and "
+    "what stands here compares different ones. Call eval() on modules, or draw random numbers before the solve."
+)
+
 _ROOM = 2**30
 """The bytes that a recommended method may hold, if there is one that is exact and needs no more: 1 GiB."""
 
@@ -195,7 +200,11 @@ def check_gradients(
     trials = {name: _Trial(problem, gradient) for name, gradient in {"direct": "direct", **chosen}.items()}
     reference = trials["direct"].along(vectors)
     rows = tuple(trials[name].row(name, vectors, differences, reference, repeats) for name in chosen)
-    return GradientReport(rows, problem.told(), told, _recommendation(rows, problem.rounding))
+    recommendation = _recommendation(rows, problem.rounding)
+    again = trials["direct"].along(vectors)
+    if again is not None and _distance(again, reference) > problem.rounding:
+        recommendation = _RANDOM
+    return GradientReport(rows, problem.told(), told, recommendation)
 
 
 class _Problem:
@@ -236,6 +245,8 @@ class _Problem:
         if not (isinstance(value, Tensor) and value.numel() == 1 and not value.is_complex()):
             shape = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
             raise TypeError(f"loss must return one real number as a tensor, got {shape}")
+        if not math.isfinite(value):
+            raise ValueError(f"the loss is {value.item()}, which has no differences: choose one that is finite here")
 
     @property
     def rounding(self) -> float:
@@ -289,20 +300,22 @@ class _Problem:
             if sum(x.numel() for x in self.sources) <= _EACH
             else (f"along {len(vectors)} random directions")
         )
+        reason = ""
         for dtype, step, changes in self._references():
             try:
                 values = [
                     [self._value([sign * step * v for v in vector], dtype, changes) for sign in (1, -1)]
                     for vector in vectors
                 ]
-            except (RuntimeError, ValueError, TypeError):
+            except (RuntimeError, ValueError, TypeError) as error:
+                reason = _first_line(error)
                 continue
             found = torch.tensor(
                 [(above - below) / (2 * step) for above, below in values], dtype=torch.float64, device="cpu"
             )
             where = "float64" if dtype is not None else "the problem's own precision"
             return found, f"central differences in {where}, {way}"
-        return None, "no differences: the solve at tight tolerances failed"
+        return None, f"no differences: {reason}"
 
     def _references(self) -> list[tuple[torch.dtype | None, float, dict[str, Any]]]:
         """How to take differences, in the order to try: dtype, how far to move, and what is changed of the solve."""
@@ -370,7 +383,7 @@ class _Trial:
             backward = self.calls[0] - forward
             seconds = statistics.median(self._timed() for _ in range(repeats))
         except (RuntimeError, ValueError, NotImplementedError) as error:
-            return GradientRow(name, refusal=str(error).split("\n")[0])
+            return GradientRow(name, refusal=_first_line(error))
         return GradientRow(
             name,
             to_differences=_distance(found, differences),
@@ -432,6 +445,8 @@ class _Trial:
         return problem.loss(sol)
 
     def _backward(self, value: Tensor) -> Sequence[Tensor | None]:
+        if not value.requires_grad:
+            return [None] * len(self.problem.sources)
         return torch.autograd.grad(value.reshape(()), self.problem.sources, allow_unused=True)
 
 
@@ -446,6 +461,10 @@ class _Memory(TorchDispatchMode):
     def __torch_dispatch__(
         self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
+        if function is torch.ops.aten._efficientzerotensor.default:
+            # the tangent of what has none, which has no memory either: operations that a mode passes on read it all the
+            # same, and PyTorch ends by a segmentation fault; zeros are the same number
+            function = torch.ops.aten.zeros.default
         out = function(*args, **(kwargs or {}))
         before = {x.untyped_storage()._cdata for x in pytree.tree_leaves((args, kwargs)) if isinstance(x, Tensor)}
         for x in pytree.tree_leaves(out):
@@ -504,8 +523,14 @@ def _size(x: Tensor) -> float:
 
 
 def _distance(found: Tensor, other: Tensor | None) -> float:
-    """Relative to the other."""
-    return math.nan if other is None else float((found - other).norm() / other.norm())
+    """Relative to the other; two that are zero are the same."""
+    if other is None:
+        return math.nan
+    return 0.0 if torch.equal(found, other) else float((found - other).norm() / other.norm())
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).split("\n")[0]
 
 
 def _now(like: Tensor) -> float:
@@ -541,7 +566,7 @@ def _recommendation(rows: Sequence[GradientRow], rounding: float) -> str:
 def _warning(row: GradientRow) -> str:
     """What the distance to the differences says of a gradient that is exact."""
     if row.to_differences > 0.1:
-        return "; but it is far from the differences: look for detach() in the field, or tighten rtol and atol"
+        return "; but it is far from the differences: look for detach() in field or loss, or tighten rtol and atol"
     if row.to_differences > 1e-2:
         return "; its distance to the differences is the error of the solve, which tighter rtol and atol lessen"
     return ""

@@ -28,6 +28,7 @@ from .arguments import (
     stop_times,
 )
 from .core.arithmetic import Flag, Number, anywhere, negate, wide_dtype
+from .core.derivatives import transformed
 from .core.field import FIELDS, Field, Pair, SeparableField
 from .core.holdings import all_tensors
 from .core.solution import Solution, Stats
@@ -44,7 +45,7 @@ from .gradients.back import BackState, WayBack
 from .gradients.base import Integrate
 from .gradients.segments import solve_with_events
 from .gradients.starting import with_moving_starts
-from .gradients.transforms import refuse_vmap, refuse_writing, transformed, unwrapped
+from .gradients.transforms import refuse_vmap, refuse_writing, unwrapped
 from .loop.batching import Batching, Joint, PerSample
 from .loop.integrate import GraphTimes, Problem, Result, integrate
 from .methods import Method, as_method
@@ -253,7 +254,8 @@ def solve_ivp(
     check_functions(fun, chosen)
     args = args if isinstance(args, tuple) else (args,)  # as SciPy does
 
-    if transformed():
+    inside = transformed()
+    if inside:
         backend = "eager" if backend == "auto" else backend
         refuse_vmap((*pytree.tree_leaves((y0, t_span, t_eval, args)), *all_tensors(fun)))
     layout, packed = layout_of(y0, by_row=by_row)
@@ -269,7 +271,8 @@ def solve_ivp(
         callback,
     )  # fmt: skip
 
-    timed = any(t is not None and t.requires_grad for t in (t0, t1, times))
+    # a transform has its tangents and gradients at levels of its own, also of what says that it needs none
+    timed = inside or (torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (t0, t1, times)))
     wanted = torch.is_grad_enabled() and (
         timed
         or packed.requires_grad
@@ -299,7 +302,7 @@ def solve_ivp(
     bar = SolveProgress(problem.t1 - problem.t0) if progress else None
     problem = replace(problem, progress=bar)
     check_jacobian(jac, sparsity, chosen.name, problem.stepper.implicit)
-    if problem.stepper.implicit and transformed():
+    if problem.stepper.implicit and inside:
         raise ValueError(
             f"method {chosen.name!r} makes Jacobians, which torch.func's transforms and forward-mode differentiation "
             "cannot go through; choose an explicit method, or differentiate by torch.autograd"
@@ -316,6 +319,11 @@ def solve_ivp(
     graph_times, run = GraphTimes(t0, t1, times), either(integrate)
     times = None if times is None else blotted(times, padding)
     watched = as_events(events)
+    if watched and inside:
+        raise ValueError(
+            "events do not go with torch.func's transforms and forward-mode differentiation, which do not see how the "
+            "times of events move; differentiate by torch.autograd, with .backward() or torch.autograd.grad"
+        )
     request = Request(problem, packed, graph_times if timed or watched else None, stats, backward)
     found: Sequence[Found] | None = None if events is None else ()
     t_end = t1
@@ -331,7 +339,7 @@ def solve_ivp(
             ys, result = (maker if engine is None else engine).run(run, request)
         if engine is not None and key is not None:
             keep(key, engine)
-    if timed and torch.is_grad_enabled():
+    if timed:
         ys, result = with_moving_starts(ys, result, request)
     ys = blotted(ys, padding)
     return _solution(problem, result, ys, t0, t_end, times, stats, layout.unpack, packed, on_failure, found)

@@ -66,6 +66,62 @@ class TestKnownDerivatives:
         torch.testing.assert_close(found.tangent, 1 / (1 + Y0[0]) ** 2, rtol=1e-7, atol=1e-9)
 
 
+@pytest.mark.parametrize("batching", ["joint", "per_sample"])
+@pytest.mark.parametrize("times", ["ends", "outputs"])
+def test_times_have_derivatives_of_either_mode_and_of_second_order(times, batching):
+    """Of dy/dt = 1/y, whose solution from y0 at t0 is y² = y0² + 2 (t - t0)."""
+    y0 = torch.tensor([[1.0], [2.0]], dtype=F64)
+
+    def exact(t):
+        return torch.sqrt(y0**2 + 2 * (t[1] - t[0])).squeeze(-1)
+
+    def solved(t):
+        span, t_eval = ((t[0], t[1]), None) if times == "ends" else ((t[0], 1.5), t)
+        return solve_ivp(lambda t, y: 1 / y, span, y0, "vern8", t_eval, batching=batching, rtol=1e-10, atol=1e-10).ys[
+            -1, :, 0
+        ]
+
+    t = torch.tensor([0.1, 1.2], dtype=F64)
+    expected, second = func.jacrev(exact)(t), func.hessian(lambda t: exact(t).sum())(t)
+    for transform in (func.jacrev, func.jacfwd):
+        torch.testing.assert_close(transform(solved)(t), expected, rtol=1e-7, atol=1e-9)
+    torch.testing.assert_close(func.hessian(lambda t: solved(t).sum())(t), second, rtol=1e-7, atol=1e-8)
+    with forward_ad.dual_level():
+        found = forward_ad.unpack_dual(solved(forward_ad.make_dual(t, torch.tensor([1.0, 2.0], dtype=F64)))).tangent
+    torch.testing.assert_close(found, expected[:, 0] + 2 * expected[:, 1], rtol=1e-7, atol=1e-9)
+
+
+@pytest.mark.parametrize("batching", ["joint", "per_sample"])
+@pytest.mark.parametrize("method", ["vern7", "adams"])
+def test_under_no_grad_values_and_tangents_are_the_same(method, batching):
+    """What `torch.no_grad()` ends is the graph; tangents go on, through outputs at t0 and inside steps too."""
+
+    def pushed():
+        def solved(y0, rate):
+            return end(y0, rate, method, (0.0, 0.3, 1.0), batching=batching, rtol=1e-6, atol=1e-6)
+
+        found = func.jvp(solved, (Y0, RATE), (Y0, RATE))
+        with forward_ad.dual_level():
+            dual = solved(*(forward_ad.make_dual(x, torch.full_like(x, 0.7)) for x in (Y0, RATE)))
+            return *found, *forward_ad.unpack_dual(dual)
+
+    expected = pushed()
+    with torch.no_grad():
+        torch.testing.assert_close(pushed(), expected, rtol=1e-13, atol=0)
+
+
+def test_linearize_is_refused():
+    with pytest.raises(ValueError, match=r"cannot be written down by torch\.func\.linearize or make_fx"):
+        func.linearize(end, Y0)
+
+
+@pytest.mark.parametrize("transform", [func.grad, func.jacfwd])
+def test_events_are_refused(transform):
+    """Forward mode had left the move of their times out."""
+    with pytest.raises(ValueError, match=r"events do not go with torch\.func.*differentiate by torch\.autograd"):
+        transform(lambda y: end(y, t_eval=None, events=lambda t, y, k: y[0, 0] - 0.5).sum())(Y0)
+
+
 @pytest.mark.parametrize("transform", ["vmap", "vmap of grad", "grad of vmap"])
 def test_vmap_is_refused(transform):
     transforms = {
@@ -104,6 +160,36 @@ def test_methods_with_jacobians_are_refused(method):
     options = {"rtol": 1e-3} if method.adaptive else {"step_size": 0.1}
     with pytest.raises(ValueError, match="makes Jacobians"):
         func.grad(lambda y: end(y, method=method.name, **options).sum())(Y0)
+
+
+@pytest.mark.parametrize("backend", ["eager", "native"])
+@pytest.mark.parametrize("batching", ["joint", "per_sample"])
+def test_a_backward_pass_carries_the_tangent_of_its_cotangent(batching, backend):
+    """A gradient is linear in the cotangent: its tangent is the gradient of the cotangent's."""
+    y0 = Y0.clone().requires_grad_()
+    ys = solve_ivp(lambda t, y: -(y**2), (0.0, 1.0), y0, batching=batching, backend=backend).ys
+    cotangent, tangent = torch.randn(2, *ys.shape, dtype=F64, generator=torch.Generator().manual_seed(0))
+    with forward_ad.dual_level():
+        dual = forward_ad.make_dual(cotangent, tangent)
+        (found,) = torch.autograd.grad(ys, y0, dual, retain_graph=True)
+        found = forward_ad.unpack_dual(found)
+    for x, given in zip(found, (cotangent, tangent), strict=True):
+        torch.testing.assert_close(x, torch.autograd.grad(ys, y0, given, retain_graph=True)[0], rtol=1e-9, atol=0)
+
+
+@pytest.mark.parametrize("gradient", ["checkpointed", "adjoint", "gauss"])
+@pytest.mark.parametrize("transform", ["vmap", "is_grads_batched"])
+def test_a_backward_pass_that_no_transform_goes_through_says_so(transform, gradient):
+    """That of the eager loop, per sample."""
+    y0 = Y0.clone().requires_grad_()
+    ys = end(y0, batching="per_sample", backend="eager", gradient=gradient, rtol=1e-3)
+    cotangents = torch.ones(3, *ys.shape, dtype=F64)
+
+    def pulled(cotangent, **options):
+        return torch.autograd.grad(ys, y0, cotangent, retain_graph=True, **options)
+
+    with pytest.raises(RuntimeError, match=r"cannot go through the backward pass of this solve; .*'direct'"):
+        func.vmap(pulled)(cotangents) if transform == "vmap" else pulled(cotangents, is_grads_batched=True)
 
 
 class Swirl(torch.nn.Linear):

@@ -138,7 +138,6 @@ def within_digits(times: Tensor, low: Tensor, high: Tensor, *given: Any) -> Tens
     """
     dtypes = (torch.as_tensor(t).dtype for t in given if hasattr(t, "dtype"))
     coarsest = max((times.dtype, *(d for d in dtypes if d.is_floating_point)), key=lambda d: torch.finfo(d).eps)
-    with torch.no_grad():
-        nearest = torch.minimum(torch.maximum(times, low), high)
-        past = torch.where(nearest.to(coarsest) == times.to(coarsest), nearest - times, 0.0)
-    return times + past
+    nearest = torch.minimum(torch.maximum(times, low), high)
+    past = torch.where(nearest.to(coarsest) == times.to(coarsest), nearest - times, 0.0)
+    return times + past.detach()

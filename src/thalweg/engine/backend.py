@@ -22,6 +22,7 @@ from ..gradients import Checkpointed, GradientMethod
 from ..gradients.base import Integrate, Request
 from ..gradients.direct import Direct
 from ..gradients.higher import Recipe, gradients_of, in_graph
+from ..gradients.transforms import has_tangent, refuse_cotangent
 from ..loop.integrate import GraphTimes, Problem, Result
 from ..methods import Method
 from ..methods.rosenbrock import Rosenbrock
@@ -378,16 +379,20 @@ class Call:
         linked = dict(zip(present, found, strict=True))
         return [linked.get(i) for i in range(len(sources))]
 
-    def backward_of_many(
+    def backward_by_pytorch(
         self, cotangent: Tensor, needed: Sequence[bool], sources: Sequence[Tensor | None]
     ) -> list[Tensor | None]:
-        """The gradients from many cotangents at once, a batch in disguise, which PyTorch alone can read."""
+        """The gradients from what PyTorch alone can read: many cotangents at once in disguise, or a dual number."""
         create_graph = torch.is_grad_enabled()
         wanted = [i for i, (x, need) in enumerate(zip(sources, needed, strict=True)) if need and x is not None]
         with torch.enable_grad():
             # views: a source may have been made of another one, whose gradient is that of the other
             views = [None if x is None else x.view_as(x) for x in sources]
-            linked = dict(zip(wanted, self._pulled(cotangent, views, wanted, create_graph), strict=True))
+            try:
+                linked = dict(zip(wanted, self._pulled(cotangent, views, wanted, create_graph), strict=True))
+            except RuntimeError as error:
+                refuse_cotangent(cotangent, error)
+                raise
         return [linked.get(i) for i in range(len(sources))]
 
     def _pulled(
@@ -435,8 +440,8 @@ class _Function(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, cotangent: Tensor) -> tuple[Any, ...]:
         call, sources, needed = ctx.call, ctx.saved_tensors, ctx.needs_input_grad[1:]
-        if not torch._C._has_storage(cotangent):
-            return (None, *call.backward_of_many(cotangent, needed, sources))
+        if not torch._C._has_storage(cotangent) or has_tangent(cotangent):
+            return (None, *call.backward_by_pytorch(cotangent, needed, sources))
         if not torch.is_grad_enabled():
             return (None, *call.backward(cotangent, needed, sources))
         with torch.no_grad():  # create_graph=True

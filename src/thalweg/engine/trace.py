@@ -18,10 +18,10 @@ from torch.overrides import _get_current_function_mode_stack
 from torch.utils import _pytree as pytree
 from torch.utils._device import DeviceContext
 
+from ..core.derivatives import transformed
 from ..core.field import called
 from ..core.holdings import all_tensors
 from ..core.state import Layout, layout_of
-from ..gradients.transforms import transformed
 from .builder import Builder, KeepsTensor, Untraceable
 from .guards import Guards, guards_of
 from .program import STATE, TIME, Program

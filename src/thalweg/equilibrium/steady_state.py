@@ -18,6 +18,7 @@ from torch import Tensor
 
 from ..arguments import Time, as_time, as_tolerance, one_of
 from ..core.arithmetic import across, anywhere, negate
+from ..core.derivatives import transformed
 from ..core.field import Field, time_of
 from ..core.once import once
 from ..core.rows import stand_ins
@@ -25,7 +26,6 @@ from ..core.solution import Stats, told
 from ..core.state import Layout, layout_of
 from ..core.status import SolveError, Status
 from ..gradients.capture import unreached
-from ..gradients.transforms import transformed
 from .flow import follow
 from .gmres import gmres
 from .roots import Found, anderson, by_jacobian, by_products, newton

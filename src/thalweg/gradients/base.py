@@ -20,6 +20,7 @@ from ..core.sparsity import Sparsity
 from ..loop.integrate import GraphTimes, Problem, Result
 from .back import WayBack
 from .capture import captured_tensors, check_reach, held_tensors
+from .transforms import refuse_cotangent
 
 Integrate = Callable[..., Result]
 """The loop, as it is handed to a gradient method."""
@@ -211,8 +212,12 @@ class _Function(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, cotangent: Tensor) -> tuple[Any, ...]:
         *sources, ys = ctx.saved_tensors
-        with torch.no_grad(), ctx.node.as_forward():
-            gradients = ctx.node.backward(cotangent, ys)
+        try:
+            with torch.no_grad(), ctx.node.as_forward():
+                gradients = ctx.node.backward(cotangent, ys)
+        except RuntimeError as error:
+            refuse_cotangent(cotangent, error)
+            raise
         if torch.is_grad_enabled():  # create_graph=True
             gradients = ctx.node.in_graph(gradients, cotangent, sources)
         return (None, *gradients)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from ..loop.integrate import Result
@@ -14,6 +13,6 @@ class Direct:
 
     def run(self, integrate: Integrate, request: Request) -> tuple[Tensor, Result]:
         """Let PyTorch record the loop."""
-        problem = request.problem.with_graph(request.y0, request.times if torch.is_grad_enabled() else None)
+        problem = request.problem.with_graph(request.y0, request.times)
         result = integrate(problem)
         return result.ys, result

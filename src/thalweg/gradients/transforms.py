@@ -13,11 +13,6 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 
-def transformed() -> bool:
-    """Whether a transform is at work, or forward-mode differentiation."""
-    return torch._C._functorch.peek_interpreter_stack() is not None or forward_ad._current_level >= 0
-
-
 def refuse_vmap(tensors: Iterable[object]) -> None:
     """Refuse tensors that are a batch in disguise.
 
@@ -34,21 +29,47 @@ def refuse_vmap(tensors: Iterable[object]) -> None:
         )
 
 
+_WRITES = torch._C._TorchDispatchModeKey.PROXY
+"""The mode in which PyTorch writes operations down."""
+
+
 def refuse_writing() -> None:
     """Refuse a solve whose operations are written down, to be done to other numbers.
 
     Raises
     ------
     ValueError
-        When `torch.jit.trace` or `torch.export` is at work.
+        When `torch.jit.trace`, `torch.export`, `torch.func.linearize` or `make_fx` is at work.
     """
-    traced = torch._C._is_tracing()
-    if traced or torch.compiler.is_compiling():
+    traced, exported = torch._C._is_tracing(), torch.compiler.is_compiling()
+    if traced or exported or torch._C._get_dispatch_mode(_WRITES) is not None:
+        writer = "jit.trace" if traced else "export" if exported else "func.linearize or make_fx"
         raise ValueError(
-            f"solve_ivp cannot be written down by torch.{'jit.trace' if traced else 'export'}: its steps, and whether "
+            f"solve_ivp cannot be written down by torch.{writer}: its steps, and whether "
             "it fails, go by the numbers in y0; take the field alone (a thalweg.nn.ResNet is Euler's method with steps "
             "of 1), or torch.compile, which leaves solves as they are"
         )
+
+
+def has_tangent(x: Tensor) -> bool:
+    """Whether it is a dual number of `torch.autograd.forward_ad`."""
+    return forward_ad._current_level >= 0 and forward_ad.unpack_dual(x).tangent is not None
+
+
+def refuse_cotangent(cotangent: Tensor, error: RuntimeError) -> None:
+    """Say in words why a backward pass failed, where it is that a transform has wrapped its cotangent.
+
+    Raises
+    ------
+    RuntimeError
+        Where it has.
+    """
+    functorch = torch._C._functorch
+    if functorch.is_functorch_wrapped_tensor(cotangent) or functorch.is_legacy_batchedtensor(cotangent):
+        raise RuntimeError(
+            "torch.func's transforms, vectorize=True and is_grads_batched=True cannot go through the backward pass of "
+            "this solve; choose gradient='direct', or take the gradients one by one"
+        ) from error
 
 
 def unwrapped(x: Tensor) -> Tensor:

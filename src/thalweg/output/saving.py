@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ..core.arithmetic import Count, Flag, Number, across, as_list, of_rows
+from ..core.derivatives import recorded
 from ..core.step import Step, Stepper
 
 
@@ -104,8 +105,8 @@ class JointSaver:
 class RowSaver:
     """The states at each row's own times.
 
-    Without a graph they go to their places in one buffer. With a graph they are kept as they come and gathered at the
-    end, since a buffer in a graph would be copied at each step.
+    Without a graph they go to their places in one buffer. With a graph, or tangents, they are kept as they come and
+    gathered at the end, since a buffer in a graph would be copied at each step.
 
     Parameters
     ----------
@@ -130,7 +131,7 @@ class RowSaver:
         self._y0 = torch.where(start.view(shape), y0.detach(), torch.nan)
         self._start = start.view(shape)
         self._initial = y0
-        self._recorded = torch.is_grad_enabled()
+        self._recorded = recorded()
         if self._recorded:
             self._parts: list[Tensor] = []
             self._length = 0  # of all parts, one after the other

@@ -2,8 +2,8 @@
 
 y, k_i: (*shape) in joint, (B, *D) per sample. t, h: a float or a 0-d tensor in joint, (B,) per sample.
 
-There are two ways through, compared by the tests. Where no graph is recorded, the stages lie side by side in one
-buffer K (S, N) and each combination of stages is one matrix–vector product. Where a graph is recorded, every
+There are two ways through, compared by the tests. Where no graph is recorded, and no tangents go along, the stages lie
+side by side in one buffer K (S, N) and each combination of stages is one matrix–vector product. Otherwise every
 operation makes a new tensor.
 """
 
@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from ..core.arithmetic import Flag, Number, across, weighted_sum
+from ..core.derivatives import recorded
 from ..core.field import FieldLike
 from ..core.step import Carry, Step
 from ..methods.tableau import Tableau
@@ -82,7 +83,7 @@ class ExplicitRK(StageInterpolation):
     def step(self, field: FieldLike, t: Number, h: Number, y: Tensor, carry: Carry | None) -> Step:
         """Try a step of size h from (t, y); without a carry it evaluates the slope there itself."""
         times = field.times(t, h, self._c if carry is None else self._c_carried)
-        if torch.is_grad_enabled():
+        if recorded():
             return self._step_recorded(field, times, h, y, carry)
         return self._step_buffered(field, times, h, y, carry)
 
@@ -93,7 +94,7 @@ class ExplicitRK(StageInterpolation):
             return step
         times = field.times(t, h, self._dense_c)
         buffer = self._buffer
-        if buffer is not None and step.stages is buffer.own and not torch.is_grad_enabled():
+        if buffer is not None and step.stages is buffer.own and not recorded():
             stages, scale, flat = buffer.stages, self._scale(h, y), y.flatten()
             for i, time in enumerate(times):
                 state = buffer.combine(self._rows.dense + i, flat, y, scale)

@@ -79,6 +79,14 @@ def test_derivatives_of_ones_own_reach_weights(of_weights):
     agree(*gradients(lambda t, y: of_weights(w) * y + b, w, b))
 
 
+@pytest.mark.parametrize("of_weights", OF_WEIGHTS.values(), ids=OF_WEIGHTS)
+@pytest.mark.parametrize("size", [1, 3])
+def test_derivatives_of_ones_own_reach_arguments(of_weights, size):
+    y0, k = Y0.expand(3, 2), weights(*[1.2] * size).view(size, 1)
+    ends = [solved(lambda t, y, k: -of_weights(k) * y, y0, backend, args=(k,)).ys[-1] for backend in ("auto", "eager")]
+    agree(*(torch.autograd.grad(end.sum(), k) for end in ends))
+
+
 def test_weights_that_need_a_gradient_later_get_it_by_a_derivative_of_ones_own():
     w = weights(-0.5, -0.25).detach()
 

@@ -67,14 +67,14 @@ void solve_joint(const typename Family::Plan& plan, typename Family::Record* rec
   if (tiles[0]->chooses()) {
     const double span = task.t1[0] - task.t0[0];
     const double d0 = std::sqrt(total(0) / entries), d1 = std::sqrt(total(1) / entries);
-    const double h0 = Tile<Family>::tentative(d0, d1, span);
+    const double h0 = Tile<Family>::tentative(d0, d1, span)[0];
     each_tile([&](int n, int) {
       double h[L], change[L];
       for (int l = 0; l < L; ++l) h[l] = h0;
       tiles[n]->look_ahead(h, change);
       parts[2 * n] = sum_lanes(change, tiles[n]->samples());
     });
-    size = tiles[0]->first_size(d0, d1, std::sqrt(total(0) / entries) / h0, h0, span);
+    size = tiles[0]->first_size(d0, d1, std::sqrt(total(0) / entries) / h0, h0, span)[0];
   }
   double error = 0;
   bool begun = false;

@@ -127,18 +127,22 @@ public:
 
   // Makes the samples [first, end) wait, at most L, and gives each its slope and the size of its first step.
   void prepare(std::int64_t first, std::int64_t end) {
+    using V = Vec<double>;
+    constexpr int Wide = V::lanes;
     load(first, end);
-    double h0[L], squares[3][L];
+    double size[L];
     if (chooses()) {
-      begin_squares(squares[0], squares[1]);
-      for (int l = 0; l < L; ++l) h0[l] = tentative(root(squares[0][l]), root(squares[1][l]), span_[l]);
-      look_ahead(h0, squares[2]);
+      double state[L], slope[L], change[L], h0[L];
+      const auto root = [&](const double* squares, int l) { return sqrt(V::load(squares + l) / V(D)); };
+      begin_squares(state, slope);
+      for (int l = 0; l < L; l += Wide) tentative(root(state, l), root(slope, l), V::load(span_ + l)).store(h0 + l);
+      look_ahead(h0, change);
+      for (int l = 0; l < L; l += Wide) {
+        const V h = V::load(h0 + l);
+        first_size(root(state, l), root(slope, l), root(change, l) / h, h, V::load(span_ + l)).store(size + l);
+      }
     }
-    for (int l = 0; l < waiting_end_; ++l) {
-      double size = plan_.control.first_step;
-      if (chooses()) size = first_size(root(squares[0][l]), root(squares[1][l]), root(squares[2][l]) / h0[l], h0[l], span_[l]);
-      set_first(l, size);
-    }
+    for (int l = 0; l < waiting_end_; ++l) set_first(l, chooses() ? size[l] : plan_.control.first_step);
   }
 
   // Notes how those that wait begin.
@@ -206,18 +210,20 @@ public:
 
   // Hairer, Nørsett & Wanner, Solving Ordinary Differential Equations I (1993), II.4: the size of a tentative step from how
   // large state and slope are, and that of the first one from how the slope changes over it too.
-  static double tentative(double d0, double d1, double span) {
-    if (std::isnan(d0) || std::isnan(d1)) return std::nan("");
-    const double h0 = d0 < 1e-5 || d1 < 1e-5 ? 1e-6 : 0.01 * d0 / d1;
-    return std::fmin(h0, std::fabs(span));
+  static Vec<double> tentative(Vec<double> d0, Vec<double> d1, Vec<double> span) {
+    using V = Vec<double>;
+    const V h0 = select((d0 < V(1e-5)) | (d1 < V(1e-5)), 1e-6, V(0.01) * d0 / d1);
+    return select(isnan(d0) | isnan(d1), std::nan(""), smaller_or(h0, abs(span)));
   }
-  double first_size(double d0, double d1, double d2, double h0, double span) const {
-    if (!std::isfinite(d0) || !std::isfinite(d1)) return std::nan("");
-    const double steepest = std::fmax(d1, d2);
-    double h1 = steepest <= 1e-15 ? std::fmax(h0 * 1e-3, 1e-6) : std::pow(0.01 / steepest, 1.0 / plan_.method.error_order);
+  Vec<double> first_size(Vec<double> d0, Vec<double> d1, Vec<double> d2, Vec<double> h0, Vec<double> span) const {
+    using V = Vec<double>;
+    const auto finite = [](V x) { return abs(x) < V(std::numeric_limits<double>::infinity()); };
+    const V steepest = larger_or(d2, d1);
+    const V rising = exp(log(V(0.01) / steepest) / V(plan_.method.error_order));
+    const V h1 = select(steepest <= V(1e-15), larger_or(h0 * V(1e-3), V(1e-6)), rising);
     // a field that blows up one tentative step ahead says nothing of d2: start from h0 and let the controller see
-    if (!std::isfinite(d2)) h1 = h0;
-    return std::fmin(std::fmin(100 * h0, h1), std::fabs(span));
+    const V size = smaller_or(smaller_or(V(100.0) * h0, select(finite(d2), h1, h0)), abs(span));
+    return select(finite(d0) & finite(d1), size, V(std::nan("")));
   }
   void set_first(int lane, double size) {
     const double direction = (span_[lane] > 0) - (span_[lane] < 0);
@@ -402,8 +408,6 @@ private:
     if (c.min_step > 0 && std::fabs(h) < c.min_step) h = direction * c.min_step;
     return h;
   }
-
-  double root(double sum) const { return std::sqrt(sum / D); }
 
   // The state and the arguments of a sample that waits.
   void put_sample(std::int64_t sample, int lane) const {

@@ -432,7 +432,7 @@ class TestCompare:
         def fail(path, content):
             raise OSError(errno.ENOSPC, "No space left on device", str(path))
 
-        monkeypatch.setattr("thalweg.learn.runs.write_whole", fail)
+        monkeypatch.setattr("thalweg.core.files.write_whole", fail)
         result = command("compare", "iris", "-o", tmp_path / "out.json", code=1)
         assert "no space left" in result.stderr
         assert "0.9000" in result.stdout

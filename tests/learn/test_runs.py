@@ -299,20 +299,6 @@ def test_the_same_training_writes_the_same_weights_to_the_last_byte(tmp_path):
     assert len(written) == 1
 
 
-def test_a_write_that_fails_leaves_what_was_there_and_nothing_beside_it(tmp_path, monkeypatch):
-    path = tmp_path / "file"
-    path.write_bytes(b"old")
-
-    def full(*_):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    monkeypatch.setattr(runs.os, "replace", full)
-    with pytest.raises(OSError, match="file"):
-        runs.write_whole(path, b"new")
-    assert path.read_bytes() == b"old"
-    assert files(tmp_path) == {"file"}
-
-
 def test_divergence_says_where_what_was_learnt_before_is(tmp_path):
     config = configure("iris", "training.optimizer=sgd", "training.learning_rate=1e9", epochs=30)
     with pytest.raises(ValueError, match=r"diverged in epoch \d+.*what was learnt before is in"):

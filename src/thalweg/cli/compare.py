@@ -47,9 +47,9 @@ def compare(
     if out is not None:
         check_out(out)
 
+    from ..core.files import write_whole
     from ..learn.compare import CONTENDERS
     from ..learn.compare import compare as run_comparison
-    from ..learn.runs import write_whole
 
     screen = console()
     chosen = range(asked.seed, asked.seed + seeds)

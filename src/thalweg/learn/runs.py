@@ -38,6 +38,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from .. import __version__
+from ..core.files import write_whole
 from .config import Config, ModelConfig, SolverConfig
 from .data import CategoryColumn, Schema, Target, drop_missing_targets
 from .datasets import BUNDLED
@@ -475,28 +476,6 @@ def check_free(out: str | Path) -> None:
             f"{out} exists already, and a run is never written over another; "
             "give the name of a new folder with --out (out=), or leave it out"
         )
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a whole file or none: what was there before stays until all of it is on disk.
-
-    What a link leads to is written, not the link, and a pipe or a device is written to, not replaced.
-    """
-    if path.exists() and not path.is_file():
-        path.write_bytes(content)
-        return
-    path = Path(os.path.realpath(path))
-    beside = path.with_name(f".{path.name}.part")
-    try:
-        with beside.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(beside, path)
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, str(path)) from error
-    finally:
-        beside.unlink(missing_ok=True)
 
 
 class _Journal:

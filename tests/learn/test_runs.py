@@ -4,6 +4,7 @@ import dataclasses
 import errno
 import json
 import os
+import pathlib
 import pickletools
 import sys
 
@@ -281,6 +282,26 @@ def test_ctrl_c_in_the_first_epoch_leaves_a_complete_run(tmp_path, monkeypatch):
     monkeypatch.setattr("thalweg.learn.training._step", interrupt)
     run = train_run(configure("iris"), tmp_path / "run")
     assert Run.load(run.path).result.epochs == 0
+
+
+@pytest.mark.parametrize("named", [True, False])
+@pytest.mark.parametrize(("place", "name"), [(pathlib.Path, "mkdir"), (runs, "write_records"), (runs, "_describe")])
+def test_ctrl_c_before_training_begins_leaves_no_folder(tmp_path, monkeypatch, place, name, named):
+    """Not even where it comes as soon as the folder has been made."""
+    (tmp_path / "runs").mkdir()
+    monkeypatch.chdir(tmp_path)
+    done = getattr(place, name)
+
+    def interrupted(*args, **options):
+        answer = done(*args, **options)
+        if args[0] != pathlib.Path("runs"):
+            raise KeyboardInterrupt
+        return answer
+
+    monkeypatch.setattr(place, name, interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        train_run(configure("iris"), tmp_path / "runs" / "new" if named else None)
+    assert not list((tmp_path / "runs").iterdir())
 
 
 def test_a_full_disk_takes_away_a_run_that_learnt_nothing_and_names_the_file(tmp_path, monkeypatch):

@@ -8,7 +8,7 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from itertools import count
@@ -301,23 +301,23 @@ def train_run(
     if config.training.validation_fraction:
         train, validation = hold_out(train, task, config.training.validation_fraction, seed)
     model = build_model(config.model, config.solver, schema.n_inputs, schema.n_outputs, seed).to(device)
-    path = _new_folder(out, config.data.source)
     record = _describe(config, data)
-    with _Journal(path, on_epoch) as journal:
+    with _NewFolder(out, config.data.source) as path:
         write_records(path, config, record, schema)
-        history = fit(
-            model,
-            task,
-            train,
-            validation,
-            config.training,
-            seed=seed,
-            on_epoch=journal.note_epoch,
-            on_best=journal.note_best,
-        )
-        journal.end(model, history)
-    result = _result(model, data, history)
-    write_result(path, result)
+        with _Journal(path, on_epoch) as journal:
+            history = fit(
+                model,
+                task,
+                train,
+                validation,
+                config.training,
+                seed=seed,
+                on_epoch=journal.note_epoch,
+                on_best=journal.note_best,
+            )
+            journal.end(model, history)
+        result = _result(model, data, history)
+        write_result(path, result)
     return Run(path, config, record, model, history, result)
 
 
@@ -370,10 +370,37 @@ def check_free(out: str | Path) -> None:
         )
 
 
+class _NewFolder:
+    """A run's folder, which no other run then can make; where nothing is learnt, it is taken away again."""
+
+    def __init__(self, out: str | Path | None, source: str) -> None:
+        self.places = _numbered(source) if out is None else iter([Path(out)])
+        if out is not None:
+            check_free(out)
+
+    def __enter__(self) -> Path:
+        for path in self.places:
+            self.path = path
+            try:
+                path.mkdir(parents=True)
+                return path
+            except FileExistsError as error:
+                taken = error
+            except BaseException:  # as Ctrl-C is, which may come when it has just been made
+                with suppress(OSError):
+                    path.rmdir()
+                raise
+        raise taken
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
+        if not (self.path / WEIGHTS).exists():
+            shutil.rmtree(self.path, ignore_errors=True)
+
+
 class _Journal:
     """Writes down what training says as it goes: every epoch, and the best weights about once a second.
 
-    A training that fails leaves what it learnt; a folder in which nothing was learnt is taken away.
+    A training that fails leaves what it learnt.
     """
 
     def __init__(self, path: Path, on_epoch: Callable[[EpochRecord], None] | None) -> None:
@@ -389,9 +416,7 @@ class _Journal:
         with suppress(OSError) if error else nullcontext():  # of a full disk, the first word is enough
             self._save()
             self.metrics.close()
-        if not (self.path / WEIGHTS).exists():
-            shutil.rmtree(self.path, ignore_errors=True)
-        elif isinstance(error, ValueError):
+        if isinstance(error, ValueError) and (self.path / WEIGHTS).exists():
             raise ValueError(f"{error} (what was learnt before is in {self.path})") from error
 
     def note_best(self, epoch: int, weights: Mapping[str, Tensor]) -> None:
@@ -502,12 +527,8 @@ def _check_names(config: Config) -> None:
             ) from None
 
 
-def _new_folder(out: str | Path | None, source: str) -> Path:
-    """Make the run's folder, which no other run then can."""
-    if out is not None:
-        check_free(out)
-        Path(out).mkdir(parents=True)
-        return Path(out)
+def _numbered(source: str) -> Iterator[Path]:
+    """The folders that a run may have where no other is named."""
     name = re.sub(r"[^\w.-]+", "-", Path(source).stem).strip("-.") or "run"
     runs = Path("runs")
     try:
@@ -518,13 +539,7 @@ def _new_folder(out: str | Path | None, source: str) -> Path:
             "move it away, or name another place with --out (out=)"
         ) from None
     for number in count(1):
-        path = runs / f"{name}-{number}"
-        try:
-            path.mkdir()
-        except FileExistsError:
-            continue
-        return path
-    raise AssertionError("numbers do not end")
+        yield runs / f"{name}-{number}"
 
 
 def _describe(config: Config, data: Prepared) -> DataRecord:

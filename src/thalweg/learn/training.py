@@ -9,7 +9,9 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from copy import copy
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from typing import Any, Literal
 
 import numpy as np
@@ -106,6 +108,8 @@ class History:
         Whether Ctrl-C ended it.
     stopped_early : bool
         Whether it ended because nothing got better any more.
+    checkpoint : Checkpoint or None
+        Where Ctrl-C ended it, to go on from as if it had not; None where it came in the midst of a change.
     """
 
     records: list[EpochRecord] = field(default_factory=list)
@@ -115,11 +119,47 @@ class History:
     optimizer: str = ""
     optimizer_state: dict[Any, Any] = field(default_factory=dict, repr=False)
     shuffle_state: Tensor | None = field(default=None, repr=False)
+    checkpoint: Checkpoint | None = field(default=None, repr=False)
 
     @property
     def best(self) -> EpochRecord | None:
         """The record of the best epoch."""
         return next((record for record in self.records if record.epoch == self.best_epoch), None)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A training between two of its steps: all that the steps to come depend on, apart from its rows.
+
+    Attributes
+    ----------
+    records : list of EpochRecord
+        One for each epoch that was finished.
+    best_epoch : int
+        The epoch of the best weights; 0 where none was finished.
+    weights, best_weights : dict of Tensor
+        Those that the next step changes, and those that are kept.
+    optimizer : dict
+        From a parameter's number to its momentum and the like.
+    order : Tensor
+        The state of the generator of orders, as the epoch under way began.
+    hidden : Tensor or None
+        The state of the generator of what is hidden; None before the first step of an epoch, or where nothing is.
+    moments : Tensor
+        Sums over the rows that the epoch has met, of a regression.
+    numbers : dict
+        All else that was counted, as JSON holds it.
+    """
+
+    records: list[EpochRecord]
+    best_epoch: int
+    weights: dict[str, Tensor]
+    best_weights: dict[str, Tensor]
+    optimizer: dict[int, dict[str, Tensor]]
+    order: Tensor
+    hidden: Tensor | None
+    moments: Tensor
+    numbers: dict[str, Any]
 
 
 def fit(
@@ -132,7 +172,9 @@ def fit(
     seed: int,
     on_epoch: Callable[[EpochRecord], None] | None = None,
     on_best: Callable[[int, dict[str, Tensor]], None] | None = None,
+    on_step: Callable[[Callable[[], Checkpoint]], None] | None = None,
     start: History | None = None,
+    resume: Checkpoint | None = None,
 ) -> History:
     """Train a model in place, and leave it with its best weights.
 
@@ -157,9 +199,13 @@ def fit(
         Called with each epoch's record.
     on_best : callable, optional
         Called before that with the epoch and its weights, where they are the best so far; they do not change any more.
+    on_step : callable, optional
+        Called before each step with a function that makes a checkpoint, then or in any of the other calls.
     start : History, optional
         A training of the same model to go on with: its records, its optimiser's state, its order of the rows.
         `config.max_epochs` further epochs follow, under a schedule of their own.
+    resume : Checkpoint, optional
+        Where this very training was stopped: it goes on as if it had not been, to the same bits.
 
     Returns
     -------
@@ -168,7 +214,8 @@ def fit(
     Raises
     ------
     ValueError
-        When the loss, a gradient or the flow stops being finite; the model keeps the best weights before that.
+        When the loss, a gradient or the flow stops being finite; the model keeps the best weights before that. When
+        `resume` is of another training.
 
     Examples
     --------
@@ -194,54 +241,42 @@ def fit(
     shuffle = torch.Generator("cpu").manual_seed(seed)
     history = _begin(optimizer, shuffle, config, start)
     batch_size = choose_batch_size(len(train)) if config.batch_size == "auto" else config.batch_size
-    total_steps = config.max_epochs * math.ceil(len(train) / batch_size)
-    keeper = _Keeper(model, history, config)
+    batches = math.ceil(len(train) / batch_size)
+    course = _Course(model, task, optimizer, shuffle, history, config)
+    if resume is not None:
+        course.restore(resume)
 
-    step = 0
     try:
         if start is not None and validation is not None:
-            keeper.begin(*evaluate(model, task, validation))
-        for _ in range(config.max_epochs):
-            began = time.perf_counter()
-            tally = _Tally(task)
+            course.keeper.begin(*evaluate(model, task, validation))
+        while not course.is_over:
             model.train()
-            with _hiding_by(shuffle, model, device):
-                for batch in _batches(train, batch_size, shuffle):
-                    lr = _learning_rate(config, step / total_steps)
-                    _step(model, task, batch, optimizer, lr, config.clip_norm, tally)
-                    step += 1
+            with course.epoch(device):
+                for batch in islice(_batches(train, batch_size, shuffle), course.done, None):
+                    if on_step is not None:
+                        on_step(course.checkpoint)
+                    lr = _learning_rate(config, (course.epochs * batches + course.done) / (config.max_epochs * batches))
+                    _step(model, task, batch, optimizer, lr, config.clip_norm, course)
             judged = None if validation is None else evaluate(model, task, validation)
             if judged is not None and not math.isfinite(judged[0]):
                 raise _Diverged(f"the loss of held-out rows is {judged[0]:g}")
-            record = EpochRecord(
-                epoch=len(history.records) + 1,
-                loss=tally.loss,
-                score=tally.score,
-                val_loss=None if judged is None else judged[0],
-                val_score=None if judged is None else judged[1],
-                nfev=tally.nfev,
-                nfev_backward=tally.nfev_backward,
-                seconds=time.perf_counter() - began,
-                lr=lr,
-            )
-            keeper.note(record)
+            record = course.end_epoch(judged)
             if on_best is not None and history.best_epoch == record.epoch:
-                on_best(record.epoch, keeper.weights)
+                on_best(record.epoch, course.keeper.weights)
             if on_epoch is not None:
                 on_epoch(record)
-            if config.early_stopping and keeper.stale >= config.patience:
-                history.stopped_early = True
-                break
+        history.stopped_early = course.is_stale
     except KeyboardInterrupt:
         history.interrupted = True
-        keeper.catch_up()
+        history.checkpoint = course.checkpoint() if course.is_whole else None
+        course.keeper.catch_up()
     except _Diverged as error:
         raise ValueError(
             f"training diverged in epoch {len(history.records) + 1}: {error}; lower learning_rate "
             f"(now {config.learning_rate:g}), or set clip_norm=1 to bound the gradient"
         ) from error.__cause__
     finally:
-        keeper.restore()
+        course.keeper.restore()
         model.eval()
     history.optimizer_state = optimizer.state_dict()["state"]
     history.shuffle_state = shuffle.get_state()
@@ -414,7 +449,7 @@ def _step(
     optimizer: torch.optim.Optimizer,
     lr: float,
     clip_norm: float | None,
-    tally: _Tally,
+    course: _Course,
 ) -> None:
     """One step of the optimiser down the weighted mean loss of a batch."""
     try:
@@ -429,11 +464,13 @@ def _step(
     norm = nn.utils.clip_grad_norm_(model.parameters(), math.inf if clip_norm is None else clip_norm)
     if not math.isfinite(loss.item()) or not math.isfinite(norm.item()):
         raise _Diverged(f"the loss is {loss.item():g} and its gradient's norm {norm.item():g}")
+    course.is_whole = False
     for group in optimizer.param_groups:
         group["lr"] = lr
     optimizer.step()
-    tally.add(output.detach(), batch, losses.detach())
-    tally.add_cost(nfev, model.nfev_backward)
+    course.tally.add(output.detach(), batch, losses.detach())
+    course.tally.add_cost(nfev, model.nfev_backward)
+    course.end_step(lr)
 
 
 def _batches(samples: Samples, size: int, shuffle: torch.Generator) -> Iterator[Samples]:
@@ -444,21 +481,6 @@ def _batches(samples: Samples, size: int, shuffle: torch.Generator) -> Iterator[
     order = torch.randperm(len(samples), generator=shuffle, device="cpu").to(samples.x.device)
     for rows in order.tensor_split(math.ceil(len(samples) / size)):
         yield samples[rows]
-
-
-@contextmanager
-def _hiding_by(shuffle: torch.Generator, model: FlowModel, device: torch.device) -> Iterator[None]:
-    """Let what is hidden inside follow the order of the rows, and no random state that others draw from."""
-    seed = int(torch.randint(2**62, (), generator=shuffle, device="cpu"))
-    generator = torch.Generator(device).manual_seed(seed)
-    hiding = [part for part in model.modules() if isinstance(part, Hide)]
-    for part in hiding:
-        part.generator = generator
-    try:
-        yield
-    finally:
-        for part in hiding:
-            part.generator = None
 
 
 def _learning_rate(config: TrainingConfig, progress: float) -> float:
@@ -489,28 +511,175 @@ def _begin(
     if start is None:
         return History(optimizer=config.optimizer)
     if start.optimizer == config.optimizer and start.optimizer_state:
-        groups = optimizer.state_dict()["param_groups"]
-        optimizer.load_state_dict({"state": start.optimizer_state, "param_groups": groups})
+        _load_optimizer(optimizer, start.optimizer_state)
     if start.shuffle_state is not None:
         shuffle.set_state(start.shuffle_state)
     return replace(
-        start, records=list(start.records), optimizer=config.optimizer, interrupted=False, stopped_early=False
+        start,
+        records=list(start.records),
+        optimizer=config.optimizer,
+        interrupted=False,
+        stopped_early=False,
+        checkpoint=None,
     )
+
+
+def _load_optimizer(optimizer: torch.optim.Optimizer, state: dict[Any, Any]) -> None:
+    """Give an optimiser a copy of the momentum and the like of an earlier one."""
+    state = {number: _copied(parts) for number, parts in state.items()}
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+class _Course:
+    """Where a training stands; between two of its steps it is whole, and a checkpoint can be made of it."""
+
+    NUMBERS = ("done", "lr", "seconds")  # what a checkpoint takes down of it, apart from tensors
+
+    order: Tensor
+    hidden: Tensor | None
+    tally: _Tally
+    done: int  # steps of the epoch under way
+    lr: float
+    seconds: float
+    is_whole: bool
+
+    def __init__(
+        self,
+        model: FlowModel,
+        task: Task,
+        optimizer: torch.optim.Optimizer,
+        shuffle: torch.Generator,
+        history: History,
+        config: TrainingConfig,
+    ) -> None:
+        self.model, self.task, self.optimizer, self.shuffle = model, task, optimizer, shuffle
+        self.history, self.config = history, config
+        self.earlier = len(history.records)  # of the training that this one follows
+        self.keeper = _Keeper(model, history, config)
+        self.hides = [part for part in model.modules() if isinstance(part, Hide)]
+        self._begin_epoch()
+
+    @property
+    def epochs(self) -> int:
+        """How many were finished."""
+        return len(self.history.records) - self.earlier
+
+    @property
+    def is_stale(self) -> bool:
+        """Whether nothing has got better for too long."""
+        return self.config.early_stopping and self.keeper.stale >= self.config.patience
+
+    @property
+    def is_over(self) -> bool:
+        """Whether no epoch is to follow."""
+        return self.epochs >= self.config.max_epochs or self.is_stale
+
+    @contextmanager
+    def epoch(self, device: torch.device) -> Iterator[None]:
+        """Let what is hidden inside follow the order of the rows, and no random state that others draw from."""
+        self.began = time.perf_counter() - self.seconds
+        seed = int(torch.randint(2**62, (), generator=self.shuffle, device="cpu"))
+        self.hiding = torch.Generator(device).manual_seed(seed)
+        if self.hidden is not None:
+            self.hiding.set_state(self.hidden)
+        for part in self.hides:
+            part.generator = self.hiding
+        try:
+            yield
+        finally:
+            for part in self.hides:
+                part.generator = None
+
+    def end_step(self, lr: float) -> None:
+        """Count a step."""
+        self.done += 1
+        self.lr = lr
+        self.seconds = time.perf_counter() - self.began
+        if self.hides:
+            self.hidden = self.hiding.get_state()
+        self.is_whole = True
+
+    def end_epoch(self, judged: tuple[float, float] | None) -> EpochRecord:
+        """Enter an epoch with the loss and score of held-out rows, and begin another."""
+        record = EpochRecord(
+            epoch=len(self.history.records) + 1,
+            loss=self.tally.loss,
+            score=self.tally.score,
+            val_loss=None if judged is None else judged[0],
+            val_score=None if judged is None else judged[1],
+            nfev=self.tally.nfev,
+            nfev_backward=self.tally.nfev_backward,
+            seconds=time.perf_counter() - self.began,
+            lr=self.lr,
+        )
+        self.is_whole = False
+        self.keeper.note(record)
+        self._begin_epoch()
+        return record
+
+    def checkpoint(self) -> Checkpoint:
+        """All of it, as it is now."""
+        assert self.is_whole
+        state = self.optimizer.state_dict()["state"]
+        return Checkpoint(
+            records=list(self.history.records),
+            best_epoch=self.history.best_epoch,
+            weights=_copied(self.model.state_dict()),
+            best_weights=self.keeper.weights,
+            optimizer={number: _copied(parts) for number, parts in state.items()},
+            order=self.order,
+            hidden=self.hidden,
+            moments=self.tally.moments,
+            numbers={name: {key: copy(vars(part)[key]) for key in part.NUMBERS} for name, part in self._parts.items()},
+        )
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Stand where a checkpoint was made."""
+        try:
+            self.model.load_state_dict(checkpoint.weights)
+            _load_optimizer(self.optimizer, checkpoint.optimizer)
+            for name, part in self._parts.items():
+                vars(part).update({key: copy(checkpoint.numbers[name][key]) for key in part.NUMBERS})
+        except (KeyError, RuntimeError) as error:
+            raise ValueError(f"resume must be a checkpoint of this very training: {error}") from error
+        self.history.records[:] = checkpoint.records
+        self.history.best_epoch = checkpoint.best_epoch
+        self.keeper.weights = checkpoint.best_weights
+        self.tally.moments = checkpoint.moments.to(next(self.model.parameters()).device)
+        self.shuffle.set_state(checkpoint.order)
+        self.order, self.hidden = checkpoint.order, checkpoint.hidden
+
+    @property
+    def _parts(self) -> dict[str, Any]:
+        """Who counts what."""
+        return {"course": self, "keeper": self.keeper, "tally": self.tally}
+
+    def _begin_epoch(self) -> None:
+        self.order, self.hidden = self.shuffle.get_state(), None
+        self.tally = _Tally(self.task)
+        self.done, self.lr, self.seconds = 0, 0.0, 0.0
+        self.is_whole = True
+
+
+def _copied(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: value.detach().clone() for name, value in tensors.items()}
 
 
 class _Keeper:
     """Keeps the best weights, and counts the epochs since anything got better."""
 
+    NUMBERS = ("best", "mark", "stale")
+
     def __init__(self, model: FlowModel, history: History, config: TrainingConfig) -> None:
         self.model, self.history, self.tol = model, history, config.tol
-        self.best: tuple[float, float] | None = None
+        self.best: list[float] | None = None  # score and loss, in JSON's kind of a pair
         self.mark = -math.inf
         self.stale = 0
         self._keep(history.best_epoch)
 
     def begin(self, loss: float, score: float) -> None:
         """Enter what the weights that a training goes on from are worth, for further ones to beat."""
-        self.best = (score, -loss)
+        self.best = [score, -loss]
         self.mark = score
 
     def note(self, record: EpochRecord) -> None:
@@ -518,8 +687,8 @@ class _Keeper:
         self.history.records.append(record)
         if record.val_score is None or record.val_loss is None:
             self._keep(record.epoch)
-        elif self.best is None or (record.val_score, -record.val_loss) > self.best:
-            self.best = (record.val_score, -record.val_loss)
+        elif self.best is None or [record.val_score, -record.val_loss] > self.best:
+            self.best = [record.val_score, -record.val_loss]
             self._keep(record.epoch)
         merit = -record.loss if record.val_score is None else record.val_score
         if merit > self.mark + self.tol:
@@ -538,18 +707,20 @@ class _Keeper:
         self.model.load_state_dict(self.weights)
 
     def _keep(self, epoch: int) -> None:
-        self.weights = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
+        self.weights = _copied(self.model.state_dict())
         self.history.best_epoch = epoch
 
 
 class _Tally:
     """Adds up what batches say about an epoch, in double precision."""
 
+    NUMBERS = ("weight", "total_loss", "hits", "costs")
+
     def __init__(self, task: Task) -> None:
         self.task = task
         self.weight = self.total_loss = 0.0
         self.hits = 0.0
-        self.moments: Tensor | float = 0.0  # of each output: Σwe², Σwy, Σwy²
+        self.moments = torch.zeros((), dtype=torch.float64, device="cpu")  # of each output: Σwe², Σwy, Σwy²
         self.costs: list[tuple[float, float]] = []
 
     def add(self, output: Tensor, samples: Samples, losses: Tensor) -> None:
@@ -577,7 +748,6 @@ class _Tally:
         """Accuracy, or R² averaged over outputs (1 or 0 for a constant one, as it was met or not)."""
         if self.task == "classification":
             return self.hits / self.weight
-        assert isinstance(self.moments, Tensor)
         residual, y, y_square = self.moments
         spread = y_square - y.square() / self.weight
         constant = spread <= 1e-12 * y_square

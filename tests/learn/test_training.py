@@ -193,7 +193,7 @@ class TestReproducibility:
     )
     @pytest.mark.parametrize("dropout", [0.0, 0.3])
     def test_from_any_checkpoint_the_same_weights_and_history_follow_to_the_last_bit(self, task, options, dropout):
-        """Before each step, as wherever it may be stopped, and each checkpoint again after it was gone on from."""
+        """At first and after each step, as it may be stopped anywhere; each checkpoint serves twice."""
         learn, judge = hold_out(toy(task, rows=40), task, 0.2, seed=0)
         options = {"batch_size": 8, "max_epochs": 5, "learning_rate": 0.05, "dtype": "float64"} | options
         checkpoints = []
@@ -205,7 +205,7 @@ class TestReproducibility:
             return weights(net), (numbers(history), history.best_epoch, history.stopped_early)
 
         whole, told = run(on_step=lambda take: checkpoints.append(take()))
-        assert len(checkpoints) == 4 * len(told[0])
+        assert len(checkpoints) == 1 + 4 * len(told[0])
         for checkpoint in checkpoints[::3] + checkpoints[::3]:
             resumed, told_again = run(resume=checkpoint)
             assert told_again == told

@@ -28,9 +28,11 @@ class TrainingProgress:
         How many there will be, at most.
     metric : str
         The name of the score.
+    begun : int
+        How many were finished before.
     """
 
-    def __init__(self, console: Console, epochs: int, metric: str) -> None:
+    def __init__(self, console: Console, epochs: int, metric: str, begun: int = 0) -> None:
         self.console, self.epochs, self.metric = console, epochs, metric
         self.spoke_at = -math.inf
         self.bar: Progress | None = None
@@ -44,7 +46,7 @@ class TrainingProgress:
                 console=console,
                 expand=True,
             )
-            self.task = self.bar.add_task("the first epoch", total=epochs)
+            self.task = self.bar.add_task(f"epoch {begun + 1}", total=epochs, completed=begun)
 
     def __enter__(self) -> TrainingProgress:
         if self.bar is not None:

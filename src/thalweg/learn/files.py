@@ -5,6 +5,7 @@
     metrics.jsonl               a line for each epoch, written as it ends
     model/model.json            what is needed to build the model
     model/weights.safetensors   its best weights so far
+    checkpoint.safetensors      where training stands, until it has come to its end
     result.json                 the score on the rows that were kept apart, once training has ended
     figures/                    pictures, drawn by others
 
@@ -16,7 +17,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from textwrap import shorten
@@ -33,10 +34,10 @@ from ..core.files import write_whole
 from .config import Config, ModelConfig, SolverConfig
 from .data import Schema
 from .model import FlowModel, build_model
-from .training import EpochRecord, History
+from .training import Checkpoint, EpochRecord, History
 
 CONFIG, DATA, METRICS, RESULT = "config.yaml", "data.json", "metrics.jsonl", "result.json"
-MODEL, WEIGHTS = "model/model.json", "model/weights.safetensors"
+MODEL, WEIGHTS, CHECKPOINT = "model/model.json", "model/weights.safetensors", "checkpoint.safetensors"
 FIGURES = "figures"
 
 
@@ -155,11 +156,27 @@ def line_of(record: EpochRecord) -> str:
     return json.dumps(asdict(record)) + "\n"
 
 
+def write_metrics(path: Path, records: Sequence[EpochRecord]) -> None:
+    """Write the lines of all epochs, whatever lines there are."""
+    write_whole(path / METRICS, "".join(map(line_of, records)).encode())
+
+
 def save_weights(path: Path, epoch: int, weights: Mapping[str, Tensor]) -> None:
     """Write the weights of an epoch."""
-    tensors = {name: value.detach().cpu().contiguous() for name, value in weights.items()}
-    metadata = {"epoch": str(epoch)}  # of two, the order is random
-    write_whole(path / WEIGHTS, safetensors.torch.save(tensors, metadata=metadata))
+    _save_tensors(path / WEIGHTS, weights, {"epoch": str(epoch)})
+
+
+def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
+    """Write where training stands, whose epochs are in `metrics.jsonl`."""
+    tensors = {f"weights/{name}": value for name, value in checkpoint.weights.items()}
+    tensors |= {f"best/{name}": value for name, value in checkpoint.best_weights.items()}
+    for number, parts in checkpoint.optimizer.items():
+        tensors |= {f"optimizer/{number}/{name}": value for name, value in parts.items()}
+    tensors |= {"state/order": checkpoint.order, "state/moments": checkpoint.moments}
+    if checkpoint.hidden is not None:
+        tensors["state/hidden"] = checkpoint.hidden
+    told = {"epochs": len(checkpoint.records), "best_epoch": checkpoint.best_epoch, "numbers": checkpoint.numbers}
+    _save_tensors(path / CHECKPOINT, tensors, {"training": json.dumps(told)})
 
 
 def read_run(path: Path) -> tuple[Config, DataRecord, FlowModel, History, Result | None]:
@@ -170,12 +187,17 @@ def read_run(path: Path) -> tuple[Config, DataRecord, FlowModel, History, Result
     ValueError
         When it is no run folder, or lacks a file, or a file is damaged or of a newer version.
     """
-    _check_whole(path)
+    _check_records(path)
+    if not (path / WEIGHTS).is_file():
+        raise ValueError(
+            f"run folder {path} lacks {WEIGHTS}: training was killed before its first epoch ended; "
+            f"go on with it by thalweg resume {path}"
+        )
     try:
         return _read_run(path)
     except ValueError as error:
-        made = _newer_version(path / MODEL)
-        if made is None:
+        made = _version(path)
+        if made is None or _numbers(made) <= _numbers(__version__):
             raise
         raise ValueError(
             f"{path} was made by thalweg {made}, which is newer than this one, {__version__}, and holds what this "
@@ -183,27 +205,103 @@ def read_run(path: Path) -> tuple[Config, DataRecord, FlowModel, History, Result
         ) from error
 
 
+def read_stopped(path: Path) -> tuple[Config, DataRecord, Checkpoint | None]:
+    """What is needed to go on with a training that was stopped; without a checkpoint, it has not begun.
+
+    Raises
+    ------
+    ValueError
+        When there is nothing to go on with, or another version began it, or a file is missing or damaged.
+    """
+    _check_records(path)
+    anew = f"thalweg train --config {path / CONFIG}"
+    made = _version(path) or _read_json(path / MODEL, ModelRecord).thalweg
+    if made != __version__:
+        raise ValueError(
+            f"{path} was begun by thalweg {made}, and this is {__version__}, whose steps may be others; go on with it "
+            f"by that version (pip install thalweg=={made}), or train anew: {anew}"
+        )
+    config, data = _read_config(path / CONFIG), _read_json(path / DATA, DataRecord)
+    result = _read_result(path)
+    if result is not None and result.ended != "interrupted":
+        raise ValueError(
+            f"{path} has come to its end ({result.ended} after {result.epochs} epochs): there is nothing to go on "
+            f"with; a longer training is a new run: {anew} --epochs {2 * config.training.max_epochs}"
+        )
+    if (path / CHECKPOINT).is_file():
+        return config, data, _read_checkpoint(path)
+    if (path / WEIGHTS).is_file():
+        raise ValueError(f"run folder {path} lacks {CHECKPOINT}; restore it from a copy, or train anew: {anew}")
+    return config, data, None
+
+
 def _json(record: BaseModel) -> bytes:
     return record.model_dump_json(indent=1, by_alias=True).encode() + b"\n"
 
 
-def _load_weights(model: FlowModel, path: Path) -> int:
-    """Give a model the weights of a file, and say of which epoch they are."""
+def _save_tensors(path: Path, tensors: Mapping[str, Tensor], told: dict[str, str]) -> None:
+    """Write tensors, and one text of what they are; of two, the order would be random."""
+    here = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+    write_whole(path, safetensors.torch.save(here, metadata=told))
+
+
+def _read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors, all of them finite, and what they are."""
     try:
         with safe_open(path, framework="pt") as file:
-            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no mapping
-            epoch = int((file.metadata() or {}).get("epoch", 0))
-        model.load_state_dict(weights)
-        broken = next((name for name, value in weights.items() if not value.isfinite().all()), None)
-        if broken:
-            raise ValueError(f"{broken} holds NaN or infinity")
-    except (SafetensorError, RuntimeError, ValueError) as error:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no mapping
+            told = file.metadata() or {}
+    except SafetensorError as error:
         raise ValueError(_damaged(path, str(error))) from None
-    return epoch
+    broken = next((name for name, value in tensors.items() if not value.isfinite().all()), None)
+    if broken:
+        raise ValueError(_damaged(path, f"{broken} holds NaN or infinity"))
+    return tensors, told
 
 
-def _check_whole(path: Path) -> None:
-    """See that what a run needs is there."""
+def _load_weights(model: FlowModel, path: Path) -> int:
+    """Give a model the weights of a file, and say of which epoch they are."""
+    weights, told = _read_tensors(path)
+    try:
+        model.load_state_dict(weights)
+        return int(told.get("epoch", 0))
+    except (RuntimeError, ValueError) as error:
+        raise ValueError(_damaged(path, str(error))) from None
+
+
+def _read_checkpoint(path: Path) -> Checkpoint:
+    """Where training stands, by a run folder."""
+    tensors, told = _read_tensors(path / CHECKPOINT)
+    groups: dict[str, dict[str, Tensor]] = {"weights": {}, "best": {}, "optimizer": {}, "state": {}}
+    optimizer: dict[int, dict[str, Tensor]] = {}
+    try:
+        training = json.loads(told["training"])
+        for name, value in tensors.items():
+            group, _, rest = name.partition("/")
+            groups[group][rest] = value
+        for name, value in groups["optimizer"].items():
+            number, _, part = name.partition("/")
+            optimizer.setdefault(int(number), {})[part] = value
+        records = _read_metrics(path / METRICS)[: training["epochs"]]
+        if len(records) < training["epochs"]:
+            raise ValueError(f"it is of {training['epochs']} epochs, and {METRICS} of {len(records)}")
+        return Checkpoint(
+            records=records,
+            best_epoch=training["best_epoch"],
+            weights=groups["weights"],
+            best_weights=groups["best"],
+            optimizer=optimizer,
+            order=groups["state"]["order"],
+            hidden=groups["state"].get("hidden"),
+            moments=groups["state"]["moments"],
+            numbers=training["numbers"],
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(_damaged(path / CHECKPOINT, str(error))) from None
+
+
+def _check_records(path: Path) -> None:
+    """See that what is known of a run before it is trained is there."""
     if not path.is_dir():
         raise ValueError(f"there is no run folder {path}; `thalweg train` makes one")
     needed = (CONFIG, DATA, MODEL)
@@ -212,10 +310,6 @@ def _check_whole(path: Path) -> None:
         raise ValueError(f"{path} is no run folder: it holds neither {', '.join(needed[:-1])} nor {needed[-1]}")
     if missing:
         raise ValueError(f"run folder {path} lacks {', '.join(missing)}; restore it from a copy, or train again")
-    if not (path / WEIGHTS).is_file():
-        raise ValueError(
-            f"run folder {path} lacks {WEIGHTS}: training was killed before its first epoch ended; train again"
-        )
 
 
 def _read_run(path: Path) -> tuple[Config, DataRecord, FlowModel, History, Result | None]:
@@ -230,7 +324,7 @@ def _read_run(path: Path) -> tuple[Config, DataRecord, FlowModel, History, Resul
     model = build_model(record.model, record.solver, record.n_inputs, record.n_outputs, seed=0)
     model.to(getattr(torch, record.dtype))
     best_epoch = _load_weights(model, path / WEIGHTS)
-    result = _read_json(path / RESULT, Result) if (path / RESULT).exists() else None
+    result = _read_result(path)
     history = History(
         records=_read_metrics(path / METRICS),
         best_epoch=best_epoch,
@@ -240,13 +334,12 @@ def _read_run(path: Path) -> tuple[Config, DataRecord, FlowModel, History, Resul
     return config, data, model, history, result
 
 
-def _newer_version(path: Path) -> str | None:
-    """The version that made a run, by its `model.json`, where it is newer than this one."""
+def _version(path: Path) -> str | None:
+    """The version that made a run, where it can be read."""
     try:
-        made = str(json.loads(path.read_bytes())["thalweg"])
+        return str(json.loads((path / MODEL).read_bytes())["thalweg"])
     except (ValueError, TypeError, KeyError):
         return None
-    return made if _numbers(made) > _numbers(__version__) else None
 
 
 def _numbers(version: str) -> list[int]:
@@ -270,6 +363,11 @@ def _read_json(path: Path, kind: type[_AnyRecord]) -> _AnyRecord:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"]))
         raise ValueError(_damaged(path, f"{place}: {first['msg']}" if place else first["msg"])) from None
+
+
+def _read_result(path: Path) -> Result | None:
+    """How training ended, where it has."""
+    return _read_json(path / RESULT, Result) if (path / RESULT).exists() else None
 
 
 def _read_config(path: Path) -> Config:

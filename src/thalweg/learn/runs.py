@@ -13,33 +13,39 @@ from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
 
-from ..core.files import write_whole
 from .config import Config
 from .data import CategoryColumn, Schema, Target, drop_missing_targets
 from .datasets import BUNDLED
 from .files import (
+    CHECKPOINT,
+    CONFIG,
     FIGURES,
     METRICS,
+    RESULT,
     WEIGHTS,
     DataRecord,
     Result,
     Score,
     line_of,
     read_run,
+    read_stopped,
+    save_checkpoint,
     save_weights,
+    write_metrics,
     write_records,
     write_result,
 )
 from .model import FlowModel, build_model, choose_dropout, choose_state_dim
 from .tables import Table, load_table, read_frame
 from .training import (
+    Checkpoint,
     EpochRecord,
     History,
     Samples,
@@ -54,7 +60,8 @@ from .training import (
     usable_device,
 )
 
-_SAVE_EVERY = 1.0  # seconds between two savings of weights, at least: a kill loses no more
+_SAVE_EVERY = 1.0  # seconds between two savings, at least: a kill loses no more
+_REST = 50.0  # and as many times as long as the last one took, where that is longer
 
 
 @dataclass(frozen=True)
@@ -242,24 +249,12 @@ class Run:
         """
         if source is not None:
             return load_table(source, self.target.name, data_dir, **self._written).frame
-        try:
-            table = load_table(self.data.source, self.target.name, self.config.data.data_dir, **self._written)
-        except (ValueError, OSError) as error:
-            raise ValueError(
-                f"the rows of {self.path} are not where they were: {error}; say where, with --data"
-            ) from None
-        if table.sha256 != self.data.sha256:
-            raise ValueError(
-                f"{self.data.source} has changed since {self.path} was trained "
-                f"(its sha256 was {self.data.sha256[:12]}…, now {table.sha256[:12]}…); "
-                "give the rows as they were, or others, with --data"
-            )
-        return table.frame
+        return _same_table(self.path, self.config, self.data).frame
 
     @property
     def _written(self) -> dict[str, Any]:
         """How numbers are written, as was asked for and as was found."""
-        return {"decimal": self.config.data.decimal, "likely": self.schema.decimal}
+        return _written(self.config, self.schema)
 
 
 def train_run(
@@ -293,31 +288,145 @@ def train_run(
         When the rows cannot be learnt from, training diverges, or `out` exists. The folder is left where an epoch was
         finished: it holds the best weights up to there.
     """
-    device = usable_device(config.training.device)
+    usable_device(config.training.device)
     data = prepare(config) if data is None else data
     config = _written_out(config, data)
-    schema, task, seed = data.schema, data.task, config.seed
+    record = _describe(config, data)
+    with _NewFolder(out, config.data.source) as path:
+        write_records(path, config, record, data.schema)
+        return _train(path, config, record, data, None, on_epoch)
+
+
+@dataclass(frozen=True)
+class Stopped:
+    """A run whose training was stopped, and what is needed to go on with it.
+
+    Attributes
+    ----------
+    path : Path
+        The run folder.
+    config : Config
+        With everything that was chosen written out.
+    record : DataRecord
+        Where the rows came from.
+    data : Prepared
+        These rows.
+    checkpoint : Checkpoint or None
+        Where training stands; None where it was killed before it began.
+    """
+
+    path: Path
+    config: Config
+    record: DataRecord
+    data: Prepared
+    checkpoint: Checkpoint | None
+
+    @property
+    def epochs(self) -> int:
+        """How many were finished."""
+        return 0 if self.checkpoint is None else len(self.checkpoint.records)
+
+
+def find_stopped(path: str | Path, *, source: str | None = None, data_dir: str | None = None) -> Stopped:
+    """Read what is needed to go on with a training that was stopped, by Ctrl-C or by whatever killed it.
+
+    Parameters
+    ----------
+    path : str or Path
+        The run folder.
+    source, data_dir : str, optional
+        Where its rows are now, if not where they were.
+
+    Raises
+    ------
+    ValueError
+        When it is no run folder, or has come to its end; when another version began it; when its rows are not there or
+        have changed; when a file is missing or damaged.
+    """
+    path = Path(path)
+    config, record, checkpoint = read_stopped(path)
+    table = _same_table(path, config, record, source, data_dir)
+    data = _prepare(config, table)
+    words: Any = {"table": {"target": {"reason"}}}  # which are others where all is written out
+    if _describe(config, data).model_dump(exclude=words) != record.model_dump(exclude=words):
+        raise ValueError(
+            f"the rows of {path} are where they were, but are taken otherwise: its config.yaml has changed, or another "
+            "version of pandas or scikit-learn reads them; set it back, or train anew"
+        )
+    return Stopped(path, config, record, data, checkpoint)
+
+
+def resume_run(stopped: Stopped, *, on_epoch: Callable[[EpochRecord], None] | None = None) -> Run:
+    """Go on with a training as if it had not been stopped: weights and epochs are the same, to the last bit.
+
+    So they are on the same machine, with as many threads and the same versions of all that computes.
+
+    Parameters
+    ----------
+    stopped : Stopped
+        What `find_stopped` returned.
+    on_epoch : callable, optional
+        Called with each further epoch's record.
+
+    Returns
+    -------
+    Run
+
+    Raises
+    ------
+    ValueError
+        When training diverges, or another process is training in the same folder.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from thalweg.learn.config import Config
+    >>> from thalweg.learn.runs import find_stopped, resume_run, train_run
+    >>> def stop(record):
+    ...     raise KeyboardInterrupt
+    >>> config = Config().with_overrides(["data.source=iris", "training.max_epochs=3"])
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     stopped = train_run(config, f"{folder}/run", on_epoch=stop)
+    ...     run = resume_run(find_stopped(stopped.path))
+    >>> stopped.result.ended, stopped.result.epochs, run.result.ended, run.result.epochs
+    ('interrupted', 1, 'finished', 3)
+    """
+    return _train(stopped.path, stopped.config, stopped.record, stopped.data, stopped.checkpoint, on_epoch)
+
+
+def _train(
+    path: Path,
+    config: Config,
+    record: DataRecord,
+    data: Prepared,
+    checkpoint: Checkpoint | None,
+    on_epoch: Callable[[EpochRecord], None] | None,
+) -> Run:
+    """Train in a folder that has its records, and keep there what comes of it."""
+    device = usable_device(config.training.device)
+    task, seed = data.task, config.seed
     train, validation = data.train, None
     if config.training.validation_fraction:
         train, validation = hold_out(train, task, config.training.validation_fraction, seed)
-    model = build_model(config.model, config.solver, schema.n_inputs, schema.n_outputs, seed).to(device)
-    record = _describe(config, data)
-    with _NewFolder(out, config.data.source) as path:
-        write_records(path, config, record, schema)
-        with _Journal(path, on_epoch) as journal:
-            history = fit(
-                model,
-                task,
-                train,
-                validation,
-                config.training,
-                seed=seed,
-                on_epoch=journal.note_epoch,
-                on_best=journal.note_best,
-            )
-            journal.end(model, history)
-        result = _result(model, data, history)
-        write_result(path, result)
+    model = build_model(config.model, config.solver, data.schema.n_inputs, data.schema.n_outputs, seed).to(device)
+    with _Journal(path, checkpoint, on_epoch) as journal:
+        history = fit(
+            model,
+            task,
+            train,
+            validation,
+            config.training,
+            seed=seed,
+            on_epoch=journal.note_epoch,
+            on_best=journal.note_best,
+            on_step=journal.note_step,
+            resume=checkpoint,
+        )
+        journal.end(model, history)
+    result = _result(model, data, history)
+    write_result(path, result)
+    if not history.interrupted:
+        (path / CHECKPOINT).unlink(missing_ok=True)
     return Run(path, config, record, model, history, result)
 
 
@@ -342,6 +451,11 @@ def prepare(config: Config) -> Prepared:
     """
     _check_names(config)
     table = load_table(config.data.source, config.data.target, config.data.data_dir, decimal=config.data.decimal)
+    return _prepare(config, table)
+
+
+def _prepare(config: Config, table: Table) -> Prepared:
+    """See `prepare`."""
     frame, _ = drop_missing_targets(table.frame, table.target)
     task = config.data.task or table.task
     target = Target.learn(frame[table.target], task)
@@ -398,24 +512,35 @@ class _NewFolder:
 
 
 class _Journal:
-    """Writes down what training says as it goes: every epoch, and the best weights about once a second.
+    """Writes down what training says as it goes: every epoch, and now and then where it stands and the best weights.
 
-    A training that fails leaves what it learnt.
+    Now and then is about once a second, but no more than a fiftieth of the time. A training that fails leaves what it
+    learnt.
     """
 
-    def __init__(self, path: Path, on_epoch: Callable[[EpochRecord], None] | None) -> None:
+    def __init__(
+        self, path: Path, checkpoint: Checkpoint | None, on_epoch: Callable[[EpochRecord], None] | None
+    ) -> None:
         self.path, self.on_epoch = path, on_epoch
-        self.metrics = (path / METRICS).open("a", encoding="utf-8")
+        self.begun: list[EpochRecord] = []
         self.unsaved: tuple[int, Mapping[str, Tensor]] | None = None
-        self.saved_at = -math.inf
+        if checkpoint is not None:
+            self.begun = checkpoint.records
+            if checkpoint.best_epoch:
+                self.note_best(checkpoint.best_epoch, checkpoint.best_weights)
+        self.take: Callable[[], Checkpoint] | None = None
+        self.due = -math.inf
 
     def __enter__(self) -> _Journal:
+        self.claim = _claim(self.path)
+        self.metrics = (self.path / METRICS).open("a", encoding="utf-8")
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
         with suppress(OSError) if error else nullcontext():  # of a full disk, the first word is enough
-            self._save()
+            self._save_best()
             self.metrics.close()
+        self.claim.close()
         if isinstance(error, ValueError) and (self.path / WEIGHTS).exists():
             raise ValueError(f"{error} (what was learnt before is in {self.path})") from error
 
@@ -423,14 +548,22 @@ class _Journal:
         """Remember the best weights until they are saved."""
         self.unsaved = epoch, weights
 
+    def note_step(self, take: Callable[[], Checkpoint]) -> None:
+        """Save where training stands, if it is time."""
+        if self.take is None:
+            self._begin()
+        self.take = take
+        if time.monotonic() >= self.due:
+            self._save()
+
     def note_epoch(self, record: EpochRecord) -> None:
-        """Write the epoch's line, and the weights if it is time."""
+        """Write the epoch's line, and save the rest if it is time, or the first time."""
         try:
             self.metrics.write(line_of(record))
             self.metrics.flush()
         except OSError as error:
             raise OSError(error.errno, error.strerror, self.metrics.name) from error
-        if time.monotonic() - self.saved_at >= _SAVE_EVERY:
+        if time.monotonic() >= self.due or not (self.path / WEIGHTS).exists():
             self._save()
         if self.on_epoch is not None:
             self.on_epoch(record)
@@ -438,13 +571,55 @@ class _Journal:
     def end(self, model: FlowModel, history: History) -> None:
         """Save what there is at the end."""
         self.note_best(history.best_epoch, model.state_dict())
+        self.metrics.close()
         if history.interrupted:  # perhaps between an epoch and its line
-            write_whole(self.path / METRICS, "".join(map(line_of, history.records)).encode())
+            write_metrics(self.path, history.records)
+        if history.checkpoint is not None:
+            save_checkpoint(self.path, history.checkpoint)
+
+    def _begin(self) -> None:
+        """Take back what was told of an end, and of epochs that are computed again."""
+        (self.path / RESULT).unlink(missing_ok=True)
+        self.metrics.close()
+        write_metrics(self.path, self.begun)
+        self.metrics = (self.path / METRICS).open("a", encoding="utf-8")
 
     def _save(self) -> None:
+        assert self.take is not None
+        began = time.monotonic()
+        os.fsync(self.metrics.fileno())  # epochs that a checkpoint counts shall be there
+        save_checkpoint(self.path, self.take())
+        self._save_best()
+        ended = time.monotonic()
+        self.due = ended + max(_SAVE_EVERY, _REST * (ended - began))
+
+    def _save_best(self) -> None:
         if self.unsaved is not None:
             save_weights(self.path, *self.unsaved)
-            self.unsaved, self.saved_at = None, time.monotonic()
+            self.unsaved = None
+
+
+def _claim(path: Path) -> IO[bytes]:
+    """Hold a run folder while training goes on, against another process; whatever ends this one lets go.
+
+    Raises
+    ------
+    ValueError
+        When another one holds it.
+    """
+    file = (path / CONFIG).open("rb")
+    try:
+        import fcntl
+    except ImportError:  # on Windows
+        return file
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        raise ValueError(f"{path} is being trained by another process; end it, or wait until it has ended") from None
+    except OSError:  # of a disk elsewhere that knows no locks
+        pass
+    return file
 
 
 def _samples(schema: Schema, frame: pd.DataFrame) -> Samples:
@@ -492,6 +667,35 @@ def _result(model: FlowModel, data: Prepared, history: History) -> Result:
     )
 
 
+def _same_table(
+    path: Path, config: Config, record: DataRecord, source: str | None = None, data_dir: str | None = None
+) -> Table:
+    """The very table that a run was made from, where it was or elsewhere.
+
+    Raises
+    ------
+    ValueError
+        When it cannot be found, or is not what it was.
+    """
+    place, folder = source or record.source, data_dir or config.data.data_dir
+    try:
+        table = load_table(place, record.table.target.name, folder, **_written(config, record.table))
+    except (ValueError, OSError) as error:
+        raise ValueError(f"the rows of {path} are not where they were: {error}; say where, with --data") from None
+    if table.sha256 != record.sha256:
+        raise ValueError(
+            f"{place} has changed since {path} was trained "
+            f"(its sha256 was {record.sha256[:12]}…, now {table.sha256[:12]}…); "
+            "give them as they were with --data"
+        )
+    return table
+
+
+def _written(config: Config, schema: Schema) -> dict[str, Any]:
+    """How numbers are written, as was asked for and as was found."""
+    return {"decimal": config.data.decimal, "likely": schema.decimal}
+
+
 def _written_out(config: Config, data: Prepared) -> Config:
     """The configuration with everything that was left to be chosen."""
     n_inputs, model, training = data.schema.n_inputs, config.model, config.training
@@ -501,7 +705,13 @@ def _written_out(config: Config, data: Prepared) -> Config:
     state_dim = choose_state_dim(n_inputs, model.encoder) if model.state_dim is None else model.state_dim
     dropout = choose_dropout(n_inputs) if model.dropout is None else model.dropout
     batch_size = choose_batch_size(len(data.train)) if training.batch_size == "auto" else training.batch_size
-    chosen = {"source": source, "target": data.schema.target.name, "task": data.task}
+    folder = config.data.data_dir
+    chosen = {
+        "source": source,
+        "target": data.schema.target.name,
+        "task": data.task,
+        "data_dir": None if folder is None else str(Path(folder).resolve()),
+    }
     return config.model_copy(
         update={
             "data": config.data.model_copy(update=chosen),

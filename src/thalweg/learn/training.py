@@ -200,7 +200,7 @@ def fit(
     on_best : callable, optional
         Called before that with the epoch and its weights, where they are the best so far; they do not change any more.
     on_step : callable, optional
-        Called before each step with a function that makes a checkpoint, then or in any of the other calls.
+        Called at first and after each step with a function that makes a checkpoint, then or in any of the other calls.
     start : History, optional
         A training of the same model to go on with: its records, its optimiser's state, its order of the rows.
         `config.max_epochs` further epochs follow, under a schedule of their own.
@@ -247,16 +247,18 @@ def fit(
         course.restore(resume)
 
     try:
+        if on_step is not None:
+            on_step(course.checkpoint)
         if start is not None and validation is not None:
             course.keeper.begin(*evaluate(model, task, validation))
         while not course.is_over:
             model.train()
             with course.epoch(device):
                 for batch in islice(_batches(train, batch_size, shuffle), course.done, None):
-                    if on_step is not None:
-                        on_step(course.checkpoint)
                     lr = _learning_rate(config, (course.epochs * batches + course.done) / (config.max_epochs * batches))
                     _step(model, task, batch, optimizer, lr, config.clip_norm, course)
+                    if on_step is not None:
+                        on_step(course.checkpoint)
             judged = None if validation is None else evaluate(model, task, validation)
             if judged is not None and not math.isfinite(judged[0]):
                 raise _Diverged(f"the loss of held-out rows is {judged[0]:g}")

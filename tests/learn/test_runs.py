@@ -17,9 +17,10 @@ import torch
 import yaml
 
 import thalweg
-from thalweg.learn import runs, training
+from thalweg.learn import course, journal, runs, training
 from thalweg.learn.compare import compare
 from thalweg.learn.config import Config, DataConfig
+from thalweg.learn.files import CHECKPOINT, CONFIG, METRICS, WEIGHTS
 from thalweg.learn.runs import Run, find_stopped, prepare, resume_run, train_run
 from thalweg.learn.training import outputs
 
@@ -215,7 +216,7 @@ def test_without_a_name_the_next_free_number_is_taken(tmp_path, monkeypatch):
 @pytest.mark.parametrize("make", [lambda path: path.symlink_to("nowhere"), lambda path: path.touch()])
 def test_where_runs_is_no_folder_nothing_is_waited_for(tmp_path, monkeypatch, make):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(runs, "count", lambda start: range(start, start + 99))  # an error where it would hang
+    monkeypatch.setattr(journal, "count", lambda start: range(start, start + 99))  # an error where it would hang
     make(tmp_path / "runs")
     with pytest.raises(ValueError, match=r"runs is no folder that runs can go into.* --out"):
         train_run(configure("iris", epochs=1))
@@ -238,8 +239,8 @@ def test_bad_rows_leave_no_folder(tmp_path):
 
 def test_while_training_goes_on_the_best_weights_are_on_disk(tmp_path, monkeypatch):
     """What a kill after any epoch leaves is a run that can be loaded, with its best epoch so far."""
-    monkeypatch.setattr(runs, "_SAVE_EVERY", 0.0)
-    monkeypatch.setattr(runs, "_REST", 0.0)
+    monkeypatch.setattr(journal, "_SAVE_EVERY", 0.0)
+    monkeypatch.setattr(journal, "_REST", 0.0)
     seen = []
 
     def look(record):
@@ -311,7 +312,7 @@ def test_a_full_disk_takes_away_a_run_that_learnt_nothing_and_names_the_file(tmp
     def full(*_):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(runs.os, "fsync", full)
+    monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match=r"config.yaml"):
         train_run(configure("iris"), tmp_path / "run")
     assert not (tmp_path / "run").exists()
@@ -319,7 +320,7 @@ def test_a_full_disk_takes_away_a_run_that_learnt_nothing_and_names_the_file(tmp
 
 def test_the_same_training_writes_the_same_weights_to_the_last_byte(tmp_path):
     config = configure("iris", "model.width=8", epochs=1)
-    written = {(train_run(config, tmp_path / f"{n}").path / runs.WEIGHTS).read_bytes() for n in range(6)}
+    written = {(train_run(config, tmp_path / f"{n}").path / WEIGHTS).read_bytes() for n in range(6)}
     assert len(written) == 1
 
 
@@ -333,9 +334,9 @@ class TestResuming:
 
     @staticmethod
     def assert_same(run, whole):
-        assert (run.path / runs.WEIGHTS).read_bytes() == (whole.path / runs.WEIGHTS).read_bytes()
+        assert (run.path / WEIGHTS).read_bytes() == (whole.path / WEIGHTS).read_bytes()
         told = [
-            [{**json.loads(line), "seconds": 0} for line in (path / runs.METRICS).read_text().splitlines()]
+            [{**json.loads(line), "seconds": 0} for line in (path / METRICS).read_text().splitlines()]
             for path in (run.path, whole.path)
         ]
         assert told[0] == told[1]
@@ -358,9 +359,9 @@ class TestResuming:
         [
             (training, "row_losses"),
             (training, "evaluate"),
-            (training._Course, "end_step"),
-            (training._Keeper, "note"),
-            (runs, "line_of"),
+            (course.Course, "end_step"),
+            (course.Keeper, "note"),
+            (journal, "line_of"),
         ],
     )
     def test_after_ctrl_c_anywhere(self, tmp_path, monkeypatch, place, name, at):
@@ -393,7 +394,7 @@ class TestResuming:
     @pytest.mark.parametrize("every", [0.0, 0.01, 1000.0])
     def test_after_a_kill(self, tmp_path, monkeypatch, every):
         """What is on disk after an epoch, however long before it was last saved, is what a kill there leaves."""
-        monkeypatch.setattr(runs, "_SAVE_EVERY", every)
+        monkeypatch.setattr(journal, "_SAVE_EVERY", every)
         whole = self.whole(
             tmp_path, on_epoch=lambda r: shutil.copytree(tmp_path / "whole", tmp_path / f"killed-{r.epoch}")
         )
@@ -436,7 +437,7 @@ class TestResuming:
         assert resume_run(find_stopped(stopped.path, source=str(table))).result.ended == "finished"
 
     def test_a_configuration_that_takes_rows_otherwise_is_refused(self, stopped):
-        path = stopped.path / runs.CONFIG
+        path = stopped.path / CONFIG
         path.write_text(path.read_text().replace("seed: 0", "seed: 1"))
         with pytest.raises(ValueError, match=r"are taken otherwise: its config.yaml has changed, or"):
             find_stopped(stopped.path)
@@ -481,7 +482,7 @@ class TestResuming:
 
     def test_no_checkpoint_is_a_pickle(self, stopped):
         with pytest.raises(Exception):  # noqa: B017 - whatever a reader of pickles says
-            list(pickletools.genops((stopped.path / runs.CHECKPOINT).read_bytes()))
+            list(pickletools.genops((stopped.path / CHECKPOINT).read_bytes()))
 
     @pytest.mark.skipif(os.name == "nt", reason="there are no such locks there")
     def test_a_folder_is_trained_in_once_at_a_time(self, tmp_path):

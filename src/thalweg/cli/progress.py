@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 
 if TYPE_CHECKING:
-    from ..learn.training import EpochRecord
+    from ..learn.course import EpochRecord
 
 _LINES = 10  # so many lines, about, where there is no terminal,
 _SILENCE = 15.0  # but none of the pauses between them longer than so many seconds and an epoch

@@ -60,7 +60,8 @@ def train(
     asked = configure(config, options, settings or [])
     screen = console()
 
-    from ..learn.runs import check_free, prepare, train_run
+    from ..learn.journal import check_free
+    from ..learn.runs import prepare, train_run
 
     if out is not None:
         check_free(out)

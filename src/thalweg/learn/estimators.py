@@ -24,9 +24,11 @@ from torch import Tensor
 
 from ..nn import NeuralODE
 from .config import Config, Gradient, TrainingConfig, validated
+from .course import EpochRecord, History
 from .data import Column, frame_features, learn_columns, weighted_median
+from .datasets import Task
 from .model import FlowModel, build_model
-from .training import EpochRecord, History, Samples, Task, fit, hold_out, outputs
+from .training import Samples, fit, hold_out, outputs
 from .values import LARGEST, standardised, unit_of
 
 _PARTS = {

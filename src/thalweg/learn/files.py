@@ -32,9 +32,9 @@ from torch import Tensor
 from .. import __version__
 from ..core.files import write_whole
 from .config import Config, ModelConfig, SolverConfig
+from .course import Checkpoint, EpochRecord, History
 from .data import Schema
 from .model import FlowModel, build_model
-from .training import Checkpoint, EpochRecord, History
 
 CONFIG, DATA, METRICS, RESULT = "config.yaml", "data.json", "metrics.jsonl", "result.json"
 MODEL, WEIGHTS, CHECKPOINT = "model/model.json", "model/weights.safetensors", "checkpoint.safetensors"

@@ -1,55 +1,38 @@
-"""A run: one training, and the folder that keeps it, never written into twice; `files` says what is in it."""
+"""A run: one training, and the folder that keeps it; `files` says what is in it."""
 
 from __future__ import annotations
 
 import hashlib
 import math
-import os
-import re
-import shutil
-import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import nullcontext, suppress
+from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import count
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
-from torch import Tensor
 
 from .config import Config
+from .course import Checkpoint, EpochRecord, History
 from .data import CategoryColumn, Schema, Target, drop_missing_targets
-from .datasets import BUNDLED
+from .datasets import BUNDLED, Task
 from .files import (
     CHECKPOINT,
-    CONFIG,
     FIGURES,
-    METRICS,
-    RESULT,
-    WEIGHTS,
     DataRecord,
     Result,
     Score,
-    line_of,
     read_run,
     read_stopped,
-    save_checkpoint,
-    save_weights,
-    write_metrics,
     write_records,
     write_result,
 )
+from .journal import Journal, NewFolder
 from .model import FlowModel, build_model, choose_dropout, choose_state_dim
 from .tables import Table, load_table, read_frame
 from .training import (
-    Checkpoint,
-    EpochRecord,
-    History,
     Samples,
-    Task,
     choose_batch_size,
     count_held_out,
     evaluate,
@@ -59,9 +42,6 @@ from .training import (
     split_rows,
     usable_device,
 )
-
-_SAVE_EVERY = 1.0  # seconds between two savings, at least: a kill loses no more
-_REST = 50.0  # and as many times as long as the last one took, where that is longer
 
 
 @dataclass(frozen=True)
@@ -292,7 +272,7 @@ def train_run(
     data = prepare(config) if data is None else data
     config = _written_out(config, data)
     record = _describe(config, data)
-    with _NewFolder(out, config.data.source) as path:
+    with NewFolder(out, config.data.source) as path:
         write_records(path, config, record, data.schema)
         return _train(path, config, record, data, None, on_epoch)
 
@@ -409,7 +389,7 @@ def _train(
     if config.training.validation_fraction:
         train, validation = hold_out(train, task, config.training.validation_fraction, seed)
     model = build_model(config.model, config.solver, data.schema.n_inputs, data.schema.n_outputs, seed).to(device)
-    with _Journal(path, checkpoint, on_epoch) as journal:
+    with Journal(path, checkpoint, on_epoch) as journal:
         history = fit(
             model,
             task,
@@ -467,159 +447,6 @@ def _prepare(config: Config, table: Table) -> Prepared:
     schema = Schema.learn(frame, table.target, task, rows=learn, decimal=table.decimal)
     samples = _samples(schema, frame)
     return Prepared(table, frame, schema, samples[torch.from_numpy(learn)], samples[torch.from_numpy(judge)])
-
-
-def check_free(out: str | Path) -> None:
-    """See that a run folder can be made there.
-
-    Raises
-    ------
-    ValueError
-        When something is there already.
-    """
-    if os.path.lexists(out):
-        raise ValueError(
-            f"{out} exists already, and a run is never written over another; "
-            "give the name of a new folder with --out (out=), or leave it out"
-        )
-
-
-class _NewFolder:
-    """A run's folder, which no other run then can make; where nothing is learnt, it is taken away again."""
-
-    def __init__(self, out: str | Path | None, source: str) -> None:
-        self.places = _numbered(source) if out is None else iter([Path(out)])
-        if out is not None:
-            check_free(out)
-
-    def __enter__(self) -> Path:
-        for path in self.places:
-            self.path = path
-            try:
-                path.mkdir(parents=True)
-                return path
-            except FileExistsError as error:
-                taken = error
-            except BaseException:  # as Ctrl-C is, which may come when it has just been made
-                with suppress(OSError):
-                    path.rmdir()
-                raise
-        raise taken
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
-        if not (self.path / WEIGHTS).exists():
-            shutil.rmtree(self.path, ignore_errors=True)
-
-
-class _Journal:
-    """Writes down what training says as it goes: every epoch, and now and then where it stands and the best weights.
-
-    Now and then is about once a second, but no more than a fiftieth of the time. A training that fails leaves what it
-    learnt.
-    """
-
-    def __init__(
-        self, path: Path, checkpoint: Checkpoint | None, on_epoch: Callable[[EpochRecord], None] | None
-    ) -> None:
-        self.path, self.on_epoch = path, on_epoch
-        self.begun: list[EpochRecord] = []
-        self.unsaved: tuple[int, Mapping[str, Tensor]] | None = None
-        if checkpoint is not None:
-            self.begun = checkpoint.records
-            if checkpoint.best_epoch:
-                self.note_best(checkpoint.best_epoch, checkpoint.best_weights)
-        self.take: Callable[[], Checkpoint] | None = None
-        self.due = -math.inf
-
-    def __enter__(self) -> _Journal:
-        self.claim = _claim(self.path)
-        self.metrics = (self.path / METRICS).open("a", encoding="utf-8")
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
-        with suppress(OSError) if error else nullcontext():  # of a full disk, the first word is enough
-            self._save_best()
-            self.metrics.close()
-        self.claim.close()
-        if isinstance(error, ValueError) and (self.path / WEIGHTS).exists():
-            raise ValueError(f"{error} (what was learnt before is in {self.path})") from error
-
-    def note_best(self, epoch: int, weights: Mapping[str, Tensor]) -> None:
-        """Remember the best weights until they are saved."""
-        self.unsaved = epoch, weights
-
-    def note_step(self, take: Callable[[], Checkpoint]) -> None:
-        """Save where training stands, if it is time."""
-        if self.take is None:
-            self._begin()
-        self.take = take
-        if time.monotonic() >= self.due:
-            self._save()
-
-    def note_epoch(self, record: EpochRecord) -> None:
-        """Write the epoch's line, and save the rest if it is time, or the first time."""
-        try:
-            self.metrics.write(line_of(record))
-            self.metrics.flush()
-        except OSError as error:
-            raise OSError(error.errno, error.strerror, self.metrics.name) from error
-        if time.monotonic() >= self.due or not (self.path / WEIGHTS).exists():
-            self._save()
-        if self.on_epoch is not None:
-            self.on_epoch(record)
-
-    def end(self, model: FlowModel, history: History) -> None:
-        """Save what there is at the end."""
-        self.note_best(history.best_epoch, model.state_dict())
-        self.metrics.close()
-        if history.interrupted:  # perhaps between an epoch and its line
-            write_metrics(self.path, history.records)
-        if history.checkpoint is not None:
-            save_checkpoint(self.path, history.checkpoint)
-
-    def _begin(self) -> None:
-        """Take back what was told of an end, and of epochs that are computed again."""
-        (self.path / RESULT).unlink(missing_ok=True)
-        self.metrics.close()
-        write_metrics(self.path, self.begun)
-        self.metrics = (self.path / METRICS).open("a", encoding="utf-8")
-
-    def _save(self) -> None:
-        assert self.take is not None
-        began = time.monotonic()
-        os.fsync(self.metrics.fileno())  # epochs that a checkpoint counts shall be there
-        save_checkpoint(self.path, self.take())
-        self._save_best()
-        ended = time.monotonic()
-        self.due = ended + max(_SAVE_EVERY, _REST * (ended - began))
-
-    def _save_best(self) -> None:
-        if self.unsaved is not None:
-            save_weights(self.path, *self.unsaved)
-            self.unsaved = None
-
-
-def _claim(path: Path) -> IO[bytes]:
-    """Hold a run folder while training goes on, against another process; whatever ends this one lets go.
-
-    Raises
-    ------
-    ValueError
-        When another one holds it.
-    """
-    file = (path / CONFIG).open("rb")
-    try:
-        import fcntl
-    except ImportError:  # on Windows
-        return file
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        file.close()
-        raise ValueError(f"{path} is being trained by another process; end it, or wait until it has ended") from None
-    except OSError:  # of a disk elsewhere that knows no locks
-        pass
-    return file
 
 
 def _samples(schema: Schema, frame: pd.DataFrame) -> Samples:
@@ -735,21 +562,6 @@ def _check_names(config: Config) -> None:
             raise ValueError(
                 f"the name {path!r} is no UTF-8, as the names in the files of a run must be; rename it"
             ) from None
-
-
-def _numbered(source: str) -> Iterator[Path]:
-    """The folders that a run may have where no other is named."""
-    name = re.sub(r"[^\w.-]+", "-", Path(source).stem).strip("-.") or "run"
-    runs = Path("runs")
-    try:
-        runs.mkdir(exist_ok=True)
-    except FileExistsError:
-        raise ValueError(
-            f"{runs.absolute()} is no folder that runs can go into, but a file, or a link to nothing; "
-            "move it away, or name another place with --out (out=)"
-        ) from None
-    for number in count(1):
-        yield runs / f"{name}-{number}"
 
 
 def _describe(config: Config, data: Prepared) -> DataRecord:

@@ -480,6 +480,18 @@ class TestResuming:
             resume_run(find_stopped(stopped.path))
         assert {file: (stopped.path / file).read_bytes() for file in files(stopped.path)} == before
 
+    def test_the_checkpoint_of_another_run_is_refused_and_nothing_is_changed(self, stopped, tmp_path):
+        def interrupt(record):
+            raise KeyboardInterrupt
+
+        settings = ("data.target=price", "model.width=9")
+        other = train_run(configure(stopped.data.source, *settings), tmp_path / "other", on_epoch=interrupt)
+        shutil.copy(other.path / CHECKPOINT, stopped.path)
+        before = {name: (stopped.path / name).read_bytes() for name in files(stopped.path)}
+        with pytest.raises(ValueError, match="must be a checkpoint of this very training"):
+            resume_run(find_stopped(stopped.path))
+        assert {name: (stopped.path / name).read_bytes() for name in files(stopped.path)} == before
+
     def test_no_checkpoint_is_a_pickle(self, stopped):
         with pytest.raises(Exception):  # noqa: B017 - whatever a reader of pickles says
             list(pickletools.genops((stopped.path / CHECKPOINT).read_bytes()))

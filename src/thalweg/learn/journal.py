@@ -75,13 +75,8 @@ class Journal:
     def __init__(
         self, path: Path, checkpoint: Checkpoint | None, on_epoch: Callable[[EpochRecord], None] | None
     ) -> None:
-        self.path, self.on_epoch = path, on_epoch
-        self.begun: list[EpochRecord] = []
+        self.path, self.checkpoint, self.on_epoch = path, checkpoint, on_epoch
         self.unsaved: tuple[int, Mapping[str, Tensor]] | None = None
-        if checkpoint is not None:
-            self.begun = checkpoint.records
-            if checkpoint.best_epoch:
-                self.note_best(checkpoint.best_epoch, checkpoint.best_weights)
         self.take: Callable[[], Checkpoint] | None = None
         self.due = -math.inf
 
@@ -133,9 +128,12 @@ class Journal:
 
     def _begin(self) -> None:
         """Take back what was told of an end, and of epochs that are computed again."""
+        begun = self.checkpoint
+        if begun is not None and begun.best_epoch:
+            self.note_best(begun.best_epoch, begun.best_weights)
         (self.path / RESULT).unlink(missing_ok=True)
         self.metrics.close()
-        write_metrics(self.path, self.begun)
+        write_metrics(self.path, [] if begun is None else begun.records)
         self.metrics = (self.path / METRICS).open("a", encoding="utf-8")
 
     def _save(self) -> None:

@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 from thalweg.cli.main import app
 from thalweg.external.methods import external_methods
 from thalweg.learn.compare import CONTENDERS, Standing, Trial
-from thalweg.learn.runs import Run
+from thalweg.learn.runs import Run, find_stopped
 from thalweg.methods import methods
 
 ROWS = 40
@@ -459,7 +459,7 @@ class TestCompare:
         def fail(path, content):
             raise OSError(errno.ENOSPC, "No space left on device", str(path))
 
-        monkeypatch.setattr("thalweg.learn.runs.write_whole", fail)
+        monkeypatch.setattr("thalweg.core.files.write_whole", fail)
         result = command("compare", "iris", "-o", tmp_path / "out.json", code=1)
         assert "no space left" in result.stderr
         assert "0.9000" in result.stdout
@@ -492,9 +492,9 @@ def test_help_and_version():
 
     assert command("--version").stdout.split() == ["thalweg", __version__]
     for words in ((), ("--help",)):
-        for name in ("train", "predict", "flow", "methods"):
+        for name in ("train", "resume", "predict", "flow", "methods"):
             assert name in command(*words).stdout
-    for name in ("train", "predict", "flow", "methods"):
+    for name in ("train", "resume", "predict", "flow", "methods"):
         assert f"For example: thalweg {name}" in " ".join(command(name, "--help").stdout.split())
 
 
@@ -526,6 +526,7 @@ def test_a_signal_ends_training_and_leaves_a_complete_run(tmp_path, sign):
     loaded = Run.load(run)
     assert loaded.result.ended == "interrupted"
     assert loaded.result.epochs == loaded.history.best_epoch == len(loaded.history.records) >= 2
+    assert find_stopped(run).epochs == loaded.result.epochs
 
 
 @pytest.mark.skipif(os.name == "nt", reason="signals are POSIX's")
@@ -534,7 +535,29 @@ def test_a_kill_leaves_a_run_that_can_be_used(tmp_path):
     process.kill()
     process.communicate(timeout=60)
     assert Run.load(run).result is None
+    assert 0 <= find_stopped(run).epochs <= len(Run.load(run).history.records)
     assert "of 150 rows right" in command("predict", run, "iris").stdout
+
+
+def test_resume_goes_on_where_training_was_stopped(flowers, tmp_path, monkeypatch):
+    """And says where that was, what came of it, and why it cannot go on where it cannot."""
+
+    def show(progress, record):
+        if record.epoch == 2:
+            raise KeyboardInterrupt
+
+    words = ("train", "iris", "--out", tmp_path / "run", *quick(epochs=4))
+    with monkeypatch.context() as patched:
+        patched.setattr("thalweg.cli.progress.TrainingProgress.show", show)
+        stopped = CliRunner().invoke(app, [str(word) for word in words])
+    assert stopped.exit_code == 130
+    assert f"go on with it: thalweg resume {tmp_path / 'run'}" in " ".join(stopped.stdout.split())
+    out = command("resume", tmp_path / "run", "--no-figures").stdout
+    assert "2 of 4 epochs finished" in out
+    assert "finished after 4 epochs" in out
+    assert "go on with it" not in out
+    assert "come to its end" in refused("resume", tmp_path / "run")
+    assert "is no run folder" in refused("resume", tmp_path)
 
 
 def train_for_long(tmp_path):

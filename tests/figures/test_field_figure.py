@@ -1,6 +1,7 @@
 """The figure of a field on the line."""
 
 import math
+import os
 
 import matplotlib
 import numpy as np
@@ -53,6 +54,15 @@ def test_saving_twice_to_one_name_replaces_it_and_settings_stay(tmp_path):
     assert save(figure, tmp_path / "a" / "river.v1", dpi=50) == paths
     assert imread(paths[0]).shape[:2] == (290, 500)
     assert {key: matplotlib.rcParams[key] for key in settings} == settings
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links need a privilege there")
+def test_a_link_is_not_replaced_but_written_through(tmp_path):
+    (tmp_path / "shared.png").touch()
+    (tmp_path / "river.png").symlink_to("shared.png")
+    save(field_figure(lambda t, z: -z, (0.0, 1.0), [1.0]), tmp_path / "river", dpi=50)
+    assert (tmp_path / "river.png").is_symlink()
+    assert (tmp_path / "shared.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_a_picture_that_cannot_be_written_is_named_and_leaves_what_was_there(tmp_path):

@@ -2,9 +2,12 @@
 
 import dataclasses
 import errno
+import itertools
 import json
 import os
+import pathlib
 import pickletools
+import shutil
 import sys
 
 import numpy as np
@@ -14,10 +17,11 @@ import torch
 import yaml
 
 import thalweg
-from thalweg.learn import runs
+from thalweg.learn import course, journal, runs, training
 from thalweg.learn.compare import compare
 from thalweg.learn.config import Config, DataConfig
-from thalweg.learn.runs import Run, prepare, train_run
+from thalweg.learn.files import CHECKPOINT, CONFIG, METRICS, WEIGHTS
+from thalweg.learn.runs import Run, find_stopped, prepare, resume_run, train_run
 from thalweg.learn.training import outputs
 
 ROWS = 60
@@ -212,7 +216,7 @@ def test_without_a_name_the_next_free_number_is_taken(tmp_path, monkeypatch):
 @pytest.mark.parametrize("make", [lambda path: path.symlink_to("nowhere"), lambda path: path.touch()])
 def test_where_runs_is_no_folder_nothing_is_waited_for(tmp_path, monkeypatch, make):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(runs, "count", lambda start: range(start, start + 99))  # an error where it would hang
+    monkeypatch.setattr(journal, "count", lambda start: range(start, start + 99))  # an error where it would hang
     make(tmp_path / "runs")
     with pytest.raises(ValueError, match=r"runs is no folder that runs can go into.* --out"):
         train_run(configure("iris", epochs=1))
@@ -235,7 +239,8 @@ def test_bad_rows_leave_no_folder(tmp_path):
 
 def test_while_training_goes_on_the_best_weights_are_on_disk(tmp_path, monkeypatch):
     """What a kill after any epoch leaves is a run that can be loaded, with its best epoch so far."""
-    monkeypatch.setattr(runs, "_SAVE_EVERY", 0.0)
+    monkeypatch.setattr(journal, "_SAVE_EVERY", 0.0)
+    monkeypatch.setattr(journal, "_REST", 0.0)
     seen = []
 
     def look(record):
@@ -283,11 +288,31 @@ def test_ctrl_c_in_the_first_epoch_leaves_a_complete_run(tmp_path, monkeypatch):
     assert Run.load(run.path).result.epochs == 0
 
 
+@pytest.mark.parametrize("named", [True, False])
+@pytest.mark.parametrize(("place", "name"), [(pathlib.Path, "mkdir"), (runs, "write_records"), (runs, "_describe")])
+def test_ctrl_c_before_training_begins_leaves_no_folder(tmp_path, monkeypatch, place, name, named):
+    """Not even where it comes as soon as the folder has been made."""
+    (tmp_path / "runs").mkdir()
+    monkeypatch.chdir(tmp_path)
+    done = getattr(place, name)
+
+    def interrupted(*args, **options):
+        answer = done(*args, **options)
+        if args[0] != pathlib.Path("runs"):
+            raise KeyboardInterrupt
+        return answer
+
+    monkeypatch.setattr(place, name, interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        train_run(configure("iris"), tmp_path / "runs" / "new" if named else None)
+    assert not list((tmp_path / "runs").iterdir())
+
+
 def test_a_full_disk_takes_away_a_run_that_learnt_nothing_and_names_the_file(tmp_path, monkeypatch):
     def full(*_):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(runs.os, "fsync", full)
+    monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match=r"config.yaml"):
         train_run(configure("iris"), tmp_path / "run")
     assert not (tmp_path / "run").exists()
@@ -295,22 +320,189 @@ def test_a_full_disk_takes_away_a_run_that_learnt_nothing_and_names_the_file(tmp
 
 def test_the_same_training_writes_the_same_weights_to_the_last_byte(tmp_path):
     config = configure("iris", "model.width=8", epochs=1)
-    written = {(train_run(config, tmp_path / f"{n}").path / runs.WEIGHTS).read_bytes() for n in range(6)}
+    written = {(train_run(config, tmp_path / f"{n}").path / WEIGHTS).read_bytes() for n in range(6)}
     assert len(written) == 1
 
 
-def test_a_write_that_fails_leaves_what_was_there_and_nothing_beside_it(tmp_path, monkeypatch):
-    path = tmp_path / "file"
-    path.write_bytes(b"old")
+class TestResuming:
+    """A training that was stopped and gone on with is the one that never was stopped."""
 
-    def full(*_):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    settings = ("training.validation_fraction=0.2", "training.batch_size=32", "model.dropout=0.2")
 
-    monkeypatch.setattr(runs.os, "replace", full)
-    with pytest.raises(OSError, match="file"):
-        runs.write_whole(path, b"new")
-    assert path.read_bytes() == b"old"
-    assert files(tmp_path) == {"file"}
+    def whole(self, tmp_path, source="iris", epochs=6, on_epoch=None):
+        return train_run(configure(source, *self.settings, epochs=epochs), tmp_path / "whole", on_epoch=on_epoch)
+
+    @staticmethod
+    def assert_same(run, whole):
+        assert (run.path / WEIGHTS).read_bytes() == (whole.path / WEIGHTS).read_bytes()
+        told = [
+            [{**json.loads(line), "seconds": 0} for line in (path / METRICS).read_text().splitlines()]
+            for path in (run.path, whole.path)
+        ]
+        assert told[0] == told[1]
+        assert len(told[0]) == 6
+        assert dataclasses.replace(run.history, records=[]) == dataclasses.replace(
+            Run.load(run.path).history,
+            records=[],
+            optimizer=run.history.optimizer,
+            optimizer_state=run.history.optimizer_state,
+            shuffle_state=run.history.shuffle_state,
+        )
+        assert [r.result.model_copy(update={"seconds": 0}) for r in (run, Run.load(run.path))] == 2 * [
+            whole.result.model_copy(update={"seconds": 0})
+        ]
+        assert files(run.path) == files(whole.path)
+
+    @pytest.mark.parametrize("at", [0, 5])
+    @pytest.mark.parametrize(
+        ("place", "name"),
+        [
+            (training, "row_losses"),
+            (training, "evaluate"),
+            (course.Course, "end_step"),
+            (course.Keeper, "note"),
+            (journal, "line_of"),
+        ],
+    )
+    def test_after_ctrl_c_anywhere(self, tmp_path, monkeypatch, place, name, at):
+        """And again after it came a second time; each time the run is whole."""
+        whole = self.whole(tmp_path)
+        done = getattr(place, name)
+
+        def interrupt():
+            calls = itertools.count()
+
+            def interrupted(*args):
+                if next(calls) == at:
+                    raise KeyboardInterrupt
+                return done(*args)
+
+            monkeypatch.setattr(place, name, interrupted)
+
+        interrupt()
+        run = train_run(whole.config, tmp_path / "run")
+        for _ in range(2):
+            if run.result.ended == "interrupted":
+                assert Run.load(run.path).result.epochs == len(Run.load(run.path).history.records) <= 6
+                interrupt()
+                run = resume_run(find_stopped(run.path))
+        monkeypatch.setattr(place, name, done)
+        if run.result.ended == "interrupted":
+            run = resume_run(find_stopped(run.path))
+        self.assert_same(run, whole)
+
+    @pytest.mark.parametrize("every", [0.0, 0.01, 1000.0])
+    def test_after_a_kill(self, tmp_path, monkeypatch, every):
+        """What is on disk after an epoch, however long before it was last saved, is what a kill there leaves."""
+        monkeypatch.setattr(journal, "_SAVE_EVERY", every)
+        whole = self.whole(
+            tmp_path, on_epoch=lambda r: shutil.copytree(tmp_path / "whole", tmp_path / f"killed-{r.epoch}")
+        )
+        for epoch in range(1, 7):
+            self.assert_same(resume_run(find_stopped(tmp_path / f"killed-{epoch}")), whole)
+
+    def test_after_a_kill_before_anything_was_learnt(self, tmp_path, monkeypatch):
+        whole = self.whole(tmp_path)
+        done = runs.write_records
+        monkeypatch.setattr(
+            runs, "write_records", lambda path, *of: (done(path, *of), shutil.copytree(path, tmp_path / "killed"))
+        )
+        train_run(whole.config, tmp_path / "again")
+        with pytest.raises(ValueError, match=r"killed before its first epoch ended; .* thalweg resume"):
+            Run.load(tmp_path / "killed")
+        self.assert_same(resume_run(find_stopped(tmp_path / "killed")), whole)
+
+    @pytest.fixture
+    def stopped(self, table, tmp_path):
+        """A run of a table that can move, stopped after its first epoch."""
+
+        def interrupt(record):
+            raise KeyboardInterrupt
+
+        path = tmp_path / "houses.csv"
+        path.write_bytes(table.read_bytes())
+        return train_run(configure(path, "data.target=price"), tmp_path / "run", on_epoch=interrupt)
+
+    def test_rows_may_move_but_not_change(self, stopped, table):
+        source = pathlib.Path(stopped.data.source)
+        before = {name: (stopped.path / name).read_bytes() for name in files(stopped.path)}
+        with source.open("a") as file:
+            file.write("120,Aix,2024-05-05,3,house x,400\n")
+        with pytest.raises(ValueError, match=r"houses.csv has changed since .*; give them as they were with --data"):
+            find_stopped(stopped.path)
+        source.unlink()
+        with pytest.raises(ValueError, match=r"not where they were.*say where, with --data"):
+            find_stopped(stopped.path)
+        assert {name: (stopped.path / name).read_bytes() for name in files(stopped.path)} == before
+        assert resume_run(find_stopped(stopped.path, source=str(table))).result.ended == "finished"
+
+    def test_a_configuration_that_takes_rows_otherwise_is_refused(self, stopped):
+        path = stopped.path / CONFIG
+        path.write_text(path.read_text().replace("seed: 0", "seed: 1"))
+        with pytest.raises(ValueError, match=r"are taken otherwise: its config.yaml has changed, or"):
+            find_stopped(stopped.path)
+
+    def test_what_has_come_to_its_end_says_how_to_train_longer(self, iris):
+        message = r"come to its end \(finished after 2 epochs\).*thalweg train --config .*config.yaml --epochs 4"
+        with pytest.raises(ValueError, match=message):
+            find_stopped(iris.path)
+
+    def test_another_version_is_named(self, stopped):
+        model = stopped.path / "model/model.json"
+        model.write_text(model.read_text().replace(f'"thalweg": "{thalweg.__version__}"', '"thalweg": "0.0.9"'))
+        with pytest.raises(ValueError, match=r"begun by thalweg 0.0.9.*pip install thalweg==0.0.9.*train --config"):
+            find_stopped(stopped.path)
+
+    @pytest.mark.parametrize(
+        ("name", "harm", "message"),
+        [
+            ("checkpoint.safetensors", lambda old: old[:-8], "checkpoint.safetensors is damaged"),
+            (
+                "checkpoint.safetensors",
+                lambda old: old.replace(b"keeper", b"reaper"),
+                "of this very training: 'keeper'",
+            ),
+            ("checkpoint.safetensors", lambda old: old.replace(b"state/order", b"state/ordre"), "damaged .'order'"),
+            ("metrics.jsonl", lambda old: b"", "damaged .it is of 1 epochs, and metrics.jsonl of 0"),
+            ("model/model.json", lambda old: b"{}", "model.json is damaged"),
+            ("checkpoint.safetensors", None, "lacks checkpoint.safetensors; restore it from a copy, or train anew"),
+            ("data.json", None, "lacks data.json"),
+        ],
+    )
+    def test_a_damaged_file_is_named_and_nothing_is_changed(self, stopped, name, harm, message):
+        path = stopped.path / name
+        if harm is None:
+            path.unlink()
+        else:
+            path.write_bytes(harm(path.read_bytes()))
+        before = {file: (stopped.path / file).read_bytes() for file in files(stopped.path)}
+        with pytest.raises(ValueError, match=message):
+            resume_run(find_stopped(stopped.path))
+        assert {file: (stopped.path / file).read_bytes() for file in files(stopped.path)} == before
+
+    def test_the_checkpoint_of_another_run_is_refused_and_nothing_is_changed(self, stopped, tmp_path):
+        def interrupt(record):
+            raise KeyboardInterrupt
+
+        settings = ("data.target=price", "model.width=9")
+        other = train_run(configure(stopped.data.source, *settings), tmp_path / "other", on_epoch=interrupt)
+        shutil.copy(other.path / CHECKPOINT, stopped.path)
+        before = {name: (stopped.path / name).read_bytes() for name in files(stopped.path)}
+        with pytest.raises(ValueError, match="must be a checkpoint of this very training"):
+            resume_run(find_stopped(stopped.path))
+        assert {name: (stopped.path / name).read_bytes() for name in files(stopped.path)} == before
+
+    def test_no_checkpoint_is_a_pickle(self, stopped):
+        with pytest.raises(Exception):  # noqa: B017 - whatever a reader of pickles says
+            list(pickletools.genops((stopped.path / CHECKPOINT).read_bytes()))
+
+    @pytest.mark.skipif(os.name == "nt", reason="there are no such locks there")
+    def test_a_folder_is_trained_in_once_at_a_time(self, tmp_path):
+        def look(record):
+            with pytest.raises(ValueError, match="is being trained by another process"):
+                resume_run(find_stopped(tmp_path / "whole"))
+
+        self.whole(tmp_path, on_epoch=look)
 
 
 def test_divergence_says_where_what_was_learnt_before_is(tmp_path):

@@ -1,6 +1,7 @@
 """The training loop."""
 
 import copy
+import itertools
 import math
 from typing import get_args
 
@@ -9,6 +10,7 @@ import pytest
 import torch
 from sklearn import metrics
 
+from thalweg.learn import training
 from thalweg.learn.config import Gradient, ModelConfig, SolverConfig, TrainingConfig
 from thalweg.learn.data import Schema
 from thalweg.learn.datasets import load_bundled
@@ -184,6 +186,58 @@ class TestReproducibility:
         assert_same(weights(whole), weights(parts))
         assert numbers(second) == numbers(at_once)
         assert (len(first.records), second.best_epoch) == (3, 5)
+
+    @pytest.mark.parametrize("task", ["classification", "regression"])
+    @pytest.mark.parametrize(
+        "options", [{}, {"optimizer": "sgd", "momentum": 0.0}, {"early_stopping": True, "patience": 2}]
+    )
+    @pytest.mark.parametrize("dropout", [0.0, 0.3])
+    def test_from_any_checkpoint_the_same_weights_and_history_follow_to_the_last_bit(self, task, options, dropout):
+        """At first and after each step, as it may be stopped anywhere; each checkpoint serves twice."""
+        learn, judge = hold_out(toy(task, rows=40), task, 0.2, seed=0)
+        options = {"batch_size": 8, "max_epochs": 5, "learning_rate": 0.05, "dtype": "float64"} | options
+        checkpoints = []
+
+        def run(resume=None, on_step=None):
+            net = model(dropout=dropout, n_outputs=2 if task == "classification" else 1)
+            config = TrainingConfig(**options)
+            history = fit(net, task, learn, judge, config, seed=0, on_step=on_step, resume=resume)
+            return weights(net), (numbers(history), history.best_epoch, history.stopped_early)
+
+        whole, told = run(on_step=lambda take: checkpoints.append(take()))
+        assert len(checkpoints) == 1 + 4 * len(told[0])
+        for checkpoint in checkpoints[::3] + checkpoints[::3]:
+            resumed, told_again = run(resume=checkpoint)
+            assert told_again == told
+            assert_same(resumed, whole)
+
+    @pytest.mark.parametrize("function", ["row_losses", "evaluate", "_learning_rate"])
+    def test_ctrl_c_amid_an_epoch_leaves_a_checkpoint_of_it(self, function, monkeypatch):
+        learn, judge = hold_out(toy(), "classification", 0.2, seed=0)
+        config = TrainingConfig(batch_size=8, max_epochs=4, dtype="float64")
+        whole, parts = model(dropout=0.3), model(dropout=0.3)
+        at_once = fit(whole, "classification", learn, judge, config, seed=0)
+        done, calls = getattr(training, function), itertools.count()
+
+        def interrupted(*args):
+            if next(calls) == 2:
+                raise KeyboardInterrupt
+            return done(*args)
+
+        monkeypatch.setattr(training, function, interrupted)
+        first = fit(parts, "classification", learn, judge, config, seed=0)
+        assert first.interrupted
+        resumed = model(dropout=0.3, seed=9)
+        second = fit(resumed, "classification", learn, judge, config, seed=9, resume=first.checkpoint)
+        assert_same(weights(resumed), weights(whole))
+        assert numbers(second) == numbers(at_once)
+
+    def test_a_checkpoint_of_another_model_is_none_to_go_on_from(self):
+        first = []
+        train_small = {"config": TrainingConfig(max_epochs=1), "seed": 0}
+        fit(model(), "classification", toy(), None, **train_small, on_step=lambda take: first.append(take()))
+        with pytest.raises(ValueError, match="resume must be a checkpoint of this very training"):
+            fit(model(width=9), "classification", toy(), None, **train_small, resume=first[0])
 
     def test_going_on_does_not_lose_better_weights(self):
         """A further training that only harms leaves what there was."""

@@ -47,9 +47,10 @@ def compare(
     if out is not None:
         check_out(out)
 
+    from ..core.files import write_whole
     from ..learn.compare import CONTENDERS
     from ..learn.compare import compare as run_comparison
-    from ..learn.runs import read_table, write_whole
+    from ..learn.runs import read_table
     from .progress import reading
 
     screen = console()

@@ -14,7 +14,7 @@ from typer.core import TyperGroup
 from .. import __version__
 from .console import UsageError, explain, say_error
 
-COMMANDS = ("train", "predict", "flow", "compare", "methods")
+COMMANDS = ("train", "resume", "predict", "flow", "compare", "methods")
 INTERRUPTED = 130
 
 

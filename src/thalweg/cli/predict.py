@@ -57,7 +57,8 @@ def predict(
     if out is not None and not piped:
         check_out(out, force)
 
-    from ..learn.runs import Run, write_whole
+    from ..core.files import write_whole
+    from ..learn.runs import Run
     from .progress import reading
 
     screen = console(stderr=piped)  # rows alone go where rows are read

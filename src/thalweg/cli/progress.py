@@ -15,7 +15,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeRe
 from .console import warnings_as_notes
 
 if TYPE_CHECKING:
-    from ..learn.training import EpochRecord
+    from ..learn.course import EpochRecord
 
 _LINES = 10  # so many lines, about, where there is no terminal,
 _SILENCE = 15.0  # but none of the pauses between them longer than so many seconds and an epoch
@@ -70,15 +70,17 @@ class TrainingProgress:
         How many there will be, at most.
     metric : str
         The name of the score.
+    begun : int
+        How many were finished before.
     """
 
-    def __init__(self, console: Console, epochs: int, metric: str) -> None:
+    def __init__(self, console: Console, epochs: int, metric: str, begun: int = 0) -> None:
         self.console, self.epochs, self.metric = console, epochs, metric
         self.spoke_at = -math.inf
         self.bar: Progress | None = None
         if console.is_terminal:
             self.bar = _bar(console)
-            self.task = self.bar.add_task("the first epoch", total=epochs)
+            self.task = self.bar.add_task(f"epoch {begun + 1}", total=epochs, completed=begun)
 
     def __enter__(self) -> TrainingProgress:
         if self.bar is not None:

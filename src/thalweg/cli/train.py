@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -47,7 +48,7 @@ def train(
 
     What each column holds is found out and shown. Some rows are kept apart, and the trained model is judged by them.
     Everything is kept in a run folder, which is never written over. Ctrl-C ends training, not the run: the best model
-    so far is kept, judged and drawn.
+    so far is kept, judged and drawn, and `thalweg resume` goes on from there.
 
     For example:
 
@@ -61,8 +62,9 @@ def train(
     asked = configure(config, options, settings or [])
     screen = console()
 
-    from ..learn.runs import check_free, prepare, read_table, train_run
-    from .progress import TrainingProgress, reading
+    from ..learn.journal import check_free
+    from ..learn.runs import prepare, read_table, train_run
+    from .progress import reading
 
     if out is not None:
         check_free(out)
@@ -70,13 +72,22 @@ def train(
         table = read_table(asked, on_image=on_image)
     prepared = prepare(asked, table)
     _introduce(screen, asked, prepared)
-    metric = "accuracy" if prepared.task == "classification" else "R²"
+    carry_out(screen, partial(train_run, asked, out, data=prepared), asked, prepared, figures=figures)
+
+
+def carry_out(
+    screen: Console, training: Callable[..., Run], asked: Config, data: Prepared, *, begun: int = 0, figures: bool
+) -> None:
+    """Train, from the start or from where `begun` epochs are finished, show its course and say what came of it."""
+    from .progress import TrainingProgress
+
+    metric = "accuracy" if data.task == "classification" else "R²"
     with _ending_as_ctrl_c():
-        with TrainingProgress(screen, asked.training.max_epochs, metric) as progress:
-            run = train_run(asked, out, data=prepared, on_epoch=progress.show)
+        with TrainingProgress(screen, asked.training.max_epochs, metric, begun) as progress:
+            run = training(on_epoch=progress.show)
         _report(screen, run)
         if figures:
-            _draw(screen, run, prepared)
+            _draw(screen, run, data)
     _suggest(screen, run)
     if run.history.interrupted:
         raise typer.Exit(130)
@@ -166,6 +177,8 @@ def _draw(screen: Console, run: Run, data: Prepared) -> None:
 def _suggest(screen: Console, run: Run) -> None:
     screen.print(f"run folder {run.path}")
     folder = as_word(run.path)
+    if run.history.interrupted:
+        screen.print(f"go on with it:    thalweg resume {folder}")
     screen.print(f"predict new rows: thalweg predict {folder} FILE")
     if run.config.model.flow != "none":
         screen.print(f"draw its river:   thalweg flow {folder}")

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import re
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import wraps
+from io import BytesIO
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
@@ -22,6 +22,8 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import fontManager
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
+
+from ..core.files import write_whole
 
 INK = "#12303f"
 MUTED = "#5d7480"
@@ -150,7 +152,8 @@ def save(figure: Figure, path: str | Path, *, dpi: int = 170) -> list[Path]:
     ----------
     figure : Figure
     path : str or Path
-        Where, without suffix; its folder is made where there is none. Files of that name are replaced.
+        Where, without suffix; its folder is made where there is none. Files of that name are replaced, or
+        what they lead to where they are links.
     dpi : int
         Dots per inch of the PNG.
 
@@ -178,15 +181,9 @@ def save(figure: Figure, path: str | Path, *, dpi: int = 170) -> list[Path]:
 
 
 def _save_whole(figure: Figure, path: Path, kind: str, look: dict[str, Any]) -> Path:
-    """Write a whole picture or none, whatever ends it."""
-    beside = path.with_name(f".{path.name}.part")
-    try:
-        figure.savefig(beside, format=kind, **look)
-        os.replace(beside, path)
-    except OSError as error:  # of a full disk, say, which names no file
-        raise OSError(error.errno, error.strerror, str(path)) from error
-    finally:
-        beside.unlink(missing_ok=True)
+    picture = BytesIO()
+    figure.savefig(picture, format=kind, **look)
+    write_whole(path, picture.getvalue())
     return path
 
 

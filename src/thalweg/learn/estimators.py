@@ -24,10 +24,12 @@ from torch import Tensor
 
 from ..nn import NeuralODE
 from .config import Config, Gradient, TrainingConfig, validated
+from .course import EpochRecord, History
 from .data import Column, frame_features, learn_columns, weighted_median
+from .datasets import Task
 from .model import FlowModel, build_model
-from .training import EpochRecord, History, Samples, Task, fit, hold_out, outputs
-from .values import FARTHEST, LARGEST, unit_of
+from .training import Samples, fit, hold_out, outputs
+from .values import LARGEST, standardised, unit_of
 
 _PARTS = {
     "model": (
@@ -168,7 +170,8 @@ class _Numbers:
         self.medians = np.array([weighted_median(column, weight) for column in X.T])
 
     def features(self, X: NDArray[Any]) -> NDArray[Any]:
-        return _standardise(self.scaler, np.where(np.isnan(X), self.medians.astype(X.dtype), X))
+        X = np.where(np.isnan(X), self.medians.astype(X.dtype), X)
+        return standardised(X, self.scaler.mean_, self.scaler.scale_)
 
 
 class _Frames:
@@ -574,8 +577,8 @@ class NeuralODERegressor(RegressorMixin, _Estimator):
 
         A target's mean may be so large beside its spread that no float32 tells one answer from another.
         """
-        standardised = self._outputs(X).double().numpy()
-        answers: NDArray[Any] = self._target_scaler.inverse_transform(standardised)
+        deviations = self._outputs(X).double().numpy()
+        answers: NDArray[Any] = self._target_scaler.inverse_transform(deviations)
         return answers[:, 0] if self._flat else answers
 
     @property
@@ -595,7 +598,7 @@ class NeuralODERegressor(RegressorMixin, _Estimator):
         y = y.reshape(len(y), -1)
         if y.shape[1] != self._n_outputs:
             raise ValueError(f"y must have {self._n_outputs} outputs, as it had in the first fit, got {y.shape[1]}")
-        return _standardise(self._target_scaler, y.astype(np.float64))
+        return standardised(y.astype(np.float64), self._target_scaler.mean_, self._target_scaler.scale_)
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
@@ -655,13 +658,6 @@ def _scaler(numbers: NDArray[Any], weight: NDArray[np.float64] | None) -> Standa
     constant = scaler.scale_ == 1  # numbers between -1 and 1 have no such deviation
     scaler.mean_, scaler.scale_ = scaler.mean_ * unit, np.where(constant, 1.0, scaler.scale_ * unit)
     return scaler
-
-
-def _standardise(scaler: StandardScaler, numbers: NDArray[Any]) -> NDArray[Any]:
-    """Numbers in standard deviations; those beyond a tiny one by far are as many as float32 computes with."""
-    with np.errstate(over="ignore"):
-        scaled: NDArray[Any] = scaler.transform(numbers)
-    return scaled.clip(-FARTHEST, FARTHEST)
 
 
 def _check_size(numbers: NDArray[Any], name: str) -> None:

@@ -1,53 +1,38 @@
-"""A run: one training, and the folder that keeps it.
-
-    config.yaml                 the configuration, with everything that was chosen written out
-    data.json                   where the rows came from, and what each column is
-    metrics.jsonl               a line for each epoch, written as it ends
-    model/model.json            what is needed to build the model
-    model/weights.safetensors   its best weights so far
-    result.json                 the score on the rows that were kept apart, once training has ended
-    figures/                    pictures, drawn by others
-
-A folder is never written into twice. Each file but `metrics.jsonl` is written beside its place and then moved there, so
-that whatever ends the program leaves the whole file or none.
-"""
+"""A run: one training, and the folder that keeps it; `files` says what is in it."""
 
 from __future__ import annotations
 
-import json
 import math
-import os
-import re
-import shutil
-import time
-from collections.abc import Callable, Mapping
-from contextlib import nullcontext, suppress
-from dataclasses import asdict, dataclass
-from itertools import count
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from textwrap import shorten
-from typing import Any, Literal, TypeVar
+from typing import Any
 
 import numpy as np
 import pandas as pd
-import safetensors.torch
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from safetensors import SafetensorError, safe_open
-from torch import Tensor
 
-from .. import __version__
-from .config import Config, ModelConfig, SolverConfig
+from .config import Config
+from .course import Checkpoint, EpochRecord, History
 from .data import CategoryColumn, Schema, Target, drop_missing_targets
-from .datasets import BUNDLED
+from .datasets import BUNDLED, Task
+from .files import (
+    CHECKPOINT,
+    FIGURES,
+    DataRecord,
+    Result,
+    Score,
+    read_run,
+    read_stopped,
+    write_records,
+    write_result,
+)
 from .images import OnImage
+from .journal import Journal, NewFolder
 from .model import FlowModel, build_model, choose_dropout, choose_state_dim
 from .tables import Decimal, Table, check_target, load_table, read_rows, source_sha256
 from .training import (
-    EpochRecord,
-    History,
     Samples,
-    Task,
     choose_batch_size,
     count_held_out,
     evaluate,
@@ -57,101 +42,6 @@ from .training import (
     split_rows,
     usable_device,
 )
-
-CONFIG, DATA, METRICS, RESULT = "config.yaml", "data.json", "metrics.jsonl", "result.json"
-MODEL, WEIGHTS = "model/model.json", "model/weights.safetensors"
-FIGURES = "figures"
-
-_SAVE_EVERY = 1.0  # seconds between two savings of weights, at least: a kill loses no more
-
-
-class _Record(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class DataRecord(_Record):
-    """`data.json`: where the rows came from, and what each column is."""
-
-    source: str
-    sha256: str
-    rows: int
-    without_target: int
-    train_rows: int
-    test_rows: int
-    table: Schema = Field(alias="schema")
-
-
-class ModelRecord(_Record):
-    """`model.json`: what is needed to build the model."""
-
-    thalweg: str
-    dtype: Literal["float32", "float64"]
-    n_inputs: int
-    n_outputs: int
-    model: ModelConfig
-    solver: SolverConfig
-
-
-class Score(_Record):
-    """How well a model predicts rows.
-
-    Attributes
-    ----------
-    rows : int
-        The number of rows with a target.
-    metric : {"accuracy", "R²"}
-    value : float
-        Of that metric.
-    loss : float
-        Cross-entropy, or mean squared error in squared standard deviations of the target.
-    rmse : float or None
-        The root mean squared error, in the target's unit.
-    """
-
-    rows: int
-    metric: Literal["accuracy", "R²"]
-    value: float
-    loss: float
-    rmse: float | None = None
-
-    def describe(self) -> str:
-        """In words.
-
-        Examples
-        --------
-        >>> Score(rows=30, metric="accuracy", value=29 / 30, loss=0.1).describe()
-        'accuracy 0.967 (29 of 30 rows right)'
-        """
-        if self.rmse is None:
-            return f"accuracy {self.value:.3f} ({round(self.value * self.rows)} of {self.rows} rows right)"
-        return f"R² {self.value:.3f}, root mean squared error {self.rmse:.4g} ({self.rows} rows)"
-
-
-class Result(_Record):
-    """`result.json`: how training ended, and the score on the rows that were kept apart.
-
-    Attributes
-    ----------
-    ended : {"finished", "stopped early", "interrupted"}
-    epochs, best_epoch : int
-        How many were finished, and which one's weights are kept.
-    seconds : float
-        What the epochs took.
-    parameters : int
-        How many numbers training changed.
-    test : Score
-        On the rows that were kept apart.
-    baseline : Score
-        On the same rows, of the commonest class or the mean of the training rows: what one knows without a model.
-    """
-
-    ended: Literal["finished", "stopped early", "interrupted"]
-    epochs: int
-    best_epoch: int
-    seconds: float
-    parameters: int
-    test: Score
-    baseline: Score
 
 
 @dataclass(frozen=True)
@@ -233,17 +123,7 @@ class Run:
             When it is no run folder, or lacks a file, or a file is damaged or of a newer version.
         """
         path = Path(path)
-        _check_whole(path)
-        try:
-            config, data, model, history, result = _read_run(path)
-        except ValueError as error:
-            made = _newer_version(path / MODEL)
-            if made is None:
-                raise
-            raise ValueError(
-                f"{path} was made by thalweg {made}, which is newer than this one, {__version__}, and holds what this "
-                "one does not know; upgrade with pip install --upgrade thalweg"
-            ) from error
+        config, data, model, history, result = read_run(path)
         model.to(usable_device(device), dtype).eval()
         return cls(path, config, data, model, history, result)
 
@@ -362,19 +242,7 @@ class Run:
                 )
             check_target(frame, self.target.name)
             return frame
-        try:
-            table = read_table(self.config, likely=self.schema.decimal, on_image=on_image)
-        except (ValueError, OSError) as error:
-            raise ValueError(
-                f"the rows of {self.path} are not where they were: {error}; say where, with --data"
-            ) from None
-        if table.sha256 != self.data.sha256:
-            raise ValueError(
-                f"{self.data.source} has changed since {self.path} was trained "
-                f"(its sha256 was {self.data.sha256[:12]}…, now {table.sha256[:12]}…); "
-                "give the rows as they were, or others, with --data"
-            )
-        return table.frame
+        return _same_table(self.path, self.config, self.data, on_image=on_image).frame
 
     @property
     def _written(self) -> dict[str, Any]:
@@ -413,18 +281,135 @@ def train_run(
         When the rows cannot be learnt from, training diverges, or `out` exists. The folder is left where an epoch was
         finished: it holds the best weights up to there.
     """
-    device = usable_device(config.training.device)
+    usable_device(config.training.device)
     data = prepare(config) if data is None else data
     config = _written_out(config, data)
-    schema, task, seed = data.schema, data.task, config.seed
+    record = _describe(config, data)
+    with NewFolder(out, config.data.source) as path:
+        write_records(path, config, record, data.schema)
+        return _train(path, config, record, data, None, on_epoch)
+
+
+@dataclass(frozen=True)
+class Stopped:
+    """A run whose training was stopped, and what is needed to go on with it.
+
+    Attributes
+    ----------
+    path : Path
+        The run folder.
+    config : Config
+        With everything that was chosen written out.
+    record : DataRecord
+        Where the rows came from.
+    data : Prepared
+        These rows.
+    checkpoint : Checkpoint or None
+        Where training stands; None where it was killed before it began.
+    """
+
+    path: Path
+    config: Config
+    record: DataRecord
+    data: Prepared
+    checkpoint: Checkpoint | None
+
+    @property
+    def epochs(self) -> int:
+        """How many were finished."""
+        return 0 if self.checkpoint is None else len(self.checkpoint.records)
+
+
+def find_stopped(
+    path: str | Path,
+    *,
+    source: str | None = None,
+    data_dir: str | None = None,
+    on_image: OnImage | None = None,
+) -> Stopped:
+    """Read what is needed to go on with a training that was stopped, by Ctrl-C or by whatever killed it.
+
+    Parameters
+    ----------
+    path : str or Path
+        The run folder.
+    source, data_dir : str, optional
+        Where its rows are now, if not where they were.
+    on_image : callable, optional
+        That of `read_images`.
+
+    Raises
+    ------
+    ValueError
+        When it is no run folder, or has come to its end; when another version began it; when its rows are not there or
+        have changed; when a file is missing or damaged.
+    """
+    path = Path(path)
+    config, record, checkpoint = read_stopped(path)
+    data = prepare(config, _same_table(path, config, record, source, data_dir, on_image))
+    words: Any = {"table": {"target": {"reason"}}}  # which are others where all is written out
+    if _describe(config, data).model_dump(exclude=words) != record.model_dump(exclude=words):
+        raise ValueError(
+            f"the rows of {path} are where they were, but are taken otherwise: its config.yaml has changed, or another "
+            "version of pandas or scikit-learn reads them; set it back, or train anew"
+        )
+    return Stopped(path, config, record, data, checkpoint)
+
+
+def resume_run(stopped: Stopped, *, on_epoch: Callable[[EpochRecord], None] | None = None) -> Run:
+    """Go on with a training as if it had not been stopped: weights and epochs are the same, to the last bit.
+
+    So they are on the same machine, with as many threads and the same versions of all that computes.
+
+    Parameters
+    ----------
+    stopped : Stopped
+        What `find_stopped` returned.
+    on_epoch : callable, optional
+        Called with each further epoch's record.
+
+    Returns
+    -------
+    Run
+
+    Raises
+    ------
+    ValueError
+        When training diverges, or another process is training in the same folder.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from thalweg.learn.config import Config
+    >>> from thalweg.learn.runs import find_stopped, resume_run, train_run
+    >>> def stop(record):
+    ...     raise KeyboardInterrupt
+    >>> config = Config().with_overrides(["data.source=iris", "training.max_epochs=3"])
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     stopped = train_run(config, f"{folder}/run", on_epoch=stop)
+    ...     run = resume_run(find_stopped(stopped.path))
+    >>> stopped.result.ended, stopped.result.epochs, run.result.ended, run.result.epochs
+    ('interrupted', 1, 'finished', 3)
+    """
+    return _train(stopped.path, stopped.config, stopped.record, stopped.data, stopped.checkpoint, on_epoch)
+
+
+def _train(
+    path: Path,
+    config: Config,
+    record: DataRecord,
+    data: Prepared,
+    checkpoint: Checkpoint | None,
+    on_epoch: Callable[[EpochRecord], None] | None,
+) -> Run:
+    """Train in a folder that has its records, and keep there what comes of it."""
+    device = usable_device(config.training.device)
+    task, seed = data.task, config.seed
     train, validation = data.train, None
     if config.training.validation_fraction:
         train, validation = hold_out(train, task, config.training.validation_fraction, seed)
-    model = build_model(config.model, config.solver, schema.n_inputs, schema.n_outputs, seed).to(device)
-    path = _new_folder(out, config.data.source)
-    record = _describe(config, data)
-    with _Journal(path, on_epoch) as journal:
-        _write_records(path, config, record, schema)
+    model = build_model(config.model, config.solver, data.schema.n_inputs, data.schema.n_outputs, seed).to(device)
+    with Journal(path, checkpoint, on_epoch) as journal:
         history = fit(
             model,
             task,
@@ -434,10 +419,14 @@ def train_run(
             seed=seed,
             on_epoch=journal.note_epoch,
             on_best=journal.note_best,
+            on_step=journal.note_step,
+            resume=checkpoint,
         )
         journal.end(model, history)
     result = _result(model, data, history)
-    write_whole(path / RESULT, _json(result))
+    write_result(path, result)
+    if not history.interrupted:
+        (path / CHECKPOINT).unlink(missing_ok=True)
     return Run(path, config, record, model, history, result)
 
 
@@ -490,95 +479,6 @@ def prepare(config: Config, table: Table | None = None) -> Prepared:
     return Prepared(table, frame, schema, samples[torch.from_numpy(learn)], samples[torch.from_numpy(judge)])
 
 
-def check_free(out: str | Path) -> None:
-    """See that a run folder can be made there.
-
-    Raises
-    ------
-    ValueError
-        When something is there already.
-    """
-    if os.path.lexists(out):
-        raise ValueError(
-            f"{out} exists already, and a run is never written over another; "
-            "give the name of a new folder with --out (out=), or leave it out"
-        )
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a whole file or none: what was there before stays until all of it is on disk.
-
-    What a link leads to is written, not the link, and a pipe or a device is written to, not replaced.
-    """
-    if path.exists() and not path.is_file():
-        path.write_bytes(content)
-        return
-    path = Path(os.path.realpath(path))
-    beside = path.with_name(f".{path.name}.part")
-    try:
-        with beside.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(beside, path)
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, str(path)) from error
-    finally:
-        beside.unlink(missing_ok=True)
-
-
-class _Journal:
-    """Writes down what training says as it goes: every epoch, and the best weights about once a second.
-
-    A training that fails leaves what it learnt; a folder in which nothing was learnt is taken away.
-    """
-
-    def __init__(self, path: Path, on_epoch: Callable[[EpochRecord], None] | None) -> None:
-        self.path, self.on_epoch = path, on_epoch
-        self.metrics = (path / METRICS).open("a", encoding="utf-8")
-        self.unsaved: tuple[int, Mapping[str, Tensor]] | None = None
-        self.saved_at = -math.inf
-
-    def __enter__(self) -> _Journal:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
-        with suppress(OSError) if error else nullcontext():  # of a full disk, the first word is enough
-            self._save()
-            self.metrics.close()
-        if not (self.path / WEIGHTS).exists():
-            shutil.rmtree(self.path, ignore_errors=True)
-        elif isinstance(error, ValueError):
-            raise ValueError(f"{error} (what was learnt before is in {self.path})") from error
-
-    def note_best(self, epoch: int, weights: Mapping[str, Tensor]) -> None:
-        """Remember the best weights until they are saved."""
-        self.unsaved = epoch, weights
-
-    def note_epoch(self, record: EpochRecord) -> None:
-        """Write the epoch's line, and the weights if it is time."""
-        try:
-            self.metrics.write(_line(record))
-            self.metrics.flush()
-        except OSError as error:
-            raise OSError(error.errno, error.strerror, self.metrics.name) from error
-        if time.monotonic() - self.saved_at >= _SAVE_EVERY:
-            self._save()
-        if self.on_epoch is not None:
-            self.on_epoch(record)
-
-    def end(self, model: FlowModel, history: History) -> None:
-        """Save what there is at the end."""
-        self.note_best(history.best_epoch, model.state_dict())
-        if history.interrupted:  # perhaps between an epoch and its line
-            write_whole(self.path / METRICS, "".join(map(_line, history.records)).encode())
-
-    def _save(self) -> None:
-        if self.unsaved is not None:
-            _save_weights(self.path / WEIGHTS, *self.unsaved)
-            self.unsaved, self.saved_at = None, time.monotonic()
-
-
 def _samples(schema: Schema, frame: pd.DataFrame) -> Samples:
     """What a model takes and should answer; every row has a target."""
     y = schema.target.encode(frame[schema.target.name])
@@ -624,6 +524,37 @@ def _result(model: FlowModel, data: Prepared, history: History) -> Result:
     )
 
 
+def _same_table(
+    path: Path,
+    config: Config,
+    record: DataRecord,
+    source: str | None = None,
+    data_dir: str | None = None,
+    on_image: OnImage | None = None,
+) -> Table:
+    """The very table that a run was made from, where it was or elsewhere.
+
+    Raises
+    ------
+    ValueError
+        When it cannot be found, or is not what it was.
+    """
+    place, folder = source or record.source, data_dir or config.data.data_dir
+    there = {"source": place, "target": record.table.target.name, "data_dir": folder}
+    asked = config.model_copy(update={"data": config.data.model_copy(update=there)})
+    try:
+        table = read_table(asked, likely=record.table.decimal, on_image=on_image)
+    except (ValueError, OSError) as error:
+        raise ValueError(f"the rows of {path} are not where they were: {error}; say where, with --data") from None
+    if table.sha256 != record.sha256:
+        raise ValueError(
+            f"{place} has changed since {path} was trained "
+            f"(its sha256 was {record.sha256[:12]}…, now {table.sha256[:12]}…); "
+            "give them as they were with --data"
+        )
+    return table
+
+
 def _written_out(config: Config, data: Prepared) -> Config:
     """The configuration with everything that was left to be chosen."""
     n_inputs, model, training = data.schema.n_inputs, config.model, config.training
@@ -633,7 +564,13 @@ def _written_out(config: Config, data: Prepared) -> Config:
     state_dim = choose_state_dim(n_inputs, model.encoder) if model.state_dim is None else model.state_dim
     dropout = choose_dropout(n_inputs) if model.dropout is None else model.dropout
     batch_size = choose_batch_size(len(data.train)) if training.batch_size == "auto" else training.batch_size
-    chosen: dict[str, Any] = {"source": source, "target": data.schema.target.name, "task": data.task}
+    folder = config.data.data_dir
+    chosen: dict[str, Any] = {
+        "source": source,
+        "target": data.schema.target.name,
+        "task": data.task,
+        "data_dir": None if folder is None else str(Path(folder).resolve()),
+    }
     if data.schema.images is not None:
         seen = data.schema.images
         chosen |= {"image_size": [seen.height, seen.width], "image_colour": seen.colour}
@@ -662,31 +599,6 @@ def _check_names(config: Config) -> None:
             ) from None
 
 
-def _new_folder(out: str | Path | None, source: str) -> Path:
-    """Make the run's folder, which no other run then can."""
-    if out is not None:
-        check_free(out)
-        Path(out).mkdir(parents=True)
-        return Path(out)
-    name = re.sub(r"[^\w.-]+", "-", Path(source).stem).strip("-.") or "run"
-    runs = Path("runs")
-    try:
-        runs.mkdir(exist_ok=True)
-    except FileExistsError:
-        raise ValueError(
-            f"{runs.absolute()} is no folder that runs can go into, but a file, or a link to nothing; "
-            "move it away, or name another place with --out (out=)"
-        ) from None
-    for number in count(1):
-        path = runs / f"{name}-{number}"
-        try:
-            path.mkdir()
-        except FileExistsError:
-            continue
-        return path
-    raise AssertionError("numbers do not end")
-
-
 def _describe(config: Config, data: Prepared) -> DataRecord:
     return DataRecord(
         source=config.data.source,
@@ -697,141 +609,3 @@ def _describe(config: Config, data: Prepared) -> DataRecord:
         test_rows=len(data.test),
         schema=data.schema,
     )
-
-
-def _write_records(path: Path, config: Config, data: DataRecord, schema: Schema) -> None:
-    """Write all that is known before training begins."""
-    (path / MODEL).parent.mkdir()
-    model = ModelRecord(
-        thalweg=__version__,
-        dtype=config.training.dtype,
-        n_inputs=schema.n_inputs,
-        n_outputs=schema.n_outputs,
-        model=config.model,
-        solver=config.solver,
-    )
-    write_whole(path / CONFIG, config.to_yaml().encode())
-    write_whole(path / DATA, _json(data))
-    write_whole(path / MODEL, _json(model))
-
-
-def _json(record: BaseModel) -> bytes:
-    return record.model_dump_json(indent=1, by_alias=True).encode() + b"\n"
-
-
-def _line(record: EpochRecord) -> str:
-    return json.dumps(asdict(record)) + "\n"
-
-
-def _save_weights(path: Path, epoch: int, weights: Mapping[str, Tensor]) -> None:
-    tensors = {name: value.detach().cpu().contiguous() for name, value in weights.items()}
-    write_whole(path, safetensors.torch.save(tensors, metadata={"epoch": str(epoch)}))  # of two, the order is random
-
-
-def _load_weights(model: FlowModel, path: Path) -> int:
-    """Give a model the weights of a file, and say of which epoch they are."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no mapping
-            epoch = int((file.metadata() or {}).get("epoch", 0))
-        model.load_state_dict(weights)
-        broken = next((name for name, value in weights.items() if not value.isfinite().all()), None)
-        if broken:
-            raise ValueError(f"{broken} holds NaN or infinity")
-    except (SafetensorError, RuntimeError, ValueError) as error:
-        raise ValueError(_damaged(path, str(error))) from None
-    return epoch
-
-
-def _check_whole(path: Path) -> None:
-    """See that what a run needs is there."""
-    if not path.is_dir():
-        raise ValueError(f"there is no run folder {path}; `thalweg train` makes one")
-    needed = (CONFIG, DATA, MODEL)
-    missing = [name for name in needed if not (path / name).is_file()]
-    if len(missing) == len(needed):
-        raise ValueError(f"{path} is no run folder: it holds neither {', '.join(needed[:-1])} nor {needed[-1]}")
-    if missing:
-        raise ValueError(f"run folder {path} lacks {', '.join(missing)}; restore it from a copy, or train again")
-    if not (path / WEIGHTS).is_file():
-        raise ValueError(
-            f"run folder {path} lacks {WEIGHTS}: training was killed before its first epoch ended; train again"
-        )
-
-
-def _read_run(path: Path) -> tuple[Config, DataRecord, FlowModel, History, Result | None]:
-    """All that is in a run folder."""
-    config = _read_config(path / CONFIG)
-    data = _read_json(path / DATA, DataRecord)
-    record = _read_json(path / MODEL, ModelRecord)
-    for size in ("n_inputs", "n_outputs"):
-        made, told = getattr(record, size), getattr(data.table, size)
-        if made != told:
-            raise ValueError(_damaged(path / DATA, f"its columns have {size} {told}, and those of {MODEL} {made}"))
-    model = build_model(record.model, record.solver, record.n_inputs, record.n_outputs, seed=0)
-    model.to(getattr(torch, record.dtype))
-    best_epoch = _load_weights(model, path / WEIGHTS)
-    result = _read_json(path / RESULT, Result) if (path / RESULT).exists() else None
-    history = History(
-        records=_read_metrics(path / METRICS),
-        best_epoch=best_epoch,
-        interrupted=result is None or result.ended == "interrupted",
-        stopped_early=result is not None and result.ended == "stopped early",
-    )
-    return config, data, model, history, result
-
-
-def _newer_version(path: Path) -> str | None:
-    """The version that made a run, by its `model.json`, where it is newer than this one."""
-    try:
-        made = str(json.loads(path.read_bytes())["thalweg"])
-    except (ValueError, TypeError, KeyError):
-        return None
-    return made if _numbers(made) > _numbers(__version__) else None
-
-
-def _numbers(version: str) -> list[int]:
-    """A version's numbers, by which versions are in order.
-
-    Examples
-    --------
-    >>> _numbers("0.10.0") > _numbers("0.9.1")
-    True
-    """
-    return [int(number) for number in re.findall(r"\d+", version)]
-
-
-_AnyRecord = TypeVar("_AnyRecord", bound=_Record)
-
-
-def _read_json(path: Path, kind: type[_AnyRecord]) -> _AnyRecord:
-    try:
-        return kind.model_validate_json(path.read_bytes())
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(map(str, first["loc"]))
-        raise ValueError(_damaged(path, f"{place}: {first['msg']}" if place else first["msg"])) from None
-
-
-def _read_config(path: Path) -> Config:
-    """The configuration, all parts of which a run writes out."""
-    config = Config.load(path)
-    missing = [part for part in Config.model_fields if part not in config.model_fields_set]
-    if missing:
-        raise ValueError(_damaged(path, f"it lacks {', '.join(missing)}"))
-    return config
-
-
-def _read_metrics(path: Path) -> list[EpochRecord]:
-    """The epochs; a last line that was cut off does not count."""
-    if not path.exists():
-        return []
-    try:
-        *lines, _ = path.read_text(encoding="utf-8").split("\n")
-        return [EpochRecord(**json.loads(line)) for line in lines]
-    except (TypeError, ValueError) as error:
-        raise ValueError(_damaged(path, str(error))) from None
-
-
-def _damaged(path: Path, reason: str) -> str:
-    return f"{path} is damaged ({shorten(reason, 160)}); restore it from a copy, or train again"

@@ -6,11 +6,10 @@ x: (N, inputs); y: (N,) class codes, or (N, outputs) standardised targets; weigh
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from dataclasses import dataclass, replace
+from itertools import islice
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,9 +19,9 @@ from torch import Tensor, nn
 
 from ..core.status import SolveError
 from .config import TrainingConfig
-from .model import FlowModel, Hide
-
-Task = Literal["classification", "regression"]
+from .course import Checkpoint, Course, EpochRecord, History, Tally, load_optimizer
+from .datasets import Task
+from .model import FlowModel
 
 _CHUNK = 4096  # rows carried at once where there is nothing to learn from them
 
@@ -56,72 +55,6 @@ class Samples:
         return Samples(self.x.to(device, dtype), y, None if self.weight is None else self.weight.to(device, dtype))
 
 
-@dataclass(frozen=True)
-class EpochRecord:
-    """What one epoch cost and gained.
-
-    Attributes
-    ----------
-    epoch : int
-        From 1.
-    loss, score : float
-        Of the training rows, as they were met: cross-entropy and accuracy, or mean squared error and R².
-    val_loss, val_score : float or None
-        Of the held-out rows, after the epoch.
-    nfev, nfev_backward : float
-        Field evaluations a sample, forward and backward, a batch's mean.
-    seconds : float
-        Wall time.
-    lr : float
-        The learning rate of the last step.
-    """
-
-    epoch: int
-    loss: float
-    score: float
-    val_loss: float | None
-    val_score: float | None
-    nfev: float
-    nfev_backward: float
-    seconds: float
-    lr: float
-
-    @property
-    def rmse(self) -> float:
-        """The root of `loss`: for regression, the root mean squared error in standard deviations of the target."""
-        return math.sqrt(self.loss)
-
-
-@dataclass
-class History:
-    """The course of a training, and what is needed to go on with it.
-
-    Attributes
-    ----------
-    records : list of EpochRecord
-        One for each epoch that was finished.
-    best_epoch : int
-        The epoch whose weights the model has; 0 where none was finished.
-    interrupted : bool
-        Whether Ctrl-C ended it.
-    stopped_early : bool
-        Whether it ended because nothing got better any more.
-    """
-
-    records: list[EpochRecord] = field(default_factory=list)
-    best_epoch: int = 0
-    interrupted: bool = False
-    stopped_early: bool = False
-    optimizer: str = ""
-    optimizer_state: dict[Any, Any] = field(default_factory=dict, repr=False)
-    shuffle_state: Tensor | None = field(default=None, repr=False)
-
-    @property
-    def best(self) -> EpochRecord | None:
-        """The record of the best epoch."""
-        return next((record for record in self.records if record.epoch == self.best_epoch), None)
-
-
 def fit(
     model: FlowModel,
     task: Task,
@@ -132,7 +65,9 @@ def fit(
     seed: int,
     on_epoch: Callable[[EpochRecord], None] | None = None,
     on_best: Callable[[int, dict[str, Tensor]], None] | None = None,
+    on_step: Callable[[Callable[[], Checkpoint]], None] | None = None,
     start: History | None = None,
+    resume: Checkpoint | None = None,
 ) -> History:
     """Train a model in place, and leave it with its best weights.
 
@@ -157,9 +92,13 @@ def fit(
         Called with each epoch's record.
     on_best : callable, optional
         Called before that with the epoch and its weights, where they are the best so far; they do not change any more.
+    on_step : callable, optional
+        Called at first and after each step with a function that makes a checkpoint, then or in any of the other calls.
     start : History, optional
         A training of the same model to go on with: its records, its optimiser's state, its order of the rows.
         `config.max_epochs` further epochs follow, under a schedule of their own.
+    resume : Checkpoint, optional
+        Where this very training was stopped: it goes on as if it had not been, to the same bits.
 
     Returns
     -------
@@ -168,7 +107,8 @@ def fit(
     Raises
     ------
     ValueError
-        When the loss, a gradient or the flow stops being finite; the model keeps the best weights before that.
+        When the loss, a gradient or the flow stops being finite; the model keeps the best weights before that. When
+        `resume` is of another training.
 
     Examples
     --------
@@ -194,54 +134,44 @@ def fit(
     shuffle = torch.Generator("cpu").manual_seed(seed)
     history = _begin(optimizer, shuffle, config, start)
     batch_size = choose_batch_size(len(train)) if config.batch_size == "auto" else config.batch_size
-    total_steps = config.max_epochs * math.ceil(len(train) / batch_size)
-    keeper = _Keeper(model, history, config)
+    batches = math.ceil(len(train) / batch_size)
+    course = Course(model, task, optimizer, shuffle, history, config)
+    if resume is not None:
+        course.restore(resume)
 
-    step = 0
     try:
+        if on_step is not None:
+            on_step(course.checkpoint)
         if start is not None and validation is not None:
-            keeper.begin(*evaluate(model, task, validation))
-        for _ in range(config.max_epochs):
-            began = time.perf_counter()
-            tally = _Tally(task)
+            course.keeper.begin(*evaluate(model, task, validation))
+        while not course.is_over:
             model.train()
-            with _hiding_by(shuffle, model, device):
-                for batch in _batches(train, batch_size, shuffle):
-                    lr = _learning_rate(config, step / total_steps)
-                    _step(model, task, batch, optimizer, lr, config.clip_norm, tally)
-                    step += 1
+            with course.epoch(device):
+                for batch in islice(_batches(train, batch_size, shuffle), course.done, None):
+                    lr = _learning_rate(config, (course.epochs * batches + course.done) / (config.max_epochs * batches))
+                    _step(model, task, batch, optimizer, lr, config.clip_norm, course)
+                    if on_step is not None:
+                        on_step(course.checkpoint)
             judged = None if validation is None else evaluate(model, task, validation)
             if judged is not None and not math.isfinite(judged[0]):
                 raise _Diverged(f"the loss of held-out rows is {judged[0]:g}")
-            record = EpochRecord(
-                epoch=len(history.records) + 1,
-                loss=tally.loss,
-                score=tally.score,
-                val_loss=None if judged is None else judged[0],
-                val_score=None if judged is None else judged[1],
-                nfev=tally.nfev,
-                nfev_backward=tally.nfev_backward,
-                seconds=time.perf_counter() - began,
-                lr=lr,
-            )
-            keeper.note(record)
+            record = course.end_epoch(judged)
             if on_best is not None and history.best_epoch == record.epoch:
-                on_best(record.epoch, keeper.weights)
+                on_best(record.epoch, course.keeper.weights)
             if on_epoch is not None:
                 on_epoch(record)
-            if config.early_stopping and keeper.stale >= config.patience:
-                history.stopped_early = True
-                break
+        history.stopped_early = course.is_stale
     except KeyboardInterrupt:
         history.interrupted = True
-        keeper.catch_up()
+        history.checkpoint = course.checkpoint() if course.is_whole else None
+        course.keeper.catch_up()
     except _Diverged as error:
         raise ValueError(
             f"training diverged in epoch {len(history.records) + 1}: {error}; lower learning_rate "
             f"(now {config.learning_rate:g}), or set clip_norm=1 to bound the gradient"
         ) from error.__cause__
     finally:
-        keeper.restore()
+        course.keeper.restore()
         model.eval()
     history.optimizer_state = optimizer.state_dict()["state"]
     history.shuffle_state = shuffle.get_state()
@@ -380,12 +310,12 @@ def evaluate(model: FlowModel, task: Task, samples: Samples) -> tuple[float, flo
     >>> model = build_model(ModelConfig(), SolverConfig(), 3, 2, seed=0)
     >>> loss, accuracy = evaluate(model, "classification", Samples(torch.zeros(4, 3), torch.ones(4).long()))
     """
-    tally = _Tally(task)
+    tally = Tally(task)
     try:
         output = outputs(model, samples.x)
     except SolveError as error:
         raise _Diverged(f"held-out rows cannot be carried to the end of the flow ({error})") from error
-    tally.add(output, samples, row_losses(task, output, samples.y))
+    tally.add(output, samples.y, samples.weight, row_losses(task, output, samples.y))
     return tally.loss, tally.score
 
 
@@ -414,7 +344,7 @@ def _step(
     optimizer: torch.optim.Optimizer,
     lr: float,
     clip_norm: float | None,
-    tally: _Tally,
+    course: Course,
 ) -> None:
     """One step of the optimiser down the weighted mean loss of a batch."""
     try:
@@ -429,11 +359,13 @@ def _step(
     norm = nn.utils.clip_grad_norm_(model.parameters(), math.inf if clip_norm is None else clip_norm)
     if not math.isfinite(loss.item()) or not math.isfinite(norm.item()):
         raise _Diverged(f"the loss is {loss.item():g} and its gradient's norm {norm.item():g}")
+    course.is_whole = False
     for group in optimizer.param_groups:
         group["lr"] = lr
     optimizer.step()
-    tally.add(output.detach(), batch, losses.detach())
-    tally.add_cost(nfev, model.nfev_backward)
+    course.tally.add(output.detach(), batch.y, batch.weight, losses.detach())
+    course.tally.add_cost(nfev, model.nfev_backward)
+    course.end_step(lr)
 
 
 def _batches(samples: Samples, size: int, shuffle: torch.Generator) -> Iterator[Samples]:
@@ -444,21 +376,6 @@ def _batches(samples: Samples, size: int, shuffle: torch.Generator) -> Iterator[
     order = torch.randperm(len(samples), generator=shuffle, device="cpu").to(samples.x.device)
     for rows in order.tensor_split(math.ceil(len(samples) / size)):
         yield samples[rows]
-
-
-@contextmanager
-def _hiding_by(shuffle: torch.Generator, model: FlowModel, device: torch.device) -> Iterator[None]:
-    """Let what is hidden inside follow the order of the rows, and no random state that others draw from."""
-    seed = int(torch.randint(2**62, (), generator=shuffle, device="cpu"))
-    generator = torch.Generator(device).manual_seed(seed)
-    hiding = [part for part in model.modules() if isinstance(part, Hide)]
-    for part in hiding:
-        part.generator = generator
-    try:
-        yield
-    finally:
-        for part in hiding:
-            part.generator = None
 
 
 def _learning_rate(config: TrainingConfig, progress: float) -> float:
@@ -489,105 +406,14 @@ def _begin(
     if start is None:
         return History(optimizer=config.optimizer)
     if start.optimizer == config.optimizer and start.optimizer_state:
-        groups = optimizer.state_dict()["param_groups"]
-        optimizer.load_state_dict({"state": start.optimizer_state, "param_groups": groups})
+        load_optimizer(optimizer, start.optimizer_state)
     if start.shuffle_state is not None:
         shuffle.set_state(start.shuffle_state)
     return replace(
-        start, records=list(start.records), optimizer=config.optimizer, interrupted=False, stopped_early=False
+        start,
+        records=list(start.records),
+        optimizer=config.optimizer,
+        interrupted=False,
+        stopped_early=False,
+        checkpoint=None,
     )
-
-
-class _Keeper:
-    """Keeps the best weights, and counts the epochs since anything got better."""
-
-    def __init__(self, model: FlowModel, history: History, config: TrainingConfig) -> None:
-        self.model, self.history, self.tol = model, history, config.tol
-        self.best: tuple[float, float] | None = None
-        self.mark = -math.inf
-        self.stale = 0
-        self._keep(history.best_epoch)
-
-    def begin(self, loss: float, score: float) -> None:
-        """Enter what the weights that a training goes on from are worth, for further ones to beat."""
-        self.best = (score, -loss)
-        self.mark = score
-
-    def note(self, record: EpochRecord) -> None:
-        """Enter an epoch's record, and keep its weights if they are the best."""
-        self.history.records.append(record)
-        if record.val_score is None or record.val_loss is None:
-            self._keep(record.epoch)
-        elif self.best is None or (record.val_score, -record.val_loss) > self.best:
-            self.best = (record.val_score, -record.val_loss)
-            self._keep(record.epoch)
-        merit = -record.loss if record.val_score is None else record.val_score
-        if merit > self.mark + self.tol:
-            self.mark, self.stale = merit, 0
-        else:
-            self.stale += 1
-
-    def catch_up(self) -> None:
-        """Keep the weights of the last record, where Ctrl-C came between the two and nothing held out decides."""
-        records = self.history.records
-        if records and records[-1].val_score is None and self.history.best_epoch < records[-1].epoch:
-            self._keep(records[-1].epoch)
-
-    def restore(self) -> None:
-        """Give the model the weights that were kept."""
-        self.model.load_state_dict(self.weights)
-
-    def _keep(self, epoch: int) -> None:
-        self.weights = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
-        self.history.best_epoch = epoch
-
-
-class _Tally:
-    """Adds up what batches say about an epoch, in double precision."""
-
-    def __init__(self, task: Task) -> None:
-        self.task = task
-        self.weight = self.total_loss = 0.0
-        self.hits = 0.0
-        self.moments: Tensor | float = 0.0  # of each output: Σwe², Σwy, Σwy²
-        self.costs: list[tuple[float, float]] = []
-
-    def add(self, output: Tensor, samples: Samples, losses: Tensor) -> None:
-        """Count rows, given what the model said of them and its losses."""
-        weight = torch.ones_like(losses) if samples.weight is None else samples.weight
-        weight = weight.double()
-        self.weight += weight.sum().item()
-        self.total_loss += (weight @ losses.double()).item()
-        if self.task == "classification":
-            self.hits += (weight @ (output.argmax(dim=1) == samples.y).double()).item()
-        else:
-            y, error = samples.y.double(), (output - samples.y).double()
-            self.moments = self.moments + torch.stack([weight @ error.square(), weight @ y, weight @ y.square()])
-
-    def add_cost(self, nfev: float, nfev_backward: float) -> None:
-        """Count a batch's field evaluations."""
-        self.costs.append((nfev, nfev_backward))
-
-    @property
-    def loss(self) -> float:
-        return self.total_loss / self.weight
-
-    @property
-    def score(self) -> float:
-        """Accuracy, or R² averaged over outputs (1 or 0 for a constant one, as it was met or not)."""
-        if self.task == "classification":
-            return self.hits / self.weight
-        assert isinstance(self.moments, Tensor)
-        residual, y, y_square = self.moments
-        spread = y_square - y.square() / self.weight
-        constant = spread <= 1e-12 * y_square
-        r2 = torch.where(constant, (residual <= 0).double(), 1 - residual / spread.where(~constant, 1.0))
-        return r2.mean().item()
-
-    @property
-    def nfev(self) -> float:
-        return sum(cost for cost, _ in self.costs) / len(self.costs)
-
-    @property
-    def nfev_backward(self) -> float:
-        return sum(cost for _, cost in self.costs) / len(self.costs)

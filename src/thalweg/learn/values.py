@@ -7,7 +7,7 @@ from typing import Any, Final, TypeAlias
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 Array: TypeAlias = NDArray[np.float64]
 Label: TypeAlias = bool | int | float | str
@@ -142,14 +142,15 @@ def unit_of(numbers: NDArray[Any]) -> Any:
     return np.where((largest > 0) & (largest < 1e-100), np.ldexp(1.0, np.frexp(largest)[1]), 1.0)
 
 
-def standardised(numbers: Array, mean: float, scale: float) -> Array:
-    """Numbers in standard deviations; those beyond a tiny one by far are as many as float32 computes with.
+def standardised(numbers: NDArray[Any], mean: ArrayLike, scale: ArrayLike) -> NDArray[Any]:
+    """Numbers in standard deviations, in their own dtype; those beyond a tiny one by far are as many as float32 takes.
 
     Examples
     --------
     >>> standardised(np.array([1.0, 3.0, 1e20]), 1.0, 2.0), standardised(np.array([1e20]), 0.0, 1e-300)
     (array([0.e+00, 1.e+00, 5.e+19]), array([1.e+30]))
     """
+    mean, scale = np.asarray(mean, numbers.dtype), np.asarray(scale, numbers.dtype)
     with np.errstate(over="ignore"):
         return np.clip((numbers - mean) / scale, -FARTHEST, FARTHEST)
 

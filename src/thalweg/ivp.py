@@ -36,8 +36,9 @@ from .core.sparsity import Sparsity
 from .core.state import Layout, layout_of
 from .core.status import SolveError, Status
 from .core.step import Step, Stepper, TriedStep
-from .engine.backend import TOO_WIDE, Native, Unsuitable, is_too_wide, keep, kept
+from .engine.backend import TOO_WIDE, Unsuitable, is_too_wide, keep, kept
 from .engine.backend import chosen as chosen_engine
+from .engine.call import Native
 from .external.integrate import ExternalStepper, either
 from .external.methods import External, get_external
 from .gradients import GRADIENTS, Adjoint, Checkpointed, Continuous, GradientMethod, GradientName, Request, Reversible

@@ -1,12 +1,11 @@
-"""Which backend takes a solve, and the native engine as a part of PyTorch's graph.
+"""Which backend takes a solve.
 
 y0: (B, *D) or (*D), packed; the engine sees (samples, rows). Times are float64: 0-d, or (B,) where rows have their own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, cast
 from weakref import WeakKeyDictionary
 
@@ -14,27 +13,19 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from ..core.arithmetic import most
 from ..core.field import Field, FieldLike
-from ..core.solution import Stats
-from ..core.state import Layout
 from ..gradients import Checkpointed, GradientMethod
 from ..gradients.base import Integrate, Request
-from ..gradients.direct import Direct
-from ..gradients.higher import Recipe, gradients_of, in_graph
-from ..gradients.transforms import has_tangent, refuse_cotangent
-from ..loop.integrate import GraphTimes, Problem, Result
+from ..loop.integrate import Problem
 from ..methods import Method
 from ..methods.rosenbrock import Rosenbrock
 from ..methods.tableau import Tableau
-from ..output.saving import EndSaver
 from ..stepsize.controllers import PID, Fixed
 from . import native
 from .builder import Untraceable
 from .cache import cached_trace, valid_trace
-from .program import Program
-from .reference import evaluate
-from .trace import Trace, any_time, in_memory, leaves_of, surroundings
+from .call import Native
+from .trace import Trace, any_time, leaves_of, surroundings
 
 
 class Unsuitable(ValueError):
@@ -51,56 +42,6 @@ class Unsuitable(ValueError):
     def __init__(self, reason: str, message: str | None = None) -> None:
         super().__init__(message or reason)
         self.reason = reason
-
-
-@dataclass(eq=False, slots=True)
-class Native:
-    """The native engine, ready to take solves of one field from states of one shape.
-
-    Attributes
-    ----------
-    trace : Trace
-        The field.
-    solve : native.Solve
-        How it is carried.
-    problem : Problem
-        The same for the eager loop, which makes derivatives of gradients; its field and its state are given anew.
-    integrate : callable
-        That loop.
-    differentiable : bool
-        Whether the engine's gradient is the one that was asked for.
-    """
-
-    trace: Trace
-    solve: native.Solve
-    problem: Problem
-    integrate: Integrate
-    differentiable: bool
-
-    def run(self, integrate: Integrate, request: Request) -> tuple[Tensor, Result]:
-        """The outputs (T, *y0.shape), as part of the graph where that is wanted, and what the loop would report."""
-        stats, y0 = request.stats, request.problem.y0
-        ys, call = self.call(request.y0, request.field.args, request.times, stats)
-        t, h = call.ends
-        end = ys.detach()[-1] if len(ys) else y0
-        return ys, Result(
-            ys.detach(), call.status, stats.n_steps, stats.n_accepted, stats.nfev, EndSaver(y0), None, t, h, end,
-            stats.njev, stats.nlu,
-        )  # fmt: skip
-
-    def call(self, y0: Tensor, args: Any, times: GraphTimes | None, stats: Stats) -> tuple[Tensor, Call]:
-        """The outputs, and what is known of the solve."""
-        samples = y0.shape[0] if self.trace.rows else 1
-        own: list[Tensor] = []
-        if self.trace.batched:
-            leaves = leaves_of(args)
-            own = [in_memory(leaves[i].reshape(samples, -1)) for i in self.trace.batched]
-        shared = self.trace.shared(args)
-        call = Call(self, samples, len(own), stats)
-        if torch.is_grad_enabled() and (times is not None or any(x.requires_grad for x in (y0, *own, *shared))):
-            three = (None, None, None) if times is None else (times.t0, times.t1, times.t_eval)
-            return cast(Tensor, _apply(call, y0, *three, *own, *shared)), call
-        return call.forward(y0, (*own, *shared), record=False), call
 
 
 TOO_WIDE = "it is one sample of so many numbers that PyTorch is faster"
@@ -296,158 +237,3 @@ def _of_entries(tolerance: float | Tensor, y0: Tensor, rows: bool) -> Tensor:
     if len(tolerance) > 1 and not bool((tolerance == tolerance[:1]).all()):
         raise Unsuitable("rtol and atol differ from row to row")
     return tolerance[0].reshape(-1).contiguous()
-
-
-class Call:
-    """One solve by the engine, and its way back.
-
-    Attributes
-    ----------
-    status : int or Tensor (B,)
-    succeeded : bool
-        Whether every sample came to its end.
-    ends : two of float, or Tensor (2, B)
-        The time reached and the size of the next step.
-    """
-
-    __slots__ = ("backend", "ends", "held", "own", "recording", "samples", "stats", "status", "succeeded")
-    status: Any
-    succeeded: bool
-    ends: Sequence[Any] | Tensor
-
-    def __init__(self, backend: Native, samples: int, own: int, stats: Stats) -> None:
-        self.backend, self.samples, self.own, self.stats = backend, samples, own, stats
-        self.recording: Any = None
-        self.held: tuple[Tensor, ...] = ()  # what the recording points to
-
-    def forward(self, y0: Tensor, tensors: Sequence[Tensor], *, record: bool, times_wanted: bool = False) -> Tensor:
-        """Solve."""
-        whole, by_row = y0.ndim == 2 and self.backend.trace.rows, self.backend.problem.batching.by_row
-        flat = in_memory(y0 if whole else y0.reshape(self.samples, -1))
-        ys, self.recording, self.succeeded, counts, self.ends = self.backend.solve.run(
-            flat, tensors[: self.own], tensors[self.own :], each=by_row, record=record, times_wanted=times_wanted
-        )
-        if record:
-            self.held = (flat, *tensors)
-        if not whole:
-            ys = ys.view(ys.shape[0], *y0.shape)
-        stats = self.stats
-        self.status, stats.n_steps, stats.n_accepted, stats.nfev, stats.njev, stats.nlu = counts
-        if not self.succeeded and not by_row and self.backend.solve.t_eval is None:
-            ys[-1].fill_(torch.nan)  # one sample that fails fails all
-        return ys
-
-    def backward(
-        self, cotangent: Tensor, needed: Sequence[bool], sources: Sequence[Tensor | None]
-    ) -> list[Tensor | None]:
-        """The gradients to the sources that need one: y0, t0, t1, t_eval, own arguments, shared tensors."""
-        y0, *times = sources[:4]
-        to_y0, *to_tensors = (
-            torch.zeros_like(x) if wanted else None
-            for x, wanted in zip(self.held, (needed[0], *needed[4:]), strict=True)
-        )
-
-        def room(i: int, *shape: int) -> Tensor | None:
-            return torch.zeros(shape, dtype=torch.float64, device="cpu") if needed[i] else None
-
-        to_times = (room(1, self.samples), room(2, self.samples), room(3, cotangent.shape[0], self.samples))
-        whole = cotangent.ndim == 3 and self.backend.trace.rows
-        flat = in_memory(cotangent if whole else cotangent.reshape(cotangent.shape[0], *self.held[0].shape))
-        own, shared = to_tensors[: self.own], to_tensors[self.own :]
-        self.stats.nfev_backward += native.pull_back(self.recording, flat, to_y0, *to_times, own, shared)
-        if to_y0 is not None and y0 is not None and not whole:
-            to_y0 = to_y0.view(y0.shape)
-        by_row = self.backend.problem.batching.by_row
-        summed = (g if g is None or by_row else g.sum(-1) for g in to_times)
-        found = [None if g is None or t is None else g.to(t.dtype) for g, t in zip(summed, times, strict=True)]
-        return [to_y0, *found, *to_tensors]
-
-    def in_graph(
-        self, gradients: Sequence[Tensor | None], cotangent: Tensor, sources: Sequence[Tensor | None]
-    ) -> list[Tensor | None]:
-        """The same gradients, which are those of the eager loop where they are differentiated."""
-        there = {i: x for i, x in enumerate(sources) if x is not None}
-        present = {i: g for i, g in enumerate(gradients) if g is not None}
-
-        def values(given: Sequence[Tensor], create_graph: bool) -> Sequence[Tensor]:
-            copies = dict(zip(there, given[1:], strict=True))
-            return self._pulled(given[0], [copies.get(i) for i in range(len(sources))], list(present), create_graph)
-
-        found = in_graph(
-            Recipe(values, [False] * (1 + len(there))), list(present.values()), [cotangent, *there.values()]
-        )
-        linked = dict(zip(present, found, strict=True))
-        return [linked.get(i) for i in range(len(sources))]
-
-    def backward_by_pytorch(
-        self, cotangent: Tensor, needed: Sequence[bool], sources: Sequence[Tensor | None]
-    ) -> list[Tensor | None]:
-        """The gradients from what PyTorch alone can read: many cotangents at once in disguise, or a dual number."""
-        create_graph = torch.is_grad_enabled()
-        wanted = [i for i, (x, need) in enumerate(zip(sources, needed, strict=True)) if need and x is not None]
-        with torch.enable_grad():
-            # views: a source may have been made of another one, whose gradient is that of the other
-            views = [None if x is None else x.view_as(x) for x in sources]
-            try:
-                linked = dict(zip(wanted, self._pulled(cotangent, views, wanted, create_graph), strict=True))
-            except RuntimeError as error:
-                refuse_cotangent(cotangent, error)
-                raise
-        return [linked.get(i) for i in range(len(sources))]
-
-    def _pulled(
-        self, cotangent: Tensor, sources: Sequence[Tensor | None], wanted: Sequence[int], create_graph: bool
-    ) -> Sequence[Tensor]:
-        """The gradients to the sources of those numbers, by the eager loop."""
-        asked = [x for i in wanted if (x := sources[i]) is not None]
-        return gradients_of([self._solved_from(sources)], asked, [cotangent], create_graph)
-
-    def _solved_from(self, sources: Sequence[Tensor | None]) -> Tensor:
-        """The outputs by the eager loop from those in place of the sources, with the program as its field."""
-        y0, t0, t1, t_eval, *tensors = sources
-        assert y0 is not None
-        times = None if t0 is None or t1 is None else GraphTimes(t0, t1, t_eval)
-        problem = self.backend.problem
-        fun = _program_field(self.backend.trace.program, self.samples, self.own)
-        field = Field(fun, tuple(tensors), Layout(None, (y0.shape,), problem.batching.by_row), y0)
-        problem = replace(problem, field=field, y0=y0.detach())
-        ys, again = Direct().run(self.backend.integrate, Request(problem, y0, times, self.stats))
-        self.stats.nfev_backward += most(again.nfev)
-        return ys
-
-
-def _program_field(program: Program, samples: int, own: int) -> Callable[..., Tensor]:
-    """A program as a function of time, state, own arguments and shared tensors."""
-
-    def fun(t: Tensor, y: Tensor, *tensors: Tensor) -> Tensor:
-        time = t.reshape(-1, 1).expand(samples, 1)
-        inputs = [time, y.reshape(samples, -1), *tensors[:own]]
-        return evaluate(program, inputs, tensors[own:]).reshape(y.shape)
-
-    return fun
-
-
-class _Function(torch.autograd.Function):
-    """How PyTorch sees a `Call`."""
-
-    @staticmethod
-    def forward(ctx: Any, call: Call, y0: Tensor, *sources: Tensor | None) -> Tensor:
-        ctx.call = call
-        ctx.save_for_backward(y0, *sources)  # so that a change in place before the backward pass is an error
-        tensors = [x for x in sources[3:] if x is not None]
-        return call.forward(y0, tensors, record=True, times_wanted=any(x is not None for x in sources[:3]))
-
-    @staticmethod
-    def backward(ctx: Any, cotangent: Tensor) -> tuple[Any, ...]:
-        call, sources, needed = ctx.call, ctx.saved_tensors, ctx.needs_input_grad[1:]
-        if not torch._C._has_storage(cotangent) or has_tangent(cotangent):
-            return (None, *call.backward_by_pytorch(cotangent, needed, sources))
-        if not torch.is_grad_enabled():
-            return (None, *call.backward(cotangent, needed, sources))
-        with torch.no_grad():  # create_graph=True
-            gradients = call.backward(cotangent, needed, sources)
-        return (None, *call.in_graph(gradients, cotangent, sources))
-
-
-_apply = super(torch.autograd.Function, _Function).apply
-"""`_Function.apply` without its look at transforms of torch.func, which `surroundings` has had."""

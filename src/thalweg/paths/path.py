@@ -79,8 +79,8 @@ class Path(nn.Module, ABC):
     guide's page on control).
 
     Gradients to the times of knots are those of a path that moves smoothly with them. Where a field jumps as it passes
-    a knot, as by the slope of a `LinearPath` or the value of a `StepPath`, that the jump moves too is not in them: where
-    such times are learnt, change the state there by an event with `apply`, or take a smoother path.
+    a knot, as by the slope of a `LinearPath` or the value of a `StepPath`, that the jump moves too is not in them:
+    where such times are learnt, change the state there by an event with `apply`, or take a smoother path.
 
     Attributes
     ----------

@@ -102,6 +102,10 @@ def control(
     )
 
 
+_COUNT, _TIME = (torch.empty(0, dtype=dtype, device="cpu") for dtype in (torch.int64, torch.float64))
+"""What counts and times are made like, which takes a third less than to say so each time."""
+
+
 class Solved(NamedTuple):
     """One call of the engine: what comes out.
 
@@ -196,9 +200,9 @@ class Solve:
         """
         batch, dimension = y0.shape
         outputs = 2 if self.t_eval is None else self.t_eval.shape[0]
-        ys = torch.empty((outputs, batch, dimension), dtype=y0.dtype, device="cpu")
-        counts = torch.empty((6, batch), dtype=torch.int64, device="cpu") if each else None
-        ends = torch.empty((2, batch), dtype=torch.float64, device="cpu") if each else None
+        ys = y0.new_empty((outputs, batch, dimension))
+        counts = _COUNT.new_empty((6, batch)) if each else None
+        ends = _TIME.new_empty((2, batch)) if each else None
         recording, worst, first, first_ends = self._held.run(
             batch,
             y0.data_ptr(),

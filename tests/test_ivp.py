@@ -394,6 +394,8 @@ BAD = [
     ({"t_span": (0.0, 1.0, 2.0)}, "t_span must be a pair"),
     ({"t_span": (0.0, math.inf)}, "t1 in t_span must be finite"),
     ({"t_span": (0.0, "later")}, "t1 in t_span must be a real number"),
+    ({"t_span": (0.0, torch.tensor(1j))}, "t1 in t_span must be a real number"),
+    ({"t_eval": torch.tensor([1j])}, "t_eval must be real numbers"),
     ({"t_span": (0.0, torch.ones(3))}, "per_sample"),
     ({"t_span": (0.0, torch.ones(3)), "batching": "per_sample"}, "shape"),
     ({"method": "rk46"}, "method"),
@@ -489,3 +491,6 @@ def test_controllers_refuse_what_makes_no_sense():
         PID(safety=1.5)
     with pytest.raises(ValueError, match="factor_min"):
         PID(factor_min=2.0)
+    for coefficients in ((math.nan, 1.0, 0.0), (0.0, -1.0, 0.0), ("0.2", 0.8, 0.0)):
+        with pytest.raises(ValueError, match="pcoeff, icoeff and dcoeff must be numbers whose sum is above 0"):
+            PID(*coefficients)

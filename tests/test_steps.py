@@ -212,6 +212,8 @@ class TestStops:
         ("stops", "message"),
         [
             ("soon", "must be real"),
+            (torch.tensor([0.5 + 0j]), "must be real"),
+            ([[0.5], [0.6, 0.7]], r"must be real numbers of shape \(K,\)"),
             ([NAN], "must be finite"),
             (
                 [[0.5], [0.7]],

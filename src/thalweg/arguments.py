@@ -34,14 +34,14 @@ def stop_times(name: str, times: Tensor | Sequence[float], rows: int | None, dev
             "none is wanted or the field is continuous there; where the time is learnt, let an event at that time "
             "change a state which the field depends on (thalweg.Event, apply)"
         )
+    expected = "(K,)" if rows is None else f"(K,) or (K, {rows})"
     try:
         dtype, home = (torch.float64, "cpu") if rows is None else (wide_dtype(device), device)
-        values = torch.as_tensor(times, dtype=dtype, device=home).detach()
+        values = _real(times, dtype, home).detach()
     except (TypeError, ValueError, RuntimeError):
-        raise ValueError(f"{name} must be real numbers, got {times!r}") from None
+        raise ValueError(f"{name} must be real numbers of shape {expected}, got {times!r}") from None
     shape = tuple(values.shape)
     if values.ndim != 1 and (rows is None or values.ndim != 2 or shape[1] != rows):
-        expected = "(K,)" if rows is None else f"(K,) or (K, {rows})"
         hint = "; times of their own for each row need batching='per_sample'" if rows is None else ""
         raise ValueError(f"{name} must be finite times of shape {expected}, got shape {shape}{hint}")
     known = torch.isfinite(values) if values.ndim == 1 else ~torch.isinf(values)
@@ -51,6 +51,13 @@ def stop_times(name: str, times: Tensor | Sequence[float], rows: int | None, dev
     if values.numel() == 0:
         return None
     return values if rows is None or values.ndim == 2 else values.unsqueeze(1).expand(-1, rows)
+
+
+def _real(x: Any, dtype: torch.dtype, device: torch.device | str) -> Tensor:
+    """Numbers as a tensor; PyTorch would take a complex one's real part, with no more than a warning."""
+    if isinstance(x, Tensor) and x.is_complex():
+        raise TypeError
+    return torch.as_tensor(x, dtype=dtype, device=device)
 
 
 def one_of(name: str, value: str, choices: Sequence[str]) -> str:
@@ -119,7 +126,7 @@ def ends_of(t_span: Any) -> tuple[Time, Time]:
 def as_time(name: str, t: Time, rows: int | None, like: Tensor) -> Tensor:
     """A time, such as an end of t_span, as the loop keeps it: 0-d, or (batch,)."""
     try:
-        time = torch.as_tensor(t, dtype=wide_dtype(like.device), device=like.device)
+        time = _real(t, wide_dtype(like.device), like.device)
     except (TypeError, ValueError, RuntimeError):
         raise ValueError(f"{name} must be a real number or tensor, got {t!r}") from None
     if rows is None and time.ndim and time.numel() == 1:
@@ -143,7 +150,7 @@ def output_times(
     The loop takes a row's last time again in the place of NaN, whose outputs are then blotted out.
     """
     try:
-        times = torch.as_tensor(t_eval, dtype=wide_dtype(like.device), device=like.device)
+        times = _real(t_eval, wide_dtype(like.device), like.device)
     except (TypeError, ValueError, RuntimeError):
         raise ValueError(f"t_eval must be real numbers, got {t_eval!r}") from None
     if rows is not None and times.ndim == 1:

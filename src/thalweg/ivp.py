@@ -172,10 +172,10 @@ def solve_ivp(
         was computed, of any order; recorded in one graph as long as that holds no more than 256 MiB, otherwise each
         accepted step is computed again, from as many stored states as memory allows.
         `direct`: the same by backpropagation through the solver, at the memory of all that it did.
-        `adjoint`, `thalweg.Adjoint(rtol=…)`: the continuous adjoint, solved back in time (Chen et al. 2018), at the
-        memory of one step. The default, and the only one, where another library takes the steps.
         `forward`, `thalweg.Forward(limit=…)`: the same as `direct` by forward-mode differentiation, at a memory that
         does not grow with the steps; for few numbers that need a gradient, and explicit methods.
+        `adjoint`, `thalweg.Adjoint(rtol=…)`: the continuous adjoint, solved back in time (Chen et al. 2018), at the
+        memory of one step. The default, and the only one, where another library takes the steps.
         `interpolating`, `thalweg.Interpolating(…)`: the same with states from the way there, which a flow that
         contracts needs; at the memory of all steps and their stages, and not with shrink.
         `gauss`, `thalweg.Gauss(…)`: as `interpolating`, with fewer gradients to parameters, at Gauss's nodes.

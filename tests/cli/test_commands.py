@@ -442,6 +442,11 @@ class TestCompare:
         assert [line[:18].strip() for line in lines[2:7]] == [who.name for who in CONTENDERS]
         assert all(line.rstrip().endswith("12.3") and "0.9000 ± 0.0000" in line for line in lines[2:7])
 
+    def test_one_split_has_no_spread(self, standings):
+        standings[:] = [Standing(CONTENDERS[0], (Trial(0.9, None, 1, 1.0, 1.0),), 0)]
+        assert "accuracy (1 split)" in (told := command("compare", "iris", "--seeds", "1").stdout)
+        assert "±" not in told
+
     def test_where_all_fail_so_does_the_command(self, standings, tmp_path):
         del standings[:3]
         assert "no contender could be trained" in refused("compare", "iris", "-o", tmp_path / "out.json")

@@ -504,12 +504,13 @@ class TestAdams:
 
 class TestRefusals:
     def test_every_method_is_there(self):
-        from thalweg.compat.torchdiffeq import _METHODS, _SCIPY
+        from thalweg.compat.torchdiffeq import _METHODS
+        from thalweg.methods.registry import OF_SCIPY
 
         known = {method.name for method in methods()}
         orders = {"adams_bashforth": "5", "adams_moulton": "5"}
         translated = {method.name + orders.get(method.name, "") for method in _METHODS.values() if method.name}
-        assert translated | set(_SCIPY.values()) <= known
+        assert translated | set(OF_SCIPY.values()) <= known
 
     def test_a_method_of_neither_library(self):
         with pytest.raises(ValueError, match="method must be one of dopri8, dopri5"):

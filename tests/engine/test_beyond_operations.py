@@ -425,6 +425,17 @@ def test_the_derivative_of_xlogy_is_a_logarithm_also_where_its_value_is_0():
         agree(found, expected)
 
 
+def test_a_field_that_prints_its_time_does_so_at_each_evaluation(capsys):
+    def telling(t, y):
+        print(t)
+        return -y
+
+    sol = solved(telling)
+    told = capsys.readouterr().out
+    assert sol.stats.backend == "eager"
+    assert told.count("tensor(") == sol.stats.nfev
+
+
 def test_many_gradients_at_once():
     k, y0 = weights(1.0, 2.0), Y0.clone().requires_grad_()
     cotangents = torch.randn(3, 2, dtype=WIDE)

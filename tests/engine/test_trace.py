@@ -489,6 +489,8 @@ REFUSED = {
     "no_grad": (without_graph, "no_grad"),
     "writes": (writing, "writes into a tensor that it holds"),
     "promotes": (lambda t, y: y * torch.ones(3, dtype=torch.complex128), "complex128"),
+    "text": (lambda t, y: y * len(f"{y}"), "makes text of a tensor"),
+    "rows that it holds": (lambda t, y: y * w.new_ones(5, 1), r"watched, with \d+ rows .* must reach it by args"),
     "half": (lambda t, y: y.half().double(), "float16"),
     "places": (
         lambda t, y: y.gather(1, y.max(1, keepdim=True).indices) * y,

@@ -122,6 +122,8 @@ class TestColumns:
         few = Schema.learn(pd.DataFrame({"x": values, "n": np.arange(len(values)), "y": target}), "y")
         assert few.columns[0].role == "ignored"
         assert f"as an identifier has; looks like {hint}" in few.columns[0].describe()
+        some = pd.DataFrame({"x": values[:30] * 2, "y": target[:60]})
+        assert f"; looks like {hint}" in Schema.learn(some, "y").columns[0].describe()
         many = pd.DataFrame({"x": values * 20, "y": np.tile(target, 20)})
         assert f"count as unseen; looks like {hint}" in again(Schema.learn(many, "y")).columns[0].describe()
         with pytest.raises(ValueError, match=r"has one row.*the column looks like"):

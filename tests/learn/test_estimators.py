@@ -399,6 +399,11 @@ def test_a_target_too_large_to_be_squared_is_named_before_training():
         NeuralODERegressor(**QUICK).fit(X, y * 1e200)
 
 
+def test_text_is_no_target_of_a_regressor():
+    with pytest.raises(ValueError, match="y must hold numbers, got text, 'a': classes are NeuralODEClassifier's"):
+        NeuralODERegressor(**QUICK).fit([[0.0], [1.0]], ["a", "b"])
+
+
 def test_only_a_flow_has_paths():
     model = NeuralODEClassifier(**QUICK, flow="resnet").fit(*MOONS)
     with pytest.raises(ValueError, match="flow='ode'"):

@@ -439,6 +439,9 @@ def test_a_table_may_name_images_and_what_else_is_known_of_them(tmp_path):
     assert not run.learnt_from(config.data.source)
     with pytest.raises(ValueError, match="lacks column 'age'"):
         run.predict(run.rows(str(tmp_path / "all")))
+    frame.drop(columns="photo").to_csv(tmp_path / "bare.csv", index=False)
+    with pytest.raises(ValueError, match=r"bare\.csv has no column that names images, .* their paths from"):
+        run.rows(str(tmp_path / "bare.csv"))
     (tmp_path / "all" / "4.png").unlink()
     with pytest.raises(ValueError, match=r"1 of 30 images in .* cannot be read: all/4.png \(no such file"):
         load_table(config.data.source, "weight")

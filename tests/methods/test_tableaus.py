@@ -111,6 +111,8 @@ def test_the_first_stage_of_the_next_step_is_known_for_these_methods():
 def test_an_unknown_method_suggests_the_nearest():
     with pytest.raises(ValueError, match="unknown method 'tsit6'; did you mean 'tsit5'"):
         get_method("tsit6")
+    with pytest.raises(ValueError, match="'dopri5' stands for it here, and 'scipy:RK45' is SciPy's own"):
+        get_method("RK45")
 
 
 @pytest.mark.parametrize(

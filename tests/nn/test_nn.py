@@ -112,6 +112,8 @@ class TestFields:
             (lambda: ConvField(2, depth=-1), "depth must be"),
             (lambda: ConvField(2, width=0), "width must be a positive integer"),
             (lambda: NeuralODE(3), "field must be callable"),
+            (lambda: NeuralODE(nn.Sequential(nn.Tanh())), r"take a time and a state, .*Sequential takes \(input\)"),
+            (lambda: ResNet([MLPField(2), lambda z: z]), r"take a time and a state, .*function takes \(z\)"),
             (lambda: NeuralODE(MLPField(2), t_span=1.0), "t_span must be a pair of numbers"),
             (lambda: NeuralODE(MLPField(2), t_span=(0, 1, 2)), "t_span must be a pair of numbers"),
             (lambda: NeuralODE(MLPField(2), t_span=(0, "late")), "t_span must be a pair of numbers"),

@@ -113,7 +113,7 @@ def _cells(standing: Standing, regression: bool) -> list[str]:
 
     memory = "–" if standing.peak_memory is None else f"{standing.peak_memory / 1e6:.1f}"
     return [
-        f"{standing.mean('score'):.4f} ± {standing.spread('score'):.4f}",
+        f"{standing.mean('score'):.4f}" + (f" ± {standing.spread('score'):.4f}" if len(standing.trials) > 1 else ""),
         *([_rmse(standing.mean("rmse"))] if regression else []),
         number("parameters", "{:,.0f}"),
         number("nfev", "{:.1f}"),

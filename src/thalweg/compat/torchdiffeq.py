@@ -24,6 +24,7 @@ from ..core.step import TriedStep
 from ..gradients import Adjoint
 from ..ivp import solve_ivp
 from ..methods import get_method
+from ..methods.registry import OF_SCIPY
 from ..output.events import Event
 from ..stepsize.controllers import PID
 
@@ -81,16 +82,6 @@ _ADAMS_ORDERS = 4, 12
 
 _FAR = 1e9
 """How far a solve goes in search of an event."""
-
-_SCIPY = {
-    "RK45": "dopri5",
-    "RK23": "bosh3",
-    "DOP853": "dopri8",
-    "Radau": "radau5",
-    "BDF": "rodas5p",
-    "LSODA": "auto",
-}
-"""Of the same order, or as fit for stiff problems, or for those that may be stiff."""
 
 _OPTIONS = {
     "adaptive": {
@@ -391,9 +382,9 @@ class _Setting:
         name = method.name
         if self.kind == "scipy":
             solver = self.options.get("solver", "LSODA")
-            if solver not in _SCIPY:
-                raise ValueError(f"solver must be one of {', '.join(_SCIPY)}, got {solver!r}")
-            name = _SCIPY[solver]
+            if solver not in OF_SCIPY:
+                raise ValueError(f"solver must be one of {', '.join(OF_SCIPY)}, got {solver!r}")
+            name = OF_SCIPY[solver]
         return self._adams(name) if name.startswith("adams") else name
 
     def _adams(self, name: str) -> str:

@@ -316,7 +316,8 @@ def _called(fun: Callable[..., Any], t: Tensor, y: Tensor, layout: Layout, args:
     except Untraceable:
         raise
     except Exception as error:
-        raise Untraceable(f"the field fails where it is watched: {type(error).__name__}: {error}") from error
+        rows = f", with {len(y)} rows (what has an entry for each row must reach it by args)" if layout.by_row else ""
+        raise Untraceable(f"the field fails where it is watched{rows}: {type(error).__name__}: {error}") from error
 
 
 def _saved_unseen() -> AbstractContextManager[object]:

@@ -42,6 +42,9 @@ _READS: dict[Any, str] = {
 }
 """What takes the numbers of a tensor out of PyTorch by ways that no operation tells of."""
 
+_TEXTS = {Tensor.__repr__, Tensor.__format__}
+"""What makes text of a tensor: whoever prints one means to see it at each evaluation."""
+
 _FLAG: Any = Tensor.requires_grad.__get__  # type: ignore[attr-defined]
 
 
@@ -67,6 +70,8 @@ class Traced(Tensor):
         cls, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         """What the field calls, before autograd sees it."""
+        if func in _TEXTS:
+            return f"Traced(shape={tuple(args[0].shape)}, dtype={args[0].dtype})"
         if func in _CUTS and any(isinstance(x, Traced) and x.codes is not None for x in args):
             raise Untraceable(f"the field cuts its own gradient ({_CUTS[func]})")
         with torch._C.DisableTorchFunctionSubclass():
@@ -81,10 +86,6 @@ class Traced(Tensor):
     ) -> Any:
         """Only what happens when the tracer looks away comes here."""
         raise Untraceable(f"the field calls {func} where it cannot be watched")
-
-    def __repr__(self) -> str:  # type: ignore[override]
-        """What a message may show."""
-        return f"Traced(shape={tuple(self.shape)}, dtype={self.dtype})"
 
 
 def _is_written(argument: Any) -> bool:
@@ -116,6 +117,8 @@ class _Reads(TorchFunctionMode):
             raise Untraceable("the field cuts its own gradient (detach within a transform)")
         if func == _FLAG and not isinstance(args[0], Traced):
             self.tracer.flagged[id(args[0])] = args[0]
+        if func in _TEXTS and isinstance(args[0], Traced):  # no error: a log or a debugger would show that
+            self.tracer.refusal = Untraceable("the field makes text of a tensor (print, str or format)")
         if func not in _READS or isinstance(args[0], Traced):
             return func(*args, **kwargs)
         self.tracer.known(args[0], f"reads numbers of a tensor ({_READS[func]})")

@@ -41,7 +41,7 @@ from .values import (
 )
 
 _MOST_LEVELS = 50  # of a category; rarer ones are as unseen ones
-_FEW_VALUES = 20  # an integer target with no more different values than this names classes
+_FEW_VALUES = 20  # with no more different values than this, an integer target names classes, and text is what it is
 _CYCLES = {"month": 12, "weekday": 7, "hour": 24}
 _NAMELESS = re.compile(r"(?:Unnamed: \d+)?")  # as pandas calls what has no name in a file
 
@@ -454,7 +454,7 @@ def _category_column(
     counts = pd.Series(weight[rows]).groupby(text.to_numpy()[rows], sort=False).sum()
     levels = [str(level) for level in counts.sort_values(ascending=False, kind="stable").index]
     rarest = sorted(levels[_MOST_LEVELS:])
-    looks = _nearly_numbers_or_dates(text) or looks_like(text) if rarest else None
+    looks = _nearly_numbers_or_dates(text) or looks_like(text) if len(levels) > _FEW_VALUES else None
     return CategoryColumn(name=name, levels=sorted(levels[:_MOST_LEVELS]), rare=len(rarest), rarest=rarest, looks=looks)
 
 

@@ -587,6 +587,8 @@ class NeuralODERegressor(RegressorMixin, _Estimator):
 
     def _check_target(self, X: Any, y: Any) -> NDArray[Any]:
         y = _check_y(X, y, self, multi_output=True, y_numeric=True)
+        if y.dtype.kind in "SU":
+            raise ValueError(f"y must hold numbers, got text, {str(y.flat[0])!r}: classes are NeuralODEClassifier's")
         _check_size(y, "y")
         return y
 

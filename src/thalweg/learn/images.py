@@ -209,7 +209,8 @@ def read_new(
 ) -> pd.DataFrame:
     """Read an image, or all in a folder, as a model sees them.
 
-    The folder that an image is in says its class where it is one of those known; where none is, there is no target.
+    The first folder on the way to an image says its class where it is one of those known; where none is, there is no
+    target.
 
     Raises
     ------

@@ -199,7 +199,14 @@ def read_rows(
         return read_new(path, images, target, classes, on_image)
     frame = read_frame(path, decimal=decimal, likely=likely)
     column = None if images is None else image_column(frame, path.parent)
-    if images is None or column is None:
+    if images is None:
+        return frame
+    if column is None:
+        if frame.columns.intersection(images.columns).empty:
+            raise ValueError(
+                f"{source} has no column that names images, which the model was trained with: their paths from "
+                f"{path.parent.absolute()}"
+            )
         return frame
     return _with_pixels(frame, column, with_form(images, path.parent, names_in(frame, column), on_image))
 

@@ -205,6 +205,16 @@ _METHODS = {
 
 _ALIASES = {"heun": "heun2"}
 
+OF_SCIPY = {
+    "RK45": "dopri5",
+    "RK23": "bosh3",
+    "DOP853": "dopri8",
+    "Radau": "radau5",
+    "BDF": "rodas5p",
+    "LSODA": "auto",
+}
+"""What stands for SciPy's methods: of the same order, or as fit for problems that are stiff, or may be."""
+
 
 def methods() -> tuple[Method, ...]:
     """All methods, from the simplest up.
@@ -237,6 +247,8 @@ def get_method(name: str) -> Method:
     except (KeyError, TypeError):
         near = difflib.get_close_matches(str(name).lower(), _METHODS, n=1)
         hint = f"did you mean {near[0]!r}? " if near else ""
+        if str(name) in OF_SCIPY:
+            hint = f"{OF_SCIPY[name]!r} stands for it here, and 'scipy:{name}' is SciPy's own; "
         raise ValueError(f"unknown method {name!r}; {hint}choose from {', '.join(_METHODS)}") from None
 
 

@@ -5,6 +5,7 @@ z0: (batch, …), and for flows also a pytree of such; trajectories: (T, batch, 
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Sequence
 from typing import Any, Literal
@@ -26,7 +27,8 @@ class NeuralODE(nn.Module):
     Parameters
     ----------
     field : Module or callable
-        `field(t, z)`, shaped and structured as z: a tensor, or a pytree of tensors.
+        `field(t, z)`, shaped and structured as z: a tensor, or a pytree of tensors. The flow has the parameters of a
+        module, not those that a function uses.
     t_span : (t0, t1)
         Where the flow begins and ends.
     method, step_size, rtol, atol, controller, batching, gradient, max_steps, backend
@@ -69,6 +71,7 @@ class NeuralODE(nn.Module):
         super().__init__()
         if not callable(field):
             raise ValueError(f"field must be callable as field(t, z), got {type(field).__name__}")
+        _check_time(field)
         try:
             t0, t1 = (float(t) for t in t_span)
         except (TypeError, ValueError):
@@ -176,6 +179,8 @@ class ResNet(nn.Module):
         if isinstance(depth, bool) or not isinstance(depth, int) or depth < 0 or (several and depth != len(field)):
             expected = f"{len(field)}, the number of fields" if several else "an integer of 0 or more"
             raise ValueError(f"depth must be {expected}, got {depth!r}")
+        for each in field if several else (field,):
+            _check_time(each)
         self.depth = depth
         self.shared = not several
         self.field = nn.ModuleList(field) if several else field
@@ -199,6 +204,21 @@ class ResNet(nn.Module):
         # shaped as `NeuralODE` has it, a time for each row: PyTorch may round another shape in another way
         t = z.new_full((*z.shape[:1], *(1,) * (z.ndim - 1)), float(n), dtype=z.real.dtype)
         return z + field(t, z)
+
+
+def _check_time(field: Any) -> None:
+    """Refuse what takes a state alone, as `Sequential` does, before it is called."""
+    try:
+        signature = inspect.signature(field.forward if isinstance(field, nn.Module) else field)
+    except (TypeError, ValueError):  # Python cannot say what it takes
+        return
+    try:
+        signature.bind(None, None)
+    except TypeError:
+        raise ValueError(
+            f"field must take a time and a state, field(t, z), but {type(field).__name__} takes {signature}; wrap it "
+            "in a module whose forward(t, z) calls it"
+        ) from None
 
 
 class Augment(nn.Module):

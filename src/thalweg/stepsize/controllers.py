@@ -6,6 +6,7 @@ step's error estimate relative to the tolerance, so 1 is just allowed. Sizes are
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -133,6 +134,12 @@ class PID:
     adaptive = True
 
     def __post_init__(self) -> None:
+        coefficients = self.pcoeff, self.icoeff, self.dcoeff
+        if not all(isinstance(x, int | float) for x in coefficients) or not 0 < sum(coefficients) < math.inf:
+            raise ValueError(
+                "pcoeff, icoeff and dcoeff must be numbers whose sum is above 0, so that a large error makes steps "
+                f"shorter, got {', '.join(map(repr, coefficients))}"
+            )
         if not 0 < self.safety <= 1:
             raise ValueError(f"safety must lie in (0, 1], got {self.safety}")
         if not 0 < self.factor_min < 1 < self.factor_max:

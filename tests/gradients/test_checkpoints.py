@@ -189,7 +189,10 @@ def test_no_more_states_are_alive_and_no_more_steps_taken_again(steps, count, ba
     for n in range(1, steps):
         places.add(n)
     for n in reversed(range(steps)):
-        again += n - places.way_to(n)[0]
+        begin, stops = places.way_to(n)
+        again += n - begin
+        for stop in stops:
+            places.keep(stop)
     assert field.calls == 2 * steps + again
     assert sol.stats.nfev_backward == steps + again
 
@@ -201,6 +204,32 @@ def test_every_state_is_alive_without_a_bound():
         field, (0.0, 1.0), torch.ones(3, 2, dtype=F64), "euler", args=(k,), step_size=1 / 40, gradient=EVERY
     ).ys.sum()
     assert field.most >= 39
+
+
+@both
+@pytest.mark.parametrize("count", [1, 3])
+def test_a_backward_pass_that_broke_off_can_be_run_again(batching, count):
+    """An error at any evaluation of it leaves what the next one needs."""
+    field, rate = Field(), torch.tensor(0.7, dtype=F64)
+    y0 = torch.linspace(-1, 1, 6, dtype=F64).view(2, 3).requires_grad_()
+    left = [1_000]
+
+    def breaking(t, y):
+        left[0] -= 1
+        if left[0] == 0:
+            raise KeyboardInterrupt
+        return field(t, y, rate)
+
+    sol = solve_ivp(breaking, (0.0, 2.0), y0, step_size=0.25, batching=batching, gradient=few(count), backend="eager")
+    loss = sol.ys[-1].square().sum()
+    (expected,) = torch.autograd.grad(loss, y0, retain_graph=True)
+    spent = 1_000 - left[0]
+    for at in range(1, spent // 2, 5):
+        left[0] = at
+        with pytest.raises(KeyboardInterrupt):
+            torch.autograd.grad(loss, y0, retain_graph=True)
+        left[0] = 1_000
+        assert torch.equal(torch.autograd.grad(loss, y0, retain_graph=True)[0], expected)
 
 
 @pytest.mark.parametrize("count", [0, -1, 2.0, True, "few"])

@@ -65,6 +65,8 @@ def walked(places, steps):
         begin, stops = places.way_to(n)
         assert begin in states
         assert all(begin < stop <= n for stop in stops)
+        for stop in stops:
+            places.keep(stop)
         states |= set(stops)
         assert len(states) <= places.count + 1
         walk += range(begin, n)

@@ -188,3 +188,29 @@ def test_each_rows_gradient_is_its_own(gradient):
     together = gradients([0, 1, 2, 3])
     for row in range(4):
         assert_close(together[row], gradients([row])[0])
+
+
+@pytest.mark.parametrize("method", ["kvaerno3", "radau5"])
+def test_a_step_whose_equations_have_no_solution_is_told_and_counted_alike_with_gradients(method):
+    """A slope that jumps back over the state of the first row, whose steps may not be small enough for it.
+
+    So that its NaN reaches no gradient the step is taken again without it: that is not what failed, nor what it took.
+    """
+    k = torch.tensor([[1e6], [0.0], [0.0]], dtype=F64)
+
+    def field(t, y, k):
+        return -k * torch.sign(y - 0.2) * (y - 0.2).abs().sqrt() - y.sin() * (1 + t)
+
+    def solve(rows, **options):
+        y0 = torch.tensor([[1.0], [0.3], [2.0]], dtype=F64)[rows].requires_grad_()
+        return solve_ivp(
+            field, (0, 1), y0, method, args=(k[rows],), batching="per_sample", min_step=1e-3, rtol=1e-5, atol=1e-8,
+            first_step=0.5, on_failure="return", **options,
+        )  # fmt: skip
+
+    assert_alone(lambda rows: solve(rows, gradient="direct"), [0, 1, 2])
+    with torch.no_grad():
+        expected = solve([0, 1, 2]).status
+    assert expected.tolist() == [Status.NOT_CONVERGED, Status.SUCCESS, Status.SUCCESS]
+    for gradient in ("direct", "checkpointed", "adjoint"):
+        assert torch.equal(solve([0, 1, 2], gradient=gradient).status, expected)

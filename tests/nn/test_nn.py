@@ -327,6 +327,27 @@ class TestWhatReadsPrograms:
             )
             torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12)
 
+    @pytest.mark.filterwarnings("ignore")
+    @pytest.mark.parametrize("gradient", ["adjoint", "gauss"])
+    def test_no_part_of_a_solve_is_compiled_nor_of_its_way_back(self, gradient):
+        """Also where the step that is compiled runs the backward pass."""
+        torch._dynamo.reset()
+        k, graphs = torch.tensor(0.5, dtype=torch.float64, requires_grad=True), []
+
+        def step(x):
+            k.grad = None
+            flow = NeuralODE(lambda t, z: k * torch.erf(z), gradient=gradient)
+            flow(x).square().sum().backward()
+            return k.grad.clone()
+
+        def backend(graph, inputs):
+            graphs.append(graph.code)
+            return graph.forward
+
+        x = torch.linspace(-1, 1, 4, dtype=torch.float64).view(2, 2)
+        torch.testing.assert_close(torch.compile(step, backend=backend)(x), step(x), rtol=1e-12, atol=0)
+        assert not [code for code in graphs if "erf" in code]
+
     @pytest.mark.filterwarnings("ignore::DeprecationWarning")
     @pytest.mark.parametrize("with_graph", [True, False])
     @pytest.mark.parametrize("backend", ["auto", "eager"])

@@ -211,6 +211,8 @@ class _Function(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, cotangent: Tensor) -> tuple[Any, ...]:
+        if torch.compiler.is_dynamo_compiling():  # a training step that calls backward() itself
+            return _uncompiled(ctx, cotangent)
         *sources, ys = ctx.saved_tensors
         try:
             with torch.no_grad(), ctx.node.as_forward():
@@ -221,6 +223,10 @@ class _Function(torch.autograd.Function):
         if torch.is_grad_enabled():  # create_graph=True
             gradients = ctx.node.in_graph(gradients, cotangent, sources)
         return (None, *gradients)
+
+
+_uncompiled = torch._compile._disable_dynamo(_Function.backward)
+"""No part of the way back is compiled either: to read it, again for each shape, took torch.compile ten seconds."""
 
 
 class Accumulator:

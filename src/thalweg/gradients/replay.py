@@ -86,6 +86,7 @@ class ReplayTape:
             state = self._again(i, *state)
             if i + 1 in stops:
                 self._states[i + 1] = state
+                self._places.keep(i + 1)
         call, (y, carry) = self._calls[n], state
         if not isinstance(call.accept, Tensor):
             return Level(call.t, call.h, y, carry, call.last, True)

@@ -91,7 +91,7 @@ class Places:
         return self.taken.pop(self._least_missed(n + 1)) if len(self.taken) > self.count else None
 
     def way_to(self, n: int) -> tuple[int, Sequence[int]]:
-        """The kept beginning from which to come to that of step n, and those to keep on the way.
+        """The kept beginning from which to come to that of step n, and those to `keep` on the way.
 
         Step n is the last one that is still to be pulled back: the places of later ones are free.
         """
@@ -99,11 +99,16 @@ class Places:
             self.taken.pop()
         begin = here = self.taken[-1] if self.taken else 0
         stops: list[int] = []
-        while here < n and len(self.taken) < self.count:
-            here += stride(n + 1 - here, self.count - len(self.taken))
-            self.taken.append(here)
+        for free in range(self.count - len(self.taken), 0, -1):
+            if here == n:
+                break
+            here += stride(n + 1 - here, free)
             stops.append(here)
         return begin, stops
+
+    def keep(self, n: int) -> None:
+        """Keep the beginning of step n, which was come to: an error on the way there leaves its place free."""
+        self.taken.append(n)
 
     def _least_missed(self, steps: int) -> int:
         """Which of the beginnings, one more than there are places, to give up if that is all of the steps."""

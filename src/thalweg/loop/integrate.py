@@ -225,14 +225,15 @@ def integrate(problem: Problem, recorder: Recorder | None = None) -> Result:
         last = lands if stops is None else lands & (goal == t1)
         h = where(lands, remaining, h)
         t_graph, h_graph = _in_graph(problem, t, h, goal, lands, last, running)
-        step = stepper.step(problem.field, t_graph, h_graph, y, carry)
+        step = tried = stepper.step(problem.field, t_graph, h_graph, y, carry)
 
         error = _error(problem, step, y) if controller.adaptive else None
         order = stepper.error_order if step.error_order is None else step.error_order
         decision = controller.adapt(error, h, state, order)
         accept = _accepted(problem, decision.accept, running, step, error, h)
         if isinstance(error, Tensor) and torch.is_grad_enabled() and not bool(torch.isfinite(error).all()):
-            # in the graph even a step that is thrown away must be finite, as 0 * inf is NaN: let those rows stand still
+            # in the graph even a step that is thrown away must be finite, as 0 * inf is NaN: let those rows stand
+            # still; what was tried is what is told and counted
             step = stepper.step(problem.field, t_graph, where(accept, h_graph, 0.0), y, carry)
         t_next = where(accept, where(lands, goal, t + h), t)
         y_next = step.y
@@ -248,11 +249,11 @@ def integrate(problem: Problem, recorder: Recorder | None = None) -> Result:
         due = saver.due(t_next, accept)
 
         n_steps = n_steps + running
-        nfev = tally(nfev, running, step.nfev)
+        nfev = tally(nfev, running, tried.nfev)
         if stepper.implicit:
-            njev, nlu = tally(njev, running, step.njev), tally(nlu, running, step.nlu)
+            njev, nlu = tally(njev, running, tried.njev), tally(nlu, running, tried.nlu)
         h_next = decision.h
-        stuck = _stuck(problem, running, step, error, t, h, h_next, floor)
+        stuck = _stuck(problem, running, tried, error, t, h, h_next, floor)
         if stops is not None:  # a step cut short by a stop says little of the next one's size
             h_next = where(accept & lands & (absolute(h_next) < absolute(proposed)), proposed, h_next)
         h_next = where(running, _bounded(problem, h_next, direction), proposed)
@@ -260,7 +261,7 @@ def integrate(problem: Problem, recorder: Recorder | None = None) -> Result:
         going, most, failing = units.read(running, due, stuck)
         if failing:
             failed = stuck & negate(accept)
-            status = where(failed, _cause(problem, step, error), status)
+            status = where(failed, _cause(problem, tried, error), status)
             running = running & negate(failed)
             h_next = where(failed, 0.0, h_next)
             going, _, _ = units.read(running)

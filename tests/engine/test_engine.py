@@ -239,6 +239,19 @@ def test_each_method(name):
         assert_agree(Case([["linear", "time"], ["own"]], method=name, t_eval=t_eval, spread=True, options=options))
 
 
+@pytest.mark.parametrize("batching", ["joint", "per_sample"])
+@pytest.mark.parametrize("name", ["tsit5", "dopri8", "rosenbrock23"])
+@pytest.mark.parametrize("dtype", [F32, F64])
+def test_states_near_the_smallest_numbers(name, batching, dtype):
+    """One over what their errors may be is infinite."""
+    y0 = torch.tensor([[4.0], [8.0]], dtype=dtype) * torch.finfo(dtype).tiny * 2**13
+    found = [
+        solve_ivp(lambda t, y: -y, (0.0, 1.0), y0, name, rtol=1e-5, atol=0.0, batching=batching, backend=backend)
+        for backend in ("native", "eager")
+    ]
+    torch.testing.assert_close(*(sol.ys[-1] / y0 for sol in found), rtol=1e-4, atol=0)
+
+
 def test_the_blocks_use_every_instruction():
     used = set()
     for name in BLOCKS:

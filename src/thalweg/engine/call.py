@@ -219,6 +219,8 @@ class _Function(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, cotangent: Tensor) -> tuple[Any, ...]:
+        if torch.compiler.is_dynamo_compiling():  # as in gradients/base.py
+            return _uncompiled(ctx, cotangent)
         call, sources, needed = ctx.call, ctx.saved_tensors, ctx.needs_input_grad[1:]
         if not torch._C._has_storage(cotangent) or has_tangent(cotangent):
             return (None, *call.backward_by_pytorch(cotangent, needed, sources))
@@ -228,6 +230,8 @@ class _Function(torch.autograd.Function):
             gradients = call.backward(cotangent, needed, sources)
         return (None, *call.in_graph(gradients, cotangent, sources))
 
+
+_uncompiled = torch._compile._disable_dynamo(_Function.backward)
 
 _apply = super(torch.autograd.Function, _Function).apply
 """`_Function.apply` without its look at transforms of torch.func, which `surroundings` has had."""

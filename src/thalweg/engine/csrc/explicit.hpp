@@ -134,10 +134,13 @@ private:
       for (int j = 0; j < row_registers; ++j) {
         const int at = d * L + j * W;
         const Vec<T> largest = max(abs(Vec<T>::load(y + at)), abs(Vec<T>::load(step.ended + at)));
-        const Vec<T> scale = size[j] * (T(1) / (Vec<T>(plan_.atol(d)) + largest * plan_.rtol(d)));
-        error[j] *= scale;
-        total[j] += error[j] * error[j];
-        if (coarse) other[j] *= scale, coarse_total[j] += other[j] * other[j];
+        const Vec<T> allowed = Vec<T>(plan_.atol(d)) + largest * plan_.rtol(d);  // so small at times that 1 / it is infinite
+        const auto squared = [&](Vec<T> x) {
+          x = x * size[j] / allowed;
+          return x * x;
+        };
+        total[j] += squared(error[j]);
+        if (coarse) coarse_total[j] += squared(other[j]);
       }
     }
 #pragma GCC unroll 2

@@ -531,7 +531,8 @@ def test_a_signal_ends_training_and_leaves_a_complete_run(tmp_path, sign):
     loaded = Run.load(run)
     assert loaded.result.ended == "interrupted"
     assert loaded.result.epochs == loaded.history.best_epoch == len(loaded.history.records) >= 2
-    assert find_stopped(run).epochs == loaded.result.epochs
+    # where it came while weights were being changed, the last checkpoint before that counts
+    assert find_stopped(run).epochs <= loaded.result.epochs
 
 
 @pytest.mark.skipif(os.name == "nt", reason="signals are POSIX's")

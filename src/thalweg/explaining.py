@@ -155,7 +155,7 @@ def explain(
     layout, packed = layout_of(y0, by_row=by_row)
     time = any_time(packed, by_row=by_row)
     trace = cached_trace(fun, time, layout.unpack(packed.detach()), args, by_row=by_row)
-    if is_too_wide(trace, len(packed) if packed.ndim else 1):
+    if is_too_wide(trace, packed):
         return Explanation("eager", TOO_WIDE)
     return Explanation(
         "native",

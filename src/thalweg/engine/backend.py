@@ -48,13 +48,13 @@ TOO_WIDE = "it is one sample of so many numbers that PyTorch is faster"
 """Why it takes a solve that the engine could, unless a person insists."""
 
 
-def is_too_wide(trace: Trace, samples: int) -> bool:
-    """Whether one sample alone has so many numbers: it fills one lane, and all others compute along.
+def is_too_wide(trace: Trace, y0: Tensor) -> bool:
+    """Whether y0 is one sample alone of so many numbers: it fills one lane, and all others compute along.
 
     A number costs some 13 ns then; an operation of PyTorch's costs 6 µs, and its loop a tenth of a millisecond.
     """
     program = trace.program
-    alone = not trace.rows or samples == 1
+    alone = not trace.rows or len(y0) == 1
     return alone and sum(program.sizes) > 8000 + 500 * len(program.instructions)
 
 

@@ -198,9 +198,9 @@ def read_rows(
             raise ValueError(f"{source} is {kind}, and the model was trained with a table; name a CSV or Parquet file")
         return read_new(path, images, target, classes, on_image)
     frame = read_frame(path, decimal=decimal, likely=likely)
-    column = None if images is None else image_column(frame, path.parent)
     if images is None:
         return frame
+    column = image_column(frame, path.parent)
     if column is None:
         if frame.columns.intersection(images.columns).empty:
             raise ValueError(

@@ -211,20 +211,7 @@ private:
     return step.op == Op::gather && step.runs == 1 && runs_[step.first_run].count == 1;
   }
 
-  // The last instruction that reads each result.
-  std::vector<int> last_readers() const {
-    std::vector<int> last(program.code.size(), -1);
-    const auto read = [&](const Operand& x, int by) {
-      if (!x.shared && x.number >= program.inputs) last[x.number - program.inputs] = by;
-    };
-    for (int i = 0; i < count(); ++i)
-      for (const Operand& x : program.code[i].operands) read(x, i);
-    read(program.output, count());
-    return last;
-  }
-
   void find_chains() {
-    const std::vector<int> last = last_readers();
     const auto is_short = [&](const Resolved<T>& step) {
       if (step.op == Op::gather) return copies_row(step);
       return step.size == 1 && short_operation<T>(step.op, [](auto) {});
@@ -233,7 +220,8 @@ private:
       Resolved<T>& step = steps_[i];
       if (!is_short(step)) continue;
       step.chain = i + 1 < count() ? 1 + steps_[i + 1].chain : 1;
-      step.passed_on = step.chain > 1 && step.size == 1 && step.place == Place::scratch && last[i] == i + 1;
+      step.passed_on = step.chain > 1 && step.size == 1 && step.place == Place::scratch &&
+                       program.last_reader[program.inputs + i] == i + 1;
       if (i == 0 || !is_short(steps_[i - 1]) || steps_[i - 1].size > 1) continue;
       const std::vector<Operand>& operands = step.code->operands;
       const auto follows = [&](const Operand& x) { return !x.shared && x.number == program.inputs + i - 1; };

@@ -142,18 +142,14 @@ void check(const Program& p, const Instruction& code, int made) {
 
 Layout lay(const Program& p, bool record) {
     const int values = static_cast<int>(p.sizes.size());
+    const std::vector<int>& last = p.last_reader;
     std::vector<char> kept(values, 0);
-    std::vector<int> last(values, -1);  // the instruction that reads a value last
-    for (int i = 0; i < static_cast<int>(p.code.size()); ++i) {
+    for (int i = 0; record && i < static_cast<int>(p.code.size()); ++i) {
         const Instruction& code = p.code[i];
         for (const Operand& x : code.operands)
-            if (!x.shared) {
-                last[x.number] = i;
-                if (record && saves(code.op).inputs) kept[x.number] = 1;
-            }
-        if (record && saves(code.op).output) kept[p.inputs + i] = 1;
+            if (!x.shared && saves(code.op).inputs) kept[x.number] = 1;
+        if (saves(code.op).output) kept[p.inputs + i] = 1;
     }
-    if (p.output.number >= 0) last[p.output.number] = static_cast<int>(p.code.size());
 
     Layout layout;
     layout.home.resize(values);
@@ -255,6 +251,11 @@ bool elementwise(Op op) { return op != Op::linear && op != Op::gather && op != O
 void Program::lay_out() {
     const int values = static_cast<int>(sizes.size());
     direct_output = output.number >= inputs && output.row == 0 && sizes[output.number] == dimension;
+    last_reader.assign(values, -1);
+    for (int i = 0; i < static_cast<int>(code.size()); ++i)
+        for (const Operand& x : code[i].operands)
+            if (!x.shared) last_reader[x.number] = i;
+    last_reader[output.number] = static_cast<int>(code.size());
     plain = lay(*this, false);
     record = lay(*this, true);
     adjoint.assign(values, {});

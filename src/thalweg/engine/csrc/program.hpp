@@ -61,6 +61,7 @@ struct Program {
     Operand output;
     int inputs = 0;              // how many values are inputs
 
+    std::vector<int> last_reader;  // of each value: the instruction that reads it last, the one behind all for dy/dt, or -1
     Layout plain;                // where nothing is kept
     Layout record;               // where a derivative will be asked for
     std::vector<Home> adjoint;   // of each value: in `scratch`, or in `saved` for what a whole step's product needs

@@ -228,6 +228,7 @@ def solve_ivp(
             progress=progress, backend=backend, on_failure=on_failure,
         )  # fmt: skip
     refuse_writing()
+    args = args if isinstance(args, tuple) else (args,)  # as SciPy does
     usual = not (
         dense_output or shrink or progress or jac is not None or jac_sparsity is not None or events is not None
         or norm is not None or callback is not None or t_eval is not None
@@ -240,7 +241,7 @@ def solve_ivp(
             y0, t_span, method, rtol, atol, step_size, first_step, max_step, min_step, max_steps, controller, batching,
             gradient, backend, on_failure,
         )  # fmt: skip
-        if key is not None and (again := kept(key, fun, y0, args, by_row=batching == "per_sample")) is not None:
+        if key is not None and (again := kept(key, fun, y0, args)) is not None:
             return _solved_again(again, y0, args, on_failure)
     by_row = one_of("batching", batching, ("joint", "per_sample")) == "per_sample"
     one_of("on_failure", on_failure, ("raise", "return"))
@@ -253,7 +254,6 @@ def solve_ivp(
             by_row, dense_output=dense_output, events=events is not None, callback=callback is not None, **along
         )
     check_functions(fun, chosen)
-    args = args if isinstance(args, tuple) else (args,)  # as SciPy does
 
     inside = transformed()
     if inside:
@@ -339,7 +339,7 @@ def solve_ivp(
         with bar or nullcontext():
             ys, result = (maker if engine is None else engine).run(run, request)
         if engine is not None and key is not None:
-            keep(key, engine)
+            keep(key, fun, args, engine)
     if timed:
         ys, result = with_moving_starts(ys, result, request)
     ys = blotted(ys, padding)
@@ -571,7 +571,6 @@ def _key(y0: Any, t_span: Any, method: Any, rtol: Any, atol: Any, *options: Any)
 
 def _solved_again(engine: Native, y0: Tensor, args: Any, on_failure: str) -> Solution:
     """A solve whose way is known."""
-    args = args if isinstance(args, tuple) else (args,)
     stats = Stats(backend="native")
     ys, call = engine.call(y0, args, None, stats)
     status = call.status if isinstance(call.status, Tensor) else Status(call.status)

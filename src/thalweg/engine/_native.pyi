@@ -1,5 +1,8 @@
 """The engine in C++. A pointer is a tensor's `data_ptr()`; the caller keeps the tensor alive and contiguous."""
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 def isa() -> str:
     """The set of instructions that solves run with: the widest here, or `THALWEG_ISA` of the environment."""
 
@@ -124,6 +127,12 @@ class Solve:
 
         What the way back needs, the worst status, and of the first sample the counts after the status and the two ends.
         """
+
+class Untouched:
+    """Mappings that hold the very objects that they held, and as many: of each it, its size or -1, keys and values."""
+
+    def __init__(self, entries: Sequence[tuple[Mapping[Any, Any], int, tuple[Any, ...], tuple[Any, ...]]]) -> None: ...
+    def __call__(self) -> bool: ...
 
 def operations() -> list[str]:
     """The names of all operations, in the order of their codes."""

@@ -23,7 +23,7 @@ from ..methods.tableau import Tableau
 from ..stepsize.controllers import PID, Fixed
 from . import native
 from .builder import Untraceable
-from .cache import cached_trace, valid_trace
+from .cache import cached_trace, keep_way, kept_way
 from .call import Native
 from .trace import Trace, any_time, leaves_of, surroundings
 
@@ -58,28 +58,19 @@ def is_too_wide(trace: Trace, y0: Tensor) -> bool:
     return alone and sum(program.sizes) > 8000 + 500 * len(program.instructions)
 
 
-_KEPT = 32
-"""The most ways to solve that are kept for one trace."""
-
-
-def keep(key: Any, found: Native) -> None:
+def keep(key: Any, fun: Any, args: tuple[Any, ...], found: Native) -> None:
     """Keep what was chosen for a solve, to be had again by its key."""
-    plans = found.trace.plans
-    if len(plans) >= _KEPT:
-        plans.clear()
-    plans[key] = (found.solve, found.problem, found.integrate, found.differentiable)
+    keep_way(key, fun, args, found.trace, found)
 
 
-def kept(key: Any, fun: Any, y0: Tensor, args: tuple[Any, ...], *, by_row: bool) -> Native | None:
+def kept(key: Any, fun: Any, y0: Tensor, args: tuple[Any, ...]) -> Native | None:
     """What was chosen for a solve that is alike in all but the numbers in its state and arguments; None if nothing.
 
-    The field is looked at anew: where something that it reads has changed, so has its trace, and nothing is kept.
+    The field is looked at anew: where something that it reads has changed, nothing is kept.
     """
     if surroundings() is not None:
         return None
-    trace = valid_trace(fun, y0, args if isinstance(args, tuple) else (args,), by_row=by_row)
-    parts = None if trace is None else trace.plans.get(key)
-    found = None if trace is None or parts is None else Native(trace, *parts)
+    found = cast("Native | None", kept_way(key, fun, args))
     if found is None or found.differentiable or not torch.is_grad_enabled():
         return found
     return None if _wanted(found.trace, y0, args) else found

@@ -14,14 +14,17 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from .builder import Untraceable
-from .guards import IDENTITY, SIMPLE, Guards, guards_of
+from .guards import SIMPLE, Guards, guards_of
 from .trace import Trace, check, leaves_of, refuse_surroundings, trace, trace_under
 
 _KEPT = 8
 """The most traces of one field: it may be used with states and arguments of several shapes."""
 
+_WAYS = 32
+"""The most ways to solve with one field."""
 
-@dataclass
+
+@dataclass(eq=False)
 class _Entry:
     """A trace or why there is none, what it holds under, and the numbers of rows that it was compared with.
 
@@ -37,10 +40,17 @@ class _Entry:
         return self.guards.hold() and (isinstance(self.found, str) or self.found.holds())
 
 
-_HASH: Any = object.__hash__
-"""How objects are looked up that do not say otherwise."""
+@dataclass
+class _Owned:
+    """What is kept as long as its owner lives: entries, and ways to solve, each with the entry that it holds with."""
 
-_ENTRIES: weakref.WeakKeyDictionary[Any, OrderedDict[Any, _Entry]] = weakref.WeakKeyDictionary()
+    owner: weakref.ref[Any]
+    entries: OrderedDict[Any, _Entry] = field(default_factory=OrderedDict)
+    ways: dict[Any, tuple[_Entry, Any]] = field(default_factory=dict)
+
+
+_OWNED: dict[int, _Owned] = {}
+"""By the identity of the owner, which may be equal to others, or have no hash."""
 
 
 def cached_trace(fun: Callable[..., Any], t: Tensor, y0: Any, args: tuple[Any, ...] = (), *, by_row: bool) -> Trace:
@@ -52,16 +62,17 @@ def cached_trace(fun: Callable[..., Any], t: Tensor, y0: Any, args: tuple[Any, .
         Where there is none, or where it cannot be told for how long it would hold.
     """
     refuse_surroundings()
-    owner, key = _owner(fun)
-    if not _told_apart(owner):
+    owner, told = _owner(fun)
+    owned = _made_for(owner)
+    if owned is None:
         return trace(fun, t, y0, args, by_row=by_row)
-    key = _whole_key(key, y0, args, by_row)
-    entries = _ENTRIES.setdefault(owner, OrderedDict())
+    key, entries = _key(told, y0, args, by_row), owned.entries
     entry = entries.get(key)
     if entry is None or not entry.valid():
         entry = entries[key] = _made(fun, t, y0, args, by_row)
         while len(entries) > _KEPT:
             entries.popitem(last=False)
+        owned.ways = {k: found for k, found in owned.ways.items() if found[0] in entries.values()}
     entries.move_to_end(key)
     if isinstance(entry.found, str):
         raise Untraceable(entry.found)
@@ -74,20 +85,53 @@ def cached_trace(fun: Callable[..., Any], t: Tensor, y0: Any, args: tuple[Any, .
     return entry.found
 
 
-def valid_trace(fun: Callable[..., Any], y0: Any, args: tuple[Any, ...], *, by_row: bool) -> Trace | None:
-    """The trace that `cached_trace` would give, where it has one and need not look at the field's numbers."""
-    owner, key = _owner(fun)
-    if not _told_apart(owner):
-        return None
-    entries = _ENTRIES.get(owner)
-    entry = None if entries is None else entries.get(_whole_key(key, y0, args, by_row))
-    if entry is None or isinstance(entry.found, str) or not entry.valid():
-        return None
-    return entry.found if entry.compared.get(_rows(y0, by_row), "") is None else None
+def keep_way(key: Any, fun: Callable[..., Any], args: tuple[Any, ...], trace: Trace, way: Any) -> None:
+    """Keep a way to solve with the trace that `cached_trace` has given, where that is kept.
+
+    It may hold the trace, but not the field: both end with that. `key` is for all that the ways of one field and
+    arguments of one kind differ in, the shape and dtype of the state among it.
+    """
+    owner, told = _owner(fun)
+    owned = _owned(owner)
+    entry = None if owned is None else next((x for x in owned.entries.values() if x.found is trace), None)
+    if owned is None or entry is None:
+        return
+    if len(owned.ways) >= _WAYS:
+        owned.ways.clear()
+    owned.ways[_way_key(key, told, args)] = entry, way
 
 
-def _whole_key(key: tuple[Any, ...], y0: Any, args: Any, by_row: bool) -> tuple[Any, ...]:
-    return (*key, torch.get_default_dtype(), torch.is_autocast_enabled("cpu"), *_key(y0, args, by_row))
+def kept_way(key: Any, fun: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+    """That way, where all that the field reads is as it was; None otherwise."""
+    owner, told = _owner(fun)
+    owned = _owned(owner)
+    entry, way = (None, None) if owned is None else owned.ways.get(_way_key(key, told, args), (None, None))
+    return None if entry is None or not entry.valid() else way
+
+
+def _way_key(key: Any, told: tuple[Any, ...], args: tuple[Any, ...]) -> tuple[Any, ...]:
+    """What `_key` asks of shapes row by row, by whole shapes: there are more such keys, but they are made sooner."""
+    leaves = leaves_of(args)
+    structure = None if leaves is args else _hashable(pytree.tree_structure(args))
+    kinds = [(x.shape, x.dtype, x.device) if isinstance(x, Tensor) else _identity(x) for x in leaves]
+    return (key, told, *_defaults(), structure, *kinds)
+
+
+def _owned(owner: Any) -> _Owned | None:
+    found = _OWNED.get(id(owner))
+    return found if found is not None and found.owner() is owner else None
+
+
+def _made_for(owner: Any) -> _Owned | None:
+    """What is kept for an owner, made where there is nothing; None where nobody would hear of its end."""
+    found, number = _owned(owner), id(owner)
+    if found is None:
+        forget = _OWNED.pop  # which is there also while Python ends
+        try:
+            found = _OWNED[number] = _Owned(weakref.ref(owner, lambda _: forget(number, None)))
+        except TypeError:
+            return None
+    return found
 
 
 def _made(fun: Callable[..., Any], t: Tensor, y0: Any, args: tuple[Any, ...], by_row: bool) -> _Entry:
@@ -138,25 +182,19 @@ def _told(fun: Any) -> list[Any]:
     return [*held, fun.__defaults__, fun.__kwdefaults__, fun.__globals__]
 
 
-def _told_apart(owner: Any) -> bool:
-    """Whether an owner can be looked up, and is equal to none but itself."""
-    try:
-        weakref.ref(owner)
-    except TypeError:
-        return False
-    return isinstance(owner, types.CodeType) or (type(owner).__eq__ is IDENTITY and type(owner).__hash__ is _HASH)
+def _defaults() -> tuple[Any, ...]:
+    """What PyTorch was told outside of the field."""
+    return torch.get_default_dtype(), torch.is_autocast_enabled("cpu")
 
 
-def _key(y0: Any, args: Any, by_row: bool) -> tuple[Any, ...]:
-    """The shapes, dtypes and structure of a state and arguments, and the arguments that are no tensors."""
+def _key(told: tuple[Any, ...], y0: Any, args: Any, by_row: bool) -> tuple[Any, ...]:
+    """What tells a field from others, and the shapes, dtypes and structure of a state and arguments."""
     states, spec = ([y0], None) if isinstance(y0, Tensor) else pytree.tree_flatten(y0)
+    leaves, structure = pytree.tree_flatten(args)
     rows = len(states[0]) if by_row else -1
     shapes = tuple((x.shape[1:] if by_row else x.shape, x.dtype) for x in states)
-    if not args:
-        return by_row, _hashable(spec), shapes
-    leaves = leaves_of(args)
-    structure = None if leaves is args else _hashable(pytree.tree_structure(args))
-    return by_row, _hashable(spec), shapes, structure, tuple(_leaf(x, rows) for x in leaves)
+    kinds = tuple(_leaf(x, rows) for x in leaves)
+    return told, *_defaults(), by_row, _hashable(spec), shapes, _hashable(structure), kinds
 
 
 def _has_hash(spec: Any) -> bool:

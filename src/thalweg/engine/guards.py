@@ -11,8 +11,9 @@ import sys
 import sysconfig
 import types
 from collections import namedtuple
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from operator import itemgetter
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from itertools import starmap
+from operator import contains
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from torch.nn.parameter import is_lazy
 
 from ..core.holdings import OPAQUE, PLAIN, codes_of, global_names
 from .builder import Untraceable
+from .native import untouched
 from .snapshot import Snapshot
 
 SIMPLE = (
@@ -59,9 +61,6 @@ _HOOKS_OF_ALL = [
 ]
 """The hooks that every module has."""
 
-IDENTITY: Any = object.__eq__
-"""How objects compare that do not say otherwise."""
-
 
 class Guards:
     """All that was found, and what it was.
@@ -77,9 +76,8 @@ class Guards:
     def __init__(self) -> None:
         self.reason: str | None = None
         self.before = Snapshot()
-        self._empty: list[Any] = []
-        self._entries: list[tuple[Mapping[Any, Any], int | None, Callable[[Any], Any], tuple[Any, ...]]] = []
-        self._objects: list[tuple[Mapping[Any, Any], Any, Any]] = []
+        self._entries: list[tuple[Mapping[Any, Any], int, tuple[Any, ...], tuple[Any, ...]]] = []
+        self._untouched: Callable[[], bool] | None = None
         self._tensors: list[Tensor] = []
         self._shapes: list[torch.Size] = []
         self._dtypes: list[torch.dtype] = []
@@ -91,46 +89,46 @@ class Guards:
         """Whether nothing has changed."""
         try:
             return (
-                not any(self._empty)
-                and self._same_entries()
+                self._same_entries()
                 and [tensor.dtype for tensor in self._tensors] == self._dtypes
                 and [tensor.shape for tensor in self._tensors] == self._shapes
                 and all(map(torch.equal, self._whole, self._numbers))
-                and all(_same(list(found), list(then)) for found, then in self.before.sequences)
-                and all(_same([cell.cell_contents], [then]) for cell, then in self.before.cells)
-                and not any(name in mapping for mapping, name in self._absent)
+                and all(starmap(_same_elements, self.before.sequences))
+                and all(starmap(_same_cell, self.before.cells))
+                and not any(starmap(contains, self._absent))
             )
         except Exception:  # what cannot be compared with what was there is something else
             return False
 
     def _same_entries(self) -> bool:
-        for mapping, size, values_of, values in self._entries:
-            if values_of(mapping) != values or (size is not None and size != len(mapping)):
-                return False
-        return all(mapping[key] is value for mapping, key, value in self._objects)
+        if self._untouched is None:
+            self._untouched = untouched(self._entries)
+        return self._untouched() or all(
+            size in (_ANY_SIZE, len(mapping)) and _same_elements([mapping[key] for key in keys], values)
+            for mapping, size, keys, values in self._entries
+        )
 
     def entries(self, mapping: Mapping[Any, Any], keys: Sequence[Any], *, whole: bool = False) -> None:
         """Watch some entries of a mapping, or the `whole` of it."""
-        alike = [key for key in keys if _told_by_equality(mapping[key])]
-        self._objects += [(mapping, key, mapping[key]) for key in keys if not _told_by_equality(mapping[key])]
-        if alike or whole:  # of one key `itemgetter` would give the value alone, which may be no judge of equality
-            values_of = itemgetter(*alike, *alike[:1]) if alike else lambda mapping: ()
-            self._entries.append((mapping, len(mapping) if whole else None, values_of, values_of(mapping)))
+        self._untouched = None
+        size = len(mapping) if whole else _ANY_SIZE
+        self._entries.append((mapping, size, tuple(keys), tuple(mapping[key] for key in keys)))
 
 
-def _told_by_equality(value: Any) -> bool:
-    """Whether a tuple that holds it equals only such as hold the same, or what is as good.
-
-    Tuples look at identity first; several numbers that are not the same tensor are then no answer, and an error.
-    """
-    if isinstance(value, Tensor):
-        return value.numel() > 1
-    return isinstance(value, SIMPLE) or type(value).__eq__ is IDENTITY
+_ANY_SIZE = -1
+"""That of a mapping of which some entries are watched."""
 
 
-def _same(found: Sequence[Any], then: Sequence[Any]) -> bool:
-    pairs = zip(found, then, strict=True)
-    return all(a is b or (isinstance(b, SIMPLE) and type(a) is type(b) and a == b) for a, b in pairs)
+def _same(found: Any, then: Any) -> bool:
+    return found is then or (isinstance(then, SIMPLE) and type(found) is type(then) and bool(found == then))
+
+
+def _same_elements(found: Collection[Any], then: Collection[Any]) -> bool:
+    return len(found) == len(then) and all(map(_same, found, then))
+
+
+def _same_cell(cell: types.CellType, then: Any) -> bool:
+    return _same(cell.cell_contents, then)
 
 
 def guards_of(fun: Any, args: Any = ()) -> Guards:
@@ -194,10 +192,7 @@ def _tensor(guards: Guards, tensor: Tensor) -> Iterable[Any]:
 
 def _held_beside(guards: Guards, attributes: dict[str, Any]) -> Iterable[Any]:
     """What a person may hang on something that is watched for what it is."""
-    if attributes:
-        return _mapping(guards, attributes)
-    guards._empty.append(attributes)
-    return ()
+    return _mapping(guards, attributes)
 
 
 def _module(guards: Guards, module: nn.Module) -> Iterable[Any]:
@@ -210,8 +205,7 @@ def _module(guards: Guards, module: nn.Module) -> Iterable[Any]:
     guards.entries(held, own, whole=True)
     guards.before.keep_dict(held)
     parts = [held[name] for name in held if name in _MODULE and isinstance(held[name], dict)]
-    guards._empty += [part for part in parts if not part]
-    found = [x for part in parts if part for x in _mapping(guards, part)]
+    found = [x for part in parts for x in _mapping(guards, part)]
     if any(_has_slots(kind) for kind in _classes(module)):
         return _untold(guards, module)
     return [*found, *(held[name] for name in own), *_classes(module)]

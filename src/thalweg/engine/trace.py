@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
 
@@ -75,8 +75,6 @@ class Trace:
     _baked: tuple[tuple[Tensor, Tensor], ...]
     _flagged: tuple[tuple[Tensor, bool], ...]
     _dtype: torch.dtype
-    plans: dict[Any, Any] = field(default_factory=dict, compare=False, repr=False)
-    """Ways to solve that others keep for it; none may hold the trace, so that both end with the field."""
 
     def shared(self, args: Any) -> list[Tensor]:
         """The shared tensors, in the order of the program, each contiguous and of y's dtype; with a graph."""

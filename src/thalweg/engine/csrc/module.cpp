@@ -266,6 +266,45 @@ std::int64_t pull_back(Recording& recording, std::uintptr_t cotangent, std::uint
   return back.nfev;
 }
 
+// Mappings that shall hold the very objects that they held: what a field reads is looked at before each solve.
+class Untouched {
+ public:
+  explicit Untouched(const nb::sequence& entries) {
+    for (nb::handle entry : entries) {
+      const auto [mapping, size, keys, values] = nb::cast<std::tuple<nb::object, Py_ssize_t, nb::tuple, nb::tuple>>(entry);
+      mappings_.push_back({mapping, size, keys, values});
+    }
+  }
+
+  bool operator()() const {
+    if (std::all_of(mappings_.begin(), mappings_.end(), is_as_it_was)) return true;
+    PyErr_Clear();  // of one that cannot be asked
+    return false;
+  }
+
+ private:
+  struct Mapping {
+    nb::object held;
+    Py_ssize_t size;  // -1 where it does not matter
+    nb::tuple keys, values;
+  };
+
+  static bool is_as_it_was(const Mapping& x) {
+    PyObject* held = x.held.ptr();
+    const bool dict = PyDict_Check(held);
+    if (x.size >= 0 && (dict ? PyDict_GET_SIZE(held) : PyObject_Size(held)) != x.size) return false;
+    for (Py_ssize_t i = 0, n = PyTuple_GET_SIZE(x.keys.ptr()); i < n; ++i) {
+      PyObject* key = PyTuple_GET_ITEM(x.keys.ptr(), i);
+      PyObject* found = dict ? PyDict_GetItemWithError(held, key) : PyObject_GetItem(held, key);
+      if (!dict) Py_XDECREF(found);  // the mapping holds it
+      if (found != PyTuple_GET_ITEM(x.values.ptr(), i)) return false;
+    }
+    return true;
+  }
+
+  std::vector<Mapping> mappings_;
+};
+
 }  // namespace
 }  // namespace thalweg
 
@@ -326,6 +365,8 @@ NB_MODULE(_native, m) {
                          t_eval_own, rtol, rtol_own, atol, atol_own, memory_limit};
       })
       .def("run", run);
+
+  nb::class_<Untouched>(m, "Untouched").def(nb::init<const nb::sequence&>()).def("__call__", &Untouched::operator());
 
   m.def("pull_back", [](Recording& recording, std::uintptr_t cotangent, std::uintptr_t y0, std::uintptr_t t0,
                         std::uintptr_t t1, std::uintptr_t t_eval, const Addresses& own, const Addresses& shared) {

@@ -18,7 +18,7 @@ namespace thalweg::THALWEG_ISA {
 
 template <class T>
 struct Frame {
-  T* at[static_cast<int>(Place::count)] = {};
+  T* at[static_cast<int>(Place::count) + 1] = {};  // and nowhere
 
   T* rows(Home home, int row = 0) const {
     return at[static_cast<int>(home.place)] + static_cast<std::ptrdiff_t>(home.row + row) * lanes<T>;
@@ -76,9 +76,18 @@ struct Resolved {
   int first_run, runs;         // of a gather
   const Instruction* code;
   int chain;                   // how many short steps there are from here, see `carry_on`; 0 where this is none
-  bool follows[2];             // whether an operand is the result of the short step before
-  bool passed_on;              // whether none but the short step after reads the result
 };
+
+// A short step as `carry_on` reads it: a row of results by one or two rows, each found by where its place begins and bytes
+// from there. A shared number is a row too.
+struct Link {
+  std::uintptr_t x[2], to;
+  Op op;
+  std::uint8_t x_place[2], to_place;
+  bool follows[2];  // whether an operand is the result of the link before
+  bool passed_on;   // whether none but the link after reads the result
+};
+inline constexpr std::uint8_t nowhere = static_cast<std::uint8_t>(Place::count);  // from where bytes are an address
 
 // Hands the function of a short operation to `f`: a few machine instructions on one or two registers. Says whether it is one.
 template <class T, class F>
@@ -120,7 +129,7 @@ public:
   // `panels`, `transposed`: of each instruction that is `linear`.
   Code(const Program& program, const Layout& layout, const T* const* shared, const T* const* panels,
        const T* const* transposed)
-      : program(program), steps_(program.code.size()) {
+      : program(program), steps_(program.code.size()), links_(program.code.size()) {
     int runs = 0;
     for (const Instruction& code : program.code)
       if (code.op == Op::gather) runs += code.size;
@@ -195,6 +204,8 @@ public:
   int count() const { return static_cast<int>(steps_.size()); }
   const Resolved<T>& operator[](int i) const { return steps_[i]; }
   const Run<T>* runs(const Resolved<T>& step) const { return runs_.data() + step.first_run; }
+  // The short steps from that one.
+  const Link* links(int i) const { return links_.data() + i; }
   // Whether short steps are all there is.
   bool is_chain() const { return is_chain_; }
   // dy/dt, where no instruction writes it to its place.
@@ -203,6 +214,8 @@ public:
 private:
   Array<Resolved<T>> steps_;
   Array<Run<T>> runs_;
+  Array<Link> links_;  // of each instruction that is short
+  Array<T> numbers_;   // rows of the shared numbers that these read
   Source<T> output_;
   bool is_chain_ = false;
 
@@ -216,20 +229,43 @@ private:
       if (step.op == Op::gather) return copies_row(step);
       return step.size == 1 && short_operation<T>(step.op, [](auto) {});
     };
+    int numbers = 0;
     for (int i = count(); i-- > 0;) {
       Resolved<T>& step = steps_[i];
       if (!is_short(step)) continue;
       step.chain = i + 1 < count() ? 1 + steps_[i + 1].chain : 1;
-      step.passed_on = step.chain > 1 && step.size == 1 && step.place == Place::scratch &&
-                       program.last_reader[program.inputs + i] == i + 1;
-      if (i == 0 || !is_short(steps_[i - 1]) || steps_[i - 1].size > 1) continue;
-      const std::vector<Operand>& operands = step.code->operands;
-      const auto follows = [&](const Operand& x) { return !x.shared && x.number == program.inputs + i - 1; };
-      if (step.op == Op::gather)
-        step.follows[0] = follows(operands[step.code->index[2 * runs_[step.first_run].to]]);
-      else
-        for (std::size_t n = 0; n < operands.size(); ++n) step.follows[n] = follows(operands[n]);
+      for (const Source<T>& x : step.x) numbers += x.numbers != nullptr;
     }
+    numbers_.resize(static_cast<std::size_t>(numbers) * lanes<T>);
+    T* number = numbers_.data();
+    for (int i = 0; i < count(); ++i) {
+      const Resolved<T>& step = steps_[i];
+      if (!step.chain) continue;
+      Link& link = links_[i] = {};
+      link.op = step.op;
+      link.to_place = static_cast<std::uint8_t>(step.place), link.to = sizeof(T) * step.offset;
+      link.passed_on = step.chain > 1 && step.size == 1 && step.place == Place::scratch &&
+                       program.last_reader[program.inputs + i] == i + 1;
+      const bool after_one = i > 0 && steps_[i - 1].chain && steps_[i - 1].size == 1;
+      for (int n = 0; n < 2; ++n) {
+        const Source<T>& x = step.x[n];
+        if (x.numbers) {
+          std::fill_n(number, lanes<T>, *x.numbers);
+          link.x_place[n] = nowhere, link.x[n] = reinterpret_cast<std::uintptr_t>(number);
+          number += lanes<T>;
+        } else {
+          link.x_place[n] = static_cast<std::uint8_t>(x.place), link.x[n] = sizeof(T) * x.offset;
+          link.follows[n] = after_one && reads(step, n, program.inputs + i - 1);
+        }
+      }
+    }
+  }
+
+  // Whether an operand of a short step is that value.
+  bool reads(const Resolved<T>& step, int n, int value) const {
+    const std::vector<Operand>& operands = step.code->operands;
+    if (step.op == Op::gather) return n == 0 && operands[step.code->index[2 * runs_[step.first_run].to]].is(value);
+    return n < static_cast<int>(operands.size()) && operands[n].is(value);
   }
 };
 
@@ -321,39 +357,35 @@ void gather(const Run<T>* runs, int count, const Frame<T>& frame, T* out) {
 }
 
 // Short steps on one row each, where each may wait for the one before: its result is handed on in registers, as to store it
-// and to load it again takes longer than the steps themselves. It is stored too where somebody else reads it.
+// and to load it again takes longer than the steps themselves. It is stored too where somebody else reads it. All lambdas are
+// inlined by order: GCC would hand registers to them through memory, and a solve of `vdp` took 40 % more time.
 template <class T>
-[[gnu::noinline]] void carry_on(const Resolved<T>* steps, int count, const Frame<T>& frame) {
+[[gnu::noinline]] void carry_on(const Link* links, int count, const Frame<T>& frame) {
   constexpr int W = Vec<T>::lanes;
   using V = Vec<T>;
   static_assert(row_registers == 2);
+  const auto row = [&](std::uint8_t place, std::uintptr_t bytes) {
+    return reinterpret_cast<T*>(reinterpret_cast<std::uintptr_t>(frame.at[place]) + bytes);
+  };
   V first(T(0)), second(T(0));
-  for (const Resolved<T>* step = steps; step < steps + count; ++step) {
-    const auto load = [&](int n, V& left, V& right) {
-      const Source<T>& from = step->x[n];
-      if (step->follows[n]) {
-        left = first, right = second;
-      } else if (from.numbers) {
-        left = right = V(*from.numbers);
-      } else {
-        const T* const row = frame.at[static_cast<int>(from.place)] + from.offset;
-        left = V::load(row), right = V::load(row + W);
-      }
+  for (const Link* link = links; link < links + count; ++link) {
+    // what follows is in `first` and `second`: asked once for all registers
+    const auto with = [&](int n, auto go) THALWEG_INLINE_LAMBDA {
+      if (link->follows[n]) return go(first, second);
+      const T* const x = row(link->x_place[n], link->x[n]);
+      go(V::load(x), V::load(x + W));
     };
-    V x, other_x;
-    load(0, x, other_x);
-    short_operation<T>(step->op, [&](auto f) {
-      if constexpr (std::is_invocable_v<decltype(f), V, V>) {
-        V y, other_y;
-        load(1, y, other_y);
-        first = f(x, y), second = f(other_x, other_y);
-      } else {
-        first = f(x), second = f(other_x);
-      }
+    short_operation<T>(link->op, [&](auto f) THALWEG_INLINE_LAMBDA {
+      with(0, [&](V x, V other_x) THALWEG_INLINE_LAMBDA {
+        if constexpr (std::is_invocable_v<decltype(f), V, V>)
+          with(1, [&](V y, V other_y) THALWEG_INLINE_LAMBDA { first = f(x, y), second = f(other_x, other_y); });
+        else
+          first = f(x), second = f(other_x);
+      });
     });
-    if (step->passed_on) continue;
-    T* const out = frame.at[static_cast<int>(step->place)] + step->offset;
-    first.store(out), second.store(out + W);
+    if (link->passed_on) continue;
+    T* const to = row(link->to_place, link->to);
+    first.store(to), second.store(to + W);
   }
 }
 
@@ -365,7 +397,7 @@ template <class T>
   for (int i = 0; i < code.count(); ++i) {
     const Resolved<T>& step = code[i];
     if (step.chain) {
-      carry_on(&step, step.chain, frame);
+      carry_on(code.links(i), step.chain, frame);
       i += step.chain - 1;
       continue;
     }
@@ -460,7 +492,7 @@ template <class T>
 template <class T>
 THALWEG_INLINE void evaluate(const Code<T>& code, const Frame<T>& frame) {
   if (code.is_chain())
-    carry_on(&code[0], code.count(), frame);
+    carry_on(code.links(0), code.count(), frame);
   else
     evaluate_steps(code, frame);
 }

@@ -24,6 +24,8 @@ struct Operand {
     int number = 0;
     int row = 0;
     int stride = 1;  // 0: one row, or one number, for all rows of the result
+
+    bool is(int value) const { return !shared && number == value; }
 };
 
 struct Instruction {

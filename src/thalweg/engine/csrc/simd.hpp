@@ -14,6 +14,7 @@
 #endif
 
 #define THALWEG_INLINE [[gnu::always_inline]] inline
+#define THALWEG_INLINE_LAMBDA __attribute__((always_inline))  // after its parameters
 
 namespace thalweg::THALWEG_ISA {
 

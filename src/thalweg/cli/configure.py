@@ -18,15 +18,17 @@ Data = Annotated[
     str | None,
     typer.Argument(
         metavar="DATA",
-        help="A CSV or Parquet file, a folder in which each folder holds the images of a class, or one of digits, "
-        "iris, wine, breast_cancer, diabetes, moons, circles, spirals and mnist. May be left out where --config names "
-        "it.",
+        help="A CSV or Parquet file, arrays (.npz, .npy), a folder in which each folder holds the images of a class, "
+        "or one of digits, iris, wine, breast_cancer, diabetes, moons, circles, spirals and mnist. May be left out "
+        "where --config names it.",
     ),
 ]
 Target = Annotated[
     str | None,
     typer.Option(
-        metavar="COLUMN", help="The column to predict; the named data sets know theirs, and folders of images say it."
+        metavar="COLUMN",
+        help="The column to predict; the named data sets know theirs, folders of images say it, and of arrays one may "
+        "be called y, target or label.",
     ),
 ]
 Task = Annotated[
@@ -83,7 +85,9 @@ def configure(file: Path | None, options: Mapping[str, Any], settings: Sequence[
     except (ValueError, OSError) as error:
         raise usage_error(explain(error)) from None
     if not asked.data.source:
-        raise usage_error("DATA is missing: name a CSV or Parquet file, a folder of images, or a data set such as iris")
+        raise usage_error(
+            "DATA is missing: name a CSV, Parquet or .npz file, a folder of images, or a data set such as iris"
+        )
     return asked
 
 

@@ -30,8 +30,8 @@ def predict(
         str,
         typer.Argument(
             metavar="DATA",
-            help="A CSV or Parquet file of rows, an image or a folder of images, the name of a data set, or - for "
-            "standard input.",
+            help="A CSV or Parquet file of rows, arrays (.npz, .npy), an image or a folder of images, the name of a "
+            "data set, or - for standard input.",
         ),
     ],
     out: Annotated[

@@ -54,9 +54,11 @@ class DataConfig(_Part):
     Attributes
     ----------
     source : str
-        A CSV or Parquet file, a folder of folders of images, or the name of a bundled data set.
+        A CSV or Parquet file, arrays of NumPy's (`.npz` or `.npy`), a folder of folders of images, or the name of a
+        bundled data set.
     target : str or None
-        The column to predict; a bundled data set knows its own, and of a folder of images it is `class`.
+        The column to predict; a bundled data set knows its own, of a folder of images it is `class`, and of arrays one
+        may be called as a target is, `y` or `label`.
     task : {"classification", "regression"} or None
         None: decided from the target.
     data_dir : str or None

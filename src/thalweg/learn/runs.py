@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from .arrays import has_rows_apart, is_array
 from .config import Config
 from .course import Checkpoint, EpochRecord, History
 from .data import CategoryColumn, Schema, Target, drop_missing_targets
@@ -190,6 +191,8 @@ class Run:
             return source == self.data.source
         if not Path(source).is_file() and not Path(source).is_dir():  # a pipe, which has been read
             return False
+        if is_array(Path(source)) and has_rows_apart(Path(source)):
+            return False
         return source_sha256(source, self.schema.images, **self._written) == self.data.sha256
 
     def unseen(self, frame: pd.DataFrame) -> dict[str, list[str]]:
@@ -201,9 +204,10 @@ class Run:
     def rows(self, source: str, on_image: OnImage | None = None) -> pd.DataFrame:
         """Read rows to predict, with or without their target.
 
-        They come from a CSV or Parquet file, or a bundled data set by its name, or from an image or a folder of images,
-        which then name the rows. Numbers that could have a decimal point or a comma have what they had where the run
-        was made from, and images become the pixels that they did there; `on_image` is that of `read_images`.
+        They come from a CSV or Parquet file, arrays of NumPy's, or a bundled data set by its name, or from an image or
+        a folder of images, which then name the rows. Numbers that could have a decimal point or a comma have what they
+        had where the run was made from, and images become the pixels that they did there; `on_image` is that of
+        `read_images`.
 
         Raises
         ------
@@ -212,8 +216,11 @@ class Run:
         """
         if _is_bundled(source):
             return load_table(source, None, self.config.data.data_dir).frame
+        columns = [column.name for column in self.schema.columns]
         classes = [str(label) for label in self.target.classes]
-        return read_rows(source, self.schema.images, self.target.name, classes, on_image=on_image, **self._written)
+        return read_rows(
+            source, self.schema.images, columns, self.target.name, classes, on_image=on_image, **self._written
+        )
 
     def samples(self, frame: pd.DataFrame) -> Samples:
         """What the model takes and should answer, for the rows that have a target."""

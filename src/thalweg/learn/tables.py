@@ -21,6 +21,7 @@ from typing import Literal, TypeAlias
 
 import pandas as pd
 
+from .arrays import is_array, read_arrays, rows_of
 from .datasets import BUNDLED, Task, load_bundled
 from .images import (
     CLASS,
@@ -101,10 +102,11 @@ def load_table(
     Parameters
     ----------
     source : str
-        A CSV file (comma, semicolon or tab; a first row of names), a Parquet file, a folder of folders of images, or a
-        name of `BUNDLED`. A column of a file that names images is replaced by their pixels.
+        A CSV file (comma, semicolon or tab; a first row of names), a Parquet file, arrays of NumPy's, a folder of
+        folders of images, or a name of `BUNDLED`. A column of a file that names images is replaced by their pixels.
     target : str, optional
-        The column to predict; bundled data sets know theirs, and that of a folder of images is `class`.
+        The column to predict; bundled data sets know theirs, that of a folder of images is `class`, and of arrays one
+        may be called so.
     data_dir : str, optional
         Where the files of `mnist` are.
     decimal, likely : {"point", "comma"}, optional
@@ -127,7 +129,9 @@ def load_table(
         table = Table(read.frame, CLASS, "classification", source, read.sha256, images=read.form)
     else:
         table = _load_file(source, target, decimal, likely)
-        column = image_column(table.frame.drop(columns=table.target), path.parent)
+        column = None
+        if table.images is None:
+            column = image_column(table.frame.drop(columns=table.target), path.parent)
         if column is not None:
             read = read_images(path.parent, names_in(table.frame, column), image_size, image_colour, on_image)
             frame, sha256 = _with_pixels(table.frame, column, read.frame), _both(table.sha256, read.sha256)
@@ -152,19 +156,25 @@ def _load_file(source: str, target: str | None, decimal: Decimal | None, likely:
         )
     if is_image(path):
         raise ValueError(f"{source} is one image; name a folder, each folder in which holds the images of a class")
-    frame, found = _read(path, decimal, likely, least=2)
+    found, images = None, None
+    if is_array(path):
+        arrays = read_arrays(path, target)
+        frame, target, images = arrays.frame, arrays.target, arrays.images
+    else:
+        frame, found = _read(path, decimal, likely, least=2)
     if target is None:
         raise ValueError(
             f"say which column to predict with --target (target=); {source} has "
             f"{', '.join(map(str, frame.columns[:12]))}{', …' if len(frame.columns) > 12 else ''}"
         )
     check_target(frame, target)
-    return Table(frame, target, None, source, hashlib.sha256(path.read_bytes()).hexdigest(), found)
+    return Table(frame, target, None, source, hashlib.sha256(path.read_bytes()).hexdigest(), found, images)
 
 
 def read_rows(
     source: str,
     images: ImageForm | None,
+    columns: Sequence[str],
     target: str,
     classes: Sequence[str] = (),
     *,
@@ -172,13 +182,15 @@ def read_rows(
     likely: Decimal | None = None,
     on_image: OnImage | None = None,
 ) -> pd.DataFrame:
-    """Read rows for a model: a CSV or Parquet file, an image, or a folder of images.
+    """Read rows for a model: a CSV or Parquet file, arrays of NumPy's, an image, or a folder of images.
 
     Parameters
     ----------
     source : str
     images : ImageForm or None
         What the model sees of an image, if it sees any.
+    columns : sequence of str
+        The columns that it takes.
     target : str
         What it predicts.
     classes : sequence of str
@@ -195,9 +207,14 @@ def read_rows(
     if path.is_dir() or is_image(path):
         if images is None:
             kind = "a folder" if path.is_dir() else "an image"
-            raise ValueError(f"{source} is {kind}, and the model was trained with a table; name a CSV or Parquet file")
+            raise ValueError(
+                f"{source} is {kind}, and the model was trained with a table; name a CSV, Parquet or array file"
+            )
         return read_new(path, images, target, classes, on_image)
-    frame = read_frame(path, decimal=decimal, likely=likely)
+    if is_array(path):
+        frame = rows_of(path, columns, target, images)
+    else:
+        frame = read_frame(path, decimal=decimal, likely=likely)
     if images is None:
         return frame
     column = image_column(frame, path.parent)
@@ -221,7 +238,7 @@ def source_sha256(
     sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
     if images is None:
         return sha256
-    frame = read_frame(path, decimal=decimal, likely=likely)
+    frame = read_arrays(path).frame if is_array(path) else read_frame(path, decimal=decimal, likely=likely)
     column = image_column(frame, path.parent)
     return sha256 if column is None else _both(sha256, images_sha256(path.parent, names_in(frame, column)))
 
@@ -347,7 +364,7 @@ def _decoded(path: Path, content: bytes) -> str:
     if "\0" in text:
         raise ValueError(
             f"{path} is neither a CSV nor a Parquet file: it holds binary data; save a spreadsheet as CSV, unpack what "
-            "is packed, and fit an estimator, such as NeuralODEClassifier, to an array"
+            "is packed, and save arrays by numpy.save or numpy.savez, under a name that ends in .npy or .npz"
         )
     return text
 

@@ -55,4 +55,4 @@ sanitize:  ## the engine's C++ under AddressSanitizer and UndefinedBehaviorSanit
 	done
 
 clean:
-	rm -rf .venv .venv-peers build src/thalweg/engine/*.so .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	rm -rf .venv .venv-peers build src/thalweg/core/*.so .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 import thalweg
 from thalweg import explain, solve_ivp
 
-pytest.importorskip("thalweg.engine._native", reason="the native engine was not built")
+pytest.importorskip("thalweg.core._native", reason="the native engine was not built")
 
 Y0 = torch.ones(4, 2)
 

@@ -14,7 +14,7 @@ from gradient_checks import TROUBLE, assert_rows_that_fail_are_not_felt, trouble
 from thalweg import Checkpointed, Fixed, SolveError, Status, explain, solve_ivp
 from thalweg.stepsize.controllers import Gustafsson
 
-pytest.importorskip("thalweg.engine._native", reason="the native engine was not built")
+pytest.importorskip("thalweg.core._native", reason="the native engine was not built")
 
 F64 = torch.float64
 both = pytest.mark.parametrize("batching", ["joint", "per_sample"])

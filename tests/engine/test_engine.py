@@ -16,7 +16,7 @@ from thalweg.engine.program import OPERATIONS
 from thalweg.engine.trace import trace
 from thalweg.methods import get_method, methods
 
-pytest.importorskip("thalweg.engine._native", reason="the native engine was not built")
+pytest.importorskip("thalweg.core._native", reason="the native engine was not built")
 
 F32, F64 = torch.float32, torch.float64
 # Euler's method is left to PyTorch

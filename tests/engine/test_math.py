@@ -13,7 +13,7 @@ import torch
 
 from thalweg import solve_ivp
 
-native = pytest.importorskip("thalweg.engine._native", reason="the native engine was not built")
+native = pytest.importorskip("thalweg.core._native", reason="the native engine was not built")
 
 WIDER = {"float32": np.float64, "float64": np.longdouble}
 ULPS = 4

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-native = pytest.importorskip("thalweg.engine._native", reason="the native engine was not built")
+native = pytest.importorskip("thalweg.core._native", reason="the native engine was not built")
 
 
 def chosen(name: str | None) -> subprocess.CompletedProcess[str]:

@@ -5,7 +5,7 @@ import torch
 
 from thalweg import explain, paths, solve_ivp
 
-pytest.importorskip("thalweg.engine._native", reason="the native engine was not built")
+pytest.importorskip("thalweg.core._native", reason="the native engine was not built")
 
 F32, F64 = torch.float32, torch.float64
 EDGES = torch.tensor([0, 1, 2, 0])

@@ -6,10 +6,13 @@ y: (*shape) in joint, (B, *D) per sample.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from .compiled import in_memory, is_compiled, native
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,24 @@ class Tolerance:
         if isinstance(self.rtol, Tensor):
             return size.mul_(self.rtol).add_(self.atol)
         return torch.add(self.atol, size, alpha=self.rtol, out=size)
+
+
+def relative_to(x: Tensor, tolerance: Tolerance, states: Sequence[Tensor], rows: int | None) -> Tensor | None:
+    """The root mean square of x over each of so many rows, or over all of it, relative to what is allowed.
+
+    By compiled code, (rows,) or 0-d, float64; None where that cannot be. It overwrites x.
+    """
+    if isinstance(tolerance.rtol, Tensor) or tolerance.atol.ndim or not is_compiled(x):
+        return None
+    x, y, z = (in_memory(state) for state in (x, states[0], states[-1]))
+    found = torch.empty(() if rows is None else (rows,), dtype=torch.float64)
+    measure = native.measure_float if x.dtype is torch.float32 else native.measure_double
+    count = 1 if rows is None else rows
+    measure(
+        x.data_ptr(), y.data_ptr(), z.data_ptr(), tolerance.atol.data_ptr(), tolerance.rtol, count, x.numel() // count,
+        found.data_ptr(),
+    )  # fmt: skip
+    return found
 
 
 def rms(x: Tensor) -> float:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ..core.arithmetic import most
+from ..core.compiled import in_memory
 from ..core.field import Field
 from ..core.solution import Stats
 from ..core.state import Layout
@@ -25,7 +26,7 @@ from ..output.saving import EndSaver
 from . import native
 from .program import Program
 from .reference import evaluate
-from .trace import Trace, in_memory, leaves_of
+from .trace import Trace, leaves_of
 
 
 @dataclass(eq=False, slots=True)

@@ -14,15 +14,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from ..core.compiled import address
+from ..core.compiled import native as _native
 from ..methods.rosenbrock import Rosenbrock
 from ..methods.tableau import Tableau
 from ..stepsize.controllers import PID, Fixed
 from .program import Program
-
-try:
-    from . import _native
-except ImportError:  # installed where there was no compiler
-    _native = None  # type: ignore[assignment]
 
 AVAILABLE = _native is not None
 """Whether the engine was built when the package was installed."""
@@ -242,10 +239,6 @@ def pull_back(
 
     cotangent: (T, B, D), contiguous; t0, t1: (B,) and t_eval: (T, B), float64.
     """
-
-    def address(x: Tensor | None) -> int:
-        return 0 if x is None else x.data_ptr()
-
     return _native.pull_back(
         recording,
         cotangent.data_ptr(),

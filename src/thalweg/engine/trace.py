@@ -18,6 +18,7 @@ from torch.overrides import _get_current_function_mode_stack
 from torch.utils import _pytree as pytree
 from torch.utils._device import DeviceContext
 
+from ..core.compiled import in_memory
 from ..core.derivatives import transformed
 from ..core.field import called
 from ..core.holdings import all_tensors
@@ -40,13 +41,6 @@ def leaves_of(args: Any) -> Sequence[Any]:
     """The leaves of arguments, as PyTorch finds them in a tree; a tuple of tensors is no tree to be searched."""
     plain = type(args) is tuple and all(type(x) is Tensor for x in args)
     return args if plain else pytree.tree_leaves(args)
-
-
-def in_memory(x: Tensor) -> Tensor:
-    """The same numbers as they are read by address: one after the other, their signs in them, and zeros there too."""
-    if x.is_contiguous() and not x.is_neg() and not x._is_zerotensor():
-        return x
-    return torch.zeros_like(x) if x._is_zerotensor() else x.resolve_neg().contiguous()
 
 
 def any_time(y: Tensor, *, by_row: bool) -> Tensor:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ..core.arithmetic import Count, Flag, Number, across, as_list, wide_dtype
-from ..core.norms import Tolerance, rms, rms_of_rows, wide_enough
+from ..core.norms import Tolerance, relative_to, rms, rms_of_rows, wide_enough
 
 
 class Batching(Protocol):
@@ -66,6 +66,8 @@ class Joint:
 
     def reduce(self, error: Tensor, tolerance: Tolerance, *states: Tensor) -> float:
         """Root mean square over all entries, or the norm of its own."""
+        if self.norm is None and (size := relative_to(error, tolerance, states, None)) is not None:
+            return size.item()
         error = wide_enough(error).div_(tolerance.scale(*states))
         return rms(error) if self.norm is None else float(self.norm(error))
 
@@ -100,6 +102,8 @@ class PerSample:
 
     def reduce(self, error: Tensor, tolerance: Tolerance, *states: Tensor) -> Tensor:
         """Root mean square over each row."""
+        if (sizes := relative_to(error, tolerance, states, self.rows)) is not None:
+            return sizes
         return rms_of_rows(wide_enough(error).div_(tolerance.scale(*states))).to(wide_dtype(self.device))
 
     def select(self, accept: Flag, new: Tensor, old: Tensor) -> Tensor:

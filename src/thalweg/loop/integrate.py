@@ -31,6 +31,8 @@ from ..core.arithmetic import (
     tally,
     where,
 )
+from ..core.arithmetic import most as most_of
+from ..core.compiled import in_memory
 from ..core.field import Divisible, FieldLike, time_of
 from ..core.norms import Tolerance
 from ..core.rows import rows_of, stand_ins
@@ -45,6 +47,7 @@ from ..stepsize.controllers import Controller
 from ..stepsize.first_step import first_step
 from ..stepsize.stops import Stops
 from .batching import Batching, PerSample
+from .settling import Settler
 from .shrink import Home, crowded
 
 _SLACK = 1e-6  # a step that ends this near t1, relative to its size, ends there
@@ -198,7 +201,8 @@ def integrate(problem: Problem, recorder: Recorder | None = None) -> Result:
 
     running: Flag = t != t1
     status = units.count(Status.SUCCESS.value)  # of units that do not run
-    n_steps = n_accepted = nfev = njev = nlu = units.count(0)
+    n_accepted = nfev = njev = nlu = units.count(0)
+    n_steps = units.count(0)  # of its own, as a settler counts on in place
     going, _, _ = units.read(running)
     h, carry = t * 0.0, None  # as it stays where nothing runs
     if going:
@@ -214,28 +218,47 @@ def integrate(problem: Problem, recorder: Recorder | None = None) -> Result:
     floor = _SPACING * absolute(h)  # no step is smaller: relative to the first one, and to the time
     state = controller.init(h)
     home: Home | None = None
+    accept: Flag
+    stuck: Flag
+    t_next: Number
+    h_next: Number
+    ahead: tuple[Flag, Number] | None = None  # whether the next step lands, and its size, where that is known
+    settler = Settler.of(problem, _SPACING, _SLACK)
+    if settler is not None:
+        t, t1 = in_memory(of_rows(t)), in_memory(of_rows(t1))
 
     for _ in range(problem.max_steps):
         if not going:
             break
         # a unit that has ended takes steps of size 0, as nothing remains, and keeps its h; h is 0 where it failed
         goal = t1 if stops is None else stops.times.next(t, t1)
-        remaining, proposed = goal - t, h
-        lands = remaining / h <= 1 + _SLACK
+        proposed = h
+        if ahead is None:
+            remaining = goal - t
+            lands = remaining / h <= 1 + _SLACK
+            h = where(lands, remaining, h)
+        else:
+            lands, h = ahead
         last = lands if stops is None else lands & (goal == t1)
-        h = where(lands, remaining, h)
         t_graph, h_graph = _in_graph(problem, t, h, goal, lands, last, running)
         step = tried = stepper.step(problem.field, t_graph, h_graph, y, carry)
 
         error = _error(problem, step, y) if controller.adaptive else None
         order = stepper.error_order if step.error_order is None else step.error_order
-        decision = controller.adapt(error, h, state, order)
-        accept = _accepted(problem, decision.accept, running, step, error, h)
+        settled = None
+        if settler is not None and isinstance(error, Tensor):
+            tried_by = (t, h, error, goal, proposed, floor)
+            settled = settler(tried_by, (lands, running), state, tried.nfev, n_steps, nfev)
+            accept, t_next, h_next, state_next = settled.accept, settled.t, settled.h, settled.state
+        else:
+            decision = controller.adapt(error, h, state, order)
+            h_next, state_next = decision.h, decision.state
+            accept = _accepted(problem, decision.accept, running, step, error, h)
+            t_next = where(accept, where(lands, goal, t + h), t)
         if isinstance(error, Tensor) and torch.is_grad_enabled() and not bool(torch.isfinite(error).all()):
             # in the graph even a step that is thrown away must be finite, as 0 * inf is NaN: let those rows stand
             # still; what was tried is what is told and counted
             step = stepper.step(problem.field, t_graph, where(accept, h_graph, 0.0), y, carry)
-        t_next = where(accept, where(lands, goal, t + h), t)
         y_next = step.y
         extended, inside = step, dense is not None
         if problem.watch is not None and accept is not False:
@@ -248,21 +271,25 @@ def integrate(problem: Problem, recorder: Recorder | None = None) -> Result:
                 y_next = units.select(stop.units, stop.y, step.y)
         due = saver.due(t_next, accept)
 
-        n_steps = n_steps + running
-        nfev = tally(nfev, running, tried.nfev)
-        if stepper.implicit:
-            njev, nlu = tally(njev, running, tried.njev), tally(nlu, running, tried.nlu)
-        h_next = decision.h
-        stuck = _stuck(problem, running, tried, error, t, h, h_next, floor)
-        if stops is not None:  # a step cut short by a stop says little of the next one's size
-            h_next = where(accept & lands & (absolute(h_next) < absolute(proposed)), proposed, h_next)
-        h_next = where(running, _bounded(problem, h_next, direction), proposed)
-        running = running & (t_next != t1)
-        going, most, failing = units.read(running, due, stuck)
+        if settled is not None:
+            stuck, running = settled.stuck, settled.running
+            going, failing = settled.going, settled.failing
+            most, ahead = most_of(due), (settled.lands, settled.h_tried)
+        else:
+            n_steps = n_steps + running
+            nfev = tally(nfev, running, tried.nfev)
+            if stepper.implicit:
+                njev, nlu = tally(njev, running, tried.njev), tally(nlu, running, tried.nlu)
+            stuck = _stuck(problem, running, tried, error, t, h, h_next, floor)
+            if stops is not None:  # a step cut short by a stop says little of the next one's size
+                h_next = where(accept & lands & (absolute(h_next) < absolute(proposed)), proposed, h_next)
+            h_next = where(running, _bounded(problem, h_next, direction), proposed)
+            running = running & (t_next != t1)
+            going, most, failing = units.read(running, due, stuck)
         if failing:
             failed = stuck & negate(accept)
             status = where(failed, _cause(problem, tried, error), status)
-            running = running & negate(failed)
+            running, ahead = running & negate(failed), None
             h_next = where(failed, 0.0, h_next)
             going, _, _ = units.read(running)
 
@@ -291,7 +318,7 @@ def integrate(problem: Problem, recorder: Recorder | None = None) -> Result:
             carry, spent = past_jumps(problem, stops.jumps, t_next, y, carry, accept & running)
             nfev = nfev + spent
         n_accepted = n_accepted + accept
-        t, h, state = t_next, h_next, decision.state
+        t, h, state = t_next, h_next, state_next
         if problem.shrink and going and not crowded(running):
             numbers: Any = (t, h, y, status, n_steps, n_accepted, nfev, njev, nlu)
             home = Home(numbers) if home is None else home
@@ -299,6 +326,7 @@ def integrate(problem: Problem, recorder: Recorder | None = None) -> Result:
             numbers, rest = rows_of((numbers, (t1, carry, state, running, floor, direction)), rows, len(y))
             t, h, y, status, n_steps, n_accepted, nfev, njev, nlu = numbers
             t1, carry, state, running, floor, direction = rest
+            ahead = None
             problem = problem.taken(rows)
             units, stops = problem.batching, problem.stops
             saver.take(rows)

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from ..core.arithmetic import Flag, Number, across, weighted_sum
+from ..core.compiled import in_memory, is_compiled, native
 from ..core.derivatives import recorded
 from ..core.field import FieldLike
 from ..core.step import Carry, Step
@@ -95,10 +96,10 @@ class ExplicitRK(StageInterpolation):
         times = field.times(t, h, self._dense_c)
         buffer = self._buffer
         if buffer is not None and step.stages is buffer.own and not recorded():
-            stages, scale, flat = buffer.stages, self._scale(h, y), y.flatten()
+            stages = buffer.stages
+            buffer.begin(h, y)
             for i, time in enumerate(times):
-                state = buffer.combine(self._rows.dense + i, flat, y, scale)
-                stages[self.tableau.stages + i].copy_(field(time, state))
+                stages[self.tableau.stages + i].copy_(field(time, buffer.combine(self._rows.dense + i)))
         else:
             stages = list(step.stages)
             for row, time in zip(rows, times, strict=True):
@@ -152,37 +153,32 @@ class ExplicitRK(StageInterpolation):
         self, field: FieldLike, times: Sequence[Tensor], h: Number, y: Tensor, carry: Carry | None
     ) -> Step:
         buffer = self._buffer
-        if buffer is None or buffer.shape != y.shape:
-            buffer = self._buffer = _Buffer(self._rows, y)
-        scale = self._scale(h, y)
-        if scale is None:
-            torch.mul(self._rows.values, h, out=buffer.rows)
+        if buffer is None or not buffer.fits(y):
+            buffer = self._buffer = (_CompiledBuffer if is_compiled(y) else _Buffer)(self._rows, y, self.by_row)
+        buffer.begin(h, y)
         if carry is not None:
             buffer.stages[0].copy_(carry[0])
-        state, flat, rows = y, y.flatten(), self._rows
+        state, rows = y, self._rows
         for i, t in enumerate(times, start=0 if carry is None else 1):
             if i == self._last:
-                state = buffer.end(i, y, scale)
+                state = buffer.end(i)
             elif i:
-                state = buffer.combine(i, flat, y, scale)
+                state = buffer.combine(i)
             buffer.stages[i].copy_(field(t, state))
-        y_new = state if self.tableau.fsal else buffer.end(rows.end, y, scale)
-        error, coarse = (None if i is None else buffer.error(i, y, scale) for i in (rows.error, rows.coarse))
+        y_new = state if self.tableau.fsal else buffer.end(rows.end)
+        error, coarse = (None if i is None else buffer.error(i) for i in (rows.error, rows.coarse))
         # a copy: the buffer is written anew by the next step
         end = (buffer.own[-1].clone(),) if self.tableau.fsal else None
         return Step(y_new, error, buffer.own, end, len(times), error_coarse=coarse)
 
-    def _scale(self, h: Number, y: Tensor) -> Tensor | None:
-        """What multiplies a sum of stages in the buffer: h, but where the rows hold it already."""
-        if not isinstance(h, Tensor):
-            return None
-        scale = self._expand(h, y)
-        return scale.expand_as(y).contiguous() if y.numel() <= _SMALL else scale
-
     def _expand(self, h: Tensor, y: Tensor) -> Tensor:
         """H as a tensor that multiplies a state."""
-        h = h.to(y.dtype)
-        return across(h, y.ndim) if self.by_row else h
+        return _expanded(h, y, self.by_row)
+
+
+def _expanded(h: Tensor, y: Tensor, by_row: bool) -> Tensor:
+    h = h.to(y.dtype)
+    return across(h, y.ndim) if by_row else h
 
 
 class _Rows:
@@ -226,26 +222,86 @@ class _Buffer:
         All stages, and those without the extra ones.
     """
 
-    def __init__(self, rows: _Rows, y: Tensor) -> None:
-        self.shape = y.shape
-        flat = torch.empty((rows.values.shape[1], y.numel()), dtype=y.dtype, device=y.device)
-        self.stages = [k.view(y.shape) for k in flat.unbind()]
+    def __init__(self, rows: _Rows, y: Tensor, by_row: bool) -> None:
+        self._by_row = by_row
+        self._flat = torch.empty((rows.values.shape[1], y.numel()), dtype=y.dtype, device=y.device)
+        self.stages = [k.view(y.shape) for k in self._flat.unbind()]
         self.own = self.stages[: rows.stages]
-        self.rows = rows.values.clone()  # times h in joint; as they are per sample
-        self._row = [self.rows[i, :length] for i, length in enumerate(rows.lengths)]
-        self._columns = [flat[:length].t() for length in rows.lengths]
+        self._y = y
+        self._plan(rows)
 
-    def combine(self, i: int, flat: Tensor, y: Tensor, scale: Tensor | None) -> Tensor:
-        """Y + [scale] sum_j row_ij k_j, in a tensor of its own: the user's field may keep it; `flat` is y in a row."""
+    def _plan(self, rows: _Rows) -> None:
+        self._values = rows.values
+        self._rows = rows.values.clone()  # times h in joint; as they are per sample
+        self._row = [self._rows[i, :length] for i, length in enumerate(rows.lengths)]
+        self._columns = [self._flat[:length].t() for length in rows.lengths]
+
+    def fits(self, y: Tensor) -> bool:
+        """Whether it can take a step from y."""
+        return self._y.shape == y.shape
+
+    def begin(self, h: Number, y: Tensor) -> None:
+        """From here on steps of size h from y are meant."""
+        self._y, self._line, self._scale = y, y.flatten(), None
+        if not isinstance(h, Tensor):
+            torch.mul(self._values, h, out=self._rows)
+            return
+        scale = _expanded(h, y, self._by_row)
+        self._scale = scale.expand_as(y).contiguous() if y.numel() <= _SMALL else scale
+
+    def combine(self, i: int) -> Tensor:
+        """Y + h sum_j row_ij k_j, in a tensor of its own: the user's field may keep it."""
+        y, scale = self._y, self._scale
         if scale is None:
-            return torch.addmv(flat, self._columns[i], self._row[i]).view_as(y)
+            return torch.addmv(self._line, self._columns[i], self._row[i]).view_as(y)
         return torch.addcmul(y, scale, torch.mv(self._columns[i], self._row[i]).view_as(y))
 
-    def end(self, i: int, y: Tensor, scale: Tensor | None) -> Tensor:
+    def end(self, i: int) -> Tensor:
         """The same, rounded but once to the size of y: what a step adds to the state is summed before it is added."""
-        return self.error(i, y, scale).add_(y)
+        return self.error(i).add_(self._y)
 
-    def error(self, i: int, y: Tensor, scale: Tensor | None) -> Tensor:
-        """[scale] sum_j row_ij k_j, shaped as y."""
-        total = torch.mv(self._columns[i], self._row[i]).view_as(y)
-        return total if scale is None else total.mul_(scale)
+    def error(self, i: int) -> Tensor:
+        """H sum_j row_ij k_j, shaped as y."""
+        total = torch.mv(self._columns[i], self._row[i]).view_as(self._y)
+        return total if self._scale is None else total.mul_(self._scale)
+
+
+class _CompiledBuffer(_Buffer):
+    """The same, whose sums are one pass each by compiled code."""
+
+    def _plan(self, rows: _Rows) -> None:
+        make = native.StagesFloat if self._y.dtype is torch.float32 else native.StagesDouble
+        count = len(self._y) if self._by_row else 1
+        self._values, self._lengths = rows.values, rows.lengths
+        self._sums = make(
+            self._flat.data_ptr(), count, self._y.numel() // count, self._values.data_ptr(), self._values.shape[1]
+        )
+
+    def fits(self, y: Tensor) -> bool:
+        """Whether it can take a step from y."""
+        return super().fits(y) and is_compiled(y)
+
+    def begin(self, h: Number, y: Tensor) -> None:
+        """From here on steps of size h from y are meant."""
+        self._y = in_memory(y)
+        if not isinstance(h, Tensor):
+            self._sums.resize(h)
+        elif h.ndim:
+            sizes = in_memory(h.double())
+            self._sums.resize_rows(sizes.data_ptr())
+        else:
+            self._sums.resize(h.item())
+
+    def combine(self, i: int) -> Tensor:
+        """Y + h sum_j row_ij k_j, in a tensor of its own."""
+        out = torch.empty_like(self._y)
+        self._sums.sum(i, self._lengths[i], self._y.data_ptr(), out.data_ptr())
+        return out
+
+    end = combine
+
+    def error(self, i: int) -> Tensor:
+        """H sum_j row_ij k_j, shaped as y."""
+        out = torch.empty_like(self._y)
+        self._sums.sum(i, self._lengths[i], 0, out.data_ptr())
+        return out

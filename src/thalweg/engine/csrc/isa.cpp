@@ -6,6 +6,7 @@
 #include "math.hpp"
 #include "rosenbrock.hpp"
 #include "simd.hpp"
+#include "sums.hpp"
 
 #define THALWEG_STRING_(x) #x
 #define THALWEG_STRING(x) THALWEG_STRING_(x)
@@ -49,6 +50,9 @@ void power(const T* base, const T* exponent, T* out, std::size_t n) {
 
 extern constinit const Isa isa{THALWEG_STRING(THALWEG_ISA), unary<float>,           unary<double>,
                                power<float>,                power<double>,          solve_explicit<float>,
-                               solve_explicit<double>,      solve_rosenbrock<float>, solve_rosenbrock<double>};
+                               solve_explicit<double>,      solve_rosenbrock<float>, solve_rosenbrock<double>,
+                               {sum_stages<float>, measure<float>, spread<float>},
+                               {sum_stages<double>, measure<double>, spread<double>},
+                               settle};
 
 }  // namespace thalweg::THALWEG_ISA

@@ -6,6 +6,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <memory>
 #include <vector>
 
@@ -24,6 +25,36 @@ enum class Unary {
 #undef X
 };
 
+// What the loop in Python asks for, see sums.hpp.
+template <class T>
+struct Sums {
+  void (*sum_stages)(const T* stages, std::size_t n, const T* weights, int count, const T* base, const T* sizes, T size,
+                     T* out);
+  void (*measure)(T* x, const T* y, const T* z, T atol, T rtol, std::size_t rows, std::size_t entries, double* out);
+  void (*spread)(const double* sizes, std::size_t rows, std::size_t entries, T* out);
+};
+
+// A step of each row that was tried, and what becomes of it, as loop/integrate.py has it. Flags are bytes, 0 or 1.
+struct Settling {
+  // the same for all rows: those of the controller, the power of the error, the size of a step that is none beside a time,
+  // how near its end a step ends there, and the evaluations that a step took
+  double safety, least, most, power, spacing, slack;
+  std::int64_t evaluations;
+  // of each row: the step, its error, where it aims, whether it ends there, its size before it was cut to do so, the least
+  // there may be, and the most that sizes may grow
+  const double *t, *h, *error, *goal, *proposed, *floor, *limit;
+  const std::uint8_t *lands, *running;
+  // what comes of it: the next step, as it is proposed and as it is tried
+  double *t_next, *h_next, *limit_next, *h_tried;
+  std::uint8_t *accept, *runs_on, *stuck, *lands_next;
+  std::int64_t *n_steps, *nfev;  // counted on
+};
+
+// Whether any row runs on, and whether any is stuck.
+struct Settled {
+  bool going, failing;
+};
+
 struct Isa {
   const char* name;
   void (*unary_float)(Unary function, const float* in, float* out, std::size_t n);
@@ -35,6 +66,9 @@ struct Isa {
   Tape<double>* (*explicit_double)(std::shared_ptr<const Program>, const ExplicitMethod&, const Control&, Task<double>);
   void (*rosenbrock_float)(const Program&, const RosenbrockMethod&, const Control&, Task<float>);
   void (*rosenbrock_double)(const Program&, const RosenbrockMethod&, const Control&, Task<double>);
+  Sums<float> sums_float;
+  Sums<double> sums_double;
+  Settled (*settle)(const Settling& step, std::size_t rows);
 };
 
 namespace baseline {

@@ -1,4 +1,4 @@
-// The extension module thalweg.engine._native: it chooses the set of instructions and hands pointers on.
+// The extension module thalweg.core._native: it chooses the set of instructions and hands pointers on.
 
 #include <nanobind/nanobind.h>
 #include <nanobind/stl/array.h>
@@ -266,6 +266,80 @@ std::int64_t pull_back(Recording& recording, std::uintptr_t cotangent, std::uint
   return back.nfev;
 }
 
+template <class T>
+const Sums<T>& sums() {
+  if constexpr (std::is_same_v<T, float>)
+    return chosen().sums_float;
+  else
+    return chosen().sums_double;
+}
+
+// The stages (S, rows x entries) of the steps of a solve, and the rows of its method that sum them: memory of others.
+template <class T>
+class Stages {
+ public:
+  Stages(std::uintptr_t stages, std::size_t rows, std::size_t entries, std::uintptr_t weights, std::size_t stride)
+      : stages_(pointer<const T*>(stages)), rows_(rows), entries_(entries), weights_(pointer<const T*>(weights)),
+        stride_(stride) {}
+
+  // Steps of one size for all.
+  void resize(double size) { size_ = static_cast<T>(size), sizes_.clear(); }
+  // Steps of a size for each row.
+  void resize_rows(std::uintptr_t sizes) {
+    sizes_.resize(rows_ * entries_);
+    sums<T>().spread(pointer<const double*>(sizes), rows_, entries_, sizes_.data());
+  }
+
+  // out = [base +] size sum_j w_j k_j, by the first `count` numbers of a row of weights.
+  void sum(std::size_t row, int count, std::uintptr_t base, std::uintptr_t out) const {
+    sums<T>().sum_stages(stages_, rows_ * entries_, weights_ + row * stride_, count, pointer<const T*>(base),
+                         sizes_.empty() ? nullptr : sizes_.data(), size_, pointer<T*>(out));
+  }
+
+ private:
+  const T* stages_;
+  std::size_t rows_, entries_;
+  const T* weights_;
+  std::size_t stride_;
+  T size_ = 0;
+  std::vector<T> sizes_;
+};
+
+template <class T>
+void measure(std::uintptr_t x, std::uintptr_t y, std::uintptr_t z, std::uintptr_t atol, double rtol, std::size_t rows,
+             std::size_t entries, std::uintptr_t out) {
+  sums<T>().measure(pointer<T*>(x), pointer<const T*>(y), pointer<const T*>(z), *pointer<const T*>(atol),
+                    static_cast<T>(rtol), rows, entries, pointer<double*>(out));
+}
+
+// The settling of steps by one controller; in a call, the rows, the evaluations, and addresses in the order of `Settling`.
+struct Settler {
+  double safety, least, most, power, spacing, slack;
+
+  std::tuple<bool, bool> operator()(std::size_t rows, std::int64_t evaluations, const Addresses& in, std::uintptr_t numbers,
+                                    std::uintptr_t flags, std::uintptr_t n_steps, std::uintptr_t nfev) const {
+    const auto read = [&](std::size_t i) { return pointer<const double*>(in.at(i)); };
+    const auto flag = [&](std::size_t i) { return pointer<const std::uint8_t*>(in.at(i)); };
+    const auto number = [&](std::size_t i) { return pointer<double*>(numbers) + i * rows; };
+    const auto mark = [&](std::size_t i) { return pointer<std::uint8_t*>(flags) + i * rows; };
+    const Settling step{safety,  least,   most,    power,     spacing,   slack,     evaluations, read(0), read(1),
+                        read(2), read(3), read(4), read(5),   read(6),   flag(7),   flag(8),     number(0), number(1),
+                        number(2), number(3), mark(0), mark(1), mark(2), mark(3),
+                        pointer<std::int64_t*>(n_steps), pointer<std::int64_t*>(nfev)};
+    const Settled found = chosen().settle(step, rows);
+    return {found.going, found.failing};
+  }
+};
+
+template <class T>
+void add_stages(nb::module_& m, const char* name) {
+  nb::class_<Stages<T>>(m, name)
+      .def(nb::init<std::uintptr_t, std::size_t, std::size_t, std::uintptr_t, std::size_t>())
+      .def("resize", &Stages<T>::resize)
+      .def("resize_rows", &Stages<T>::resize_rows)
+      .def("sum", &Stages<T>::sum);
+}
+
 // Mappings that shall hold the very objects that they held: what a field reads is looked at before each solve.
 class Untouched {
  public:
@@ -365,6 +439,17 @@ NB_MODULE(_native, m) {
                          t_eval_own, rtol, rtol_own, atol, atol_own, memory_limit};
       })
       .def("run", run);
+
+  add_stages<float>(m, "StagesFloat");
+  add_stages<double>(m, "StagesDouble");
+  m.def("measure_float", measure<float>);
+  m.def("measure_double", measure<double>);
+
+  nb::class_<Settler>(m, "Settler")
+      .def("__init__", [](Settler* self, double safety, double least, double most, double power, double spacing, double slack) {
+        new (self) Settler{safety, least, most, power, spacing, slack};
+      })
+      .def("__call__", &Settler::operator());
 
   nb::class_<Untouched>(m, "Untouched").def(nb::init<const nb::sequence&>()).def("__call__", &Untouched::operator());
 

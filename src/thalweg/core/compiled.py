@@ -1,0 +1,53 @@
+"""What is compiled, where it was built, and when the loop's own arithmetic may be done by it.
+
+A sum of stages, or a measure of an error, is one pass through the numbers then, where PyTorch takes one for each of
+several operations. What comes of it is the same, to rounding.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .derivatives import recorded
+
+try:
+    from . import _native
+except ImportError:  # installed where there was no compiler
+    _native = None  # type: ignore[assignment]
+
+native: Any = _native
+"""The extension module, None where it was not built."""
+
+_LARGEST = 2**14
+"""The most numbers that one thread goes through; PyTorch takes all threads for more."""
+
+
+def in_memory(x: Tensor) -> Tensor:
+    """The same numbers as they are read by address: one after the other, their signs in them, and zeros there too."""
+    if x.is_contiguous() and not x.is_neg() and not x._is_zerotensor():
+        return x
+    return torch.zeros_like(x) if x._is_zerotensor() else x.resolve_neg().contiguous()
+
+
+def is_compiled(x: Tensor) -> bool:
+    """Whether what is computed from a tensor, and others of its kind, may be computed by compiled code.
+
+    It is small, of float32 or float64 and on the CPU; nobody records a graph, and nobody looks on.
+    """
+    return (
+        type(x) is Tensor
+        and x.is_cpu
+        and (x.dtype is torch.float32 or x.dtype is torch.float64)
+        and 0 < x.numel() <= _LARGEST
+        and native is not None
+        and not recorded()
+        and not torch._C._len_torch_dispatch_stack()
+    )
+
+
+def address(x: Tensor | None) -> int:
+    """Where a tensor's numbers lie, 0 of none."""
+    return 0 if x is None else x.data_ptr()

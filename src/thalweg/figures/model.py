@@ -26,7 +26,7 @@ from .plane import plane_figure
 from .steps import Blocks, steps_figure
 from .style import Colouring, save
 from .view import Task, View, choose_view
-from .voyage import Log, Voyage, euler, keep_log, sail
+from .voyage import Log, Voyage, euler, keep_log, sail, velocity
 from .water import Water, exact_plane, exact_water, mean_plane, mean_water
 
 Array = NDArray[np.float64]
@@ -212,9 +212,7 @@ class _River:
     @torch.no_grad()
     def velocity(self, t: float, z: Array) -> Array:
         """The field at states (M, D)."""
-        state = torch.from_numpy(z).to(self.z0)
-        dz: Tensor = self.flow.field(self.z0.new_tensor(t), state)
-        return dz.to("cpu", torch.float64).numpy()
+        return velocity(self.flow.field, t, torch.from_numpy(z).to(self.z0)).to("cpu", torch.float64).numpy()
 
     def log(self, row: int) -> Log:
         """The solver's log of one boat, along the line."""
@@ -264,7 +262,8 @@ def _draw_flow(river: _River, boats: int) -> Figure:
 
 def _draw_steps(river: _River, boats: int, blocks: int) -> Figure:
     drawn = river.few(boats)
-    stepped = euler(river.flow.field, river.flow.t_span, river.z0, blocks)
+    flow = river.flow
+    stepped = euler(flow.field, flow.t_span, river.z0, blocks, batching=flow.options["batching"])
     places = river.view.line(stepped.z)
     z_range = _range(np.concatenate([places, river.places]), drawn)
     logs = [river.log(row) for row in drawn]
@@ -275,7 +274,7 @@ def _draw_steps(river: _River, boats: int, blocks: int) -> Figure:
         river.colours.pick(drawn),
         (
             f"Residual network: {blocks} block{plural}, {blocks} evaluation{plural}",
-            f"Neural ODE: {river.flow.options['method']}, {asked:.0f} evaluations",
+            f"Neural ODE: {flow.options['method']}, {asked:.0f} evaluations",
         ),
         label=river.view.labels[0],
         title="One learnt field, in discrete steps and as a continuous flow",

@@ -9,13 +9,14 @@ import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 from torch import Tensor
 
 from .line import boats_at, line_water
 from .paths import add_heading, add_key, draw_miss, draw_paths, miss_handle, name_times, number_text, padded_range
 from .style import DEEP, Colouring, mark, new_panels, styled
-from .voyage import Voyage, sail
+from .voyage import sail
 from .water import Water, draw_water, top_speed
 
 Array = NDArray[np.float64]
@@ -76,34 +77,65 @@ def rivers_figure(
     if wanted is not None and len(wanted) != len(boats[0]):
         raise ValueError(f"targets must hold a number for each boat, {len(boats[0])}, got {len(wanted)}")
     voyages = [sail(fun, t_span, z0, options) for fun, z0 in zip(fields.values(), boats, strict=True)]
-    places = [voyage.z.ravel() for voyage in voyages]
-    z_range = padded_range(np.concatenate([*places, *([] if wanted is None else [wanted])]))
-    waters = [
-        line_water(fun, z0, voyage.t, z_range) for fun, z0, voyage in zip(fields.values(), boats, voyages, strict=True)
-    ]
-    return _draw(list(fields), waters, voyages, wanted, title)
+    times, places = [voyage.t for voyage in voyages], [voyage.z[..., 0] for voyage in voyages]
+    z_range = padded_range(np.concatenate([*places, *([] if wanted is None else [wanted[None]])]))
+    waters = [line_water(fun, z0, times[0], z_range) for fun, z0 in zip(fields.values(), boats, strict=True)]
+    colours = Colouring(np.arange(len(boats[0])), [""] * len(boats[0]))
+    note = "Darker water is faster."
+    return panels_figure(list(fields), waters, times, places, colours, targets=wanted, title=title, note=note)
 
 
 @styled
-def _draw(
-    names: Sequence[str], waters: Sequence[Water], voyages: Sequence[Voyage], wanted: Array | None, title: str
+def panels_figure(
+    names: Sequence[str],
+    waters: Sequence[Water],
+    times: Sequence[Array],
+    places: Sequence[Array],
+    colours: Colouring,
+    *,
+    targets: Array | None = None,
+    handles: Sequence[Line2D] = (),
+    width: float = 4.0,
+    label: str = "state z",
+    title: str = "",
+    note: str = "",
 ) -> Figure:
-    figure, axes = new_panels(len(names))
+    """Rivers beside each other from arrays.
+
+    Parameters
+    ----------
+    names : sequence of str
+        The title of each panel.
+    waters : sequence of Water
+        Over the t–z plane, all of one range of z.
+    times : sequence of (T,) array
+    places : sequence of (T, N) array
+        The boats' paths in each panel.
+    colours : Colouring
+        Of the boats, the same in all panels.
+    targets : (N,) array, optional
+        Where each boat is to land.
+    handles : sequence of Line2D
+        The key to the boats.
+    width : float
+        Of a panel, in inches.
+    label, title, note : str
+        The name of the z axis, the title, and a line below that says what the water is.
+    """
+    figure, axes = new_panels(len(names), width=width, label=label)
     top = top_speed(waters)
-    boats = voyages[0].z.shape[1]
-    colours = Colouring(np.arange(boats), [""] * boats)
-    for ax, name, water, voyage in zip(axes, names, waters, voyages, strict=True):
+    for ax, name, water, t, z in zip(axes, names, waters, times, places, strict=True):
         draw_water(ax, water, top=top, density=0.8)
-        draw_paths(ax, voyage.t, voyage.z[..., 0], colours)
-        name_times(ax, voyage.t)
-        landed = voyage.z[-1, :, 0]
-        if wanted is not None:
-            _draw_targets(ax, voyage.t[-1], landed, wanted, colours)
-            name += f": off by {number_text(np.abs(landed - wanted).mean(), water.y, '.2g')}"
+        draw_paths(ax, t, z, colours)
+        name_times(ax, t)
+        if targets is not None:
+            _draw_targets(ax, t[-1], z[-1], targets, colours)
+            name += f": off by {number_text(np.abs(z[-1] - targets).mean(), water.y, '.2g')}"
         ax.set_title(name)
-    handles = [mark("o", "none", 7, label="where a boat is to land"), miss_handle("by how much it misses")]
-    add_heading(figure, title)
-    add_key(figure, [] if wanted is None else handles, "Darker water is faster.")
+    marks = [mark("o", "none", 7, label="where a boat is to land"), miss_handle("by how much it misses")]
+    colours.add_bar(figure, axes)
+    add_heading(figure, title, handles)
+    add_key(figure, [] if targets is None else marks, note)
     return figure
 
 

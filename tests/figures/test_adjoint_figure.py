@@ -44,6 +44,7 @@ def test_a_module_is_drawn_in_its_own_dtype():
         ({"nudges": 0}, "nudges must be an integer of 1 or more"),
         ({"loss": torch.sum}, r"loss must be taken element by element: of shape \(4, 1\) it made shape \(\)"),
         ({"loss": lambda z: 1.0}, "loss must be taken element by element.*float"),
+        ({"loss": torch.ones_like}, "loss must be computed from z1"),
         ({"t_span": (1.0, 1.0)}, "t_span must have two different times"),
     ],
 )

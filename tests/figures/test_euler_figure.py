@@ -41,6 +41,8 @@ def test_a_module_is_drawn_in_its_own_dtype():
         ({"z0": [0.0, 1.0]}, "z0 must be a number.*got 2"),
         ({"steps": ()}, "steps must hold at least one number"),
         ({"steps": (2, 0)}, "steps must be an integer of 1 or more, got 0"),
+        ({"steps": 4}, r"steps must be a sequence of numbers of steps, such as \(3, 6, 12\), got 4"),
+        ({"z0": "one"}, "must be told by numbers, got 'one'"),
         ({"t_span": (1.0, 1.0)}, "t_span must have two different times"),
     ],
 )

@@ -53,6 +53,8 @@ def test_fields_may_be_modules_of_another_dtype():
         ({"fields": {}}, "fields must hold at least one field"),
         ({"z0_values": []}, "z0_values must hold at least one number"),
         ({"targets": []}, "targets must hold a number for each boat, 1, got 0"),
+        ({"fields": torch.sin}, "fields must be a mapping of titles to fields"),
+        ({"z0_values": None}, "must be told by numbers, got None"),
         ({"t_span": (1.0, 1.0)}, "t_span must have two different times"),
     ],
 )

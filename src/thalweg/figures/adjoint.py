@@ -115,7 +115,12 @@ def _lost(fun: FieldFunction, t: Array, z: Tensor, t1: float, loss: Callable[[Te
 def _adjoint(fun: FieldFunction, t: Array, z: Tensor, loss: Callable[[Tensor], Tensor]) -> Array:
     """dL/dz(t) (T,) along a path, by backpropagation through what is left of the way at each time."""
     z = z.detach().requires_grad_()
-    (worth,) = torch.autograd.grad(_lost(fun, t, z, t[-1], loss).sum(), z)
+    lost = _lost(fun, t, z, t[-1], loss).sum()
+    if not lost.requires_grad:
+        raise ValueError(
+            "loss must be computed from z1 by PyTorch, so that it has a slope; this one does not depend on it"
+        )
+    (worth,) = torch.autograd.grad(lost, z)
     return worth.to("cpu", torch.float64).numpy()[:, 0]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -72,6 +72,8 @@ def euler_figure(
     ['3 steps: off by 0.647', '6 steps: off by 0.196']
     """
     boat = boat_at(fun, z0)
+    if not isinstance(steps, Iterable):
+        raise ValueError(f"steps must be a sequence of numbers of steps, such as (3, 6, 12), got {steps!r}")
     if not steps:
         raise ValueError("steps must hold at least one number of steps; got none")
     for count in steps:

@@ -107,8 +107,8 @@ def field_figure(
     Parameters
     ----------
     fun : callable
-        `fun(t, z) -> dz/dt`, for t a 0-d tensor and z of shape (batch, 1): any function that works element by element,
-        or a module on states of one dimension.
+        `fun(t, z) -> dz/dt`, for z of shape (batch, 1) and t of the same or 0-d: any function of tensors that works
+        element by element, or a module on states of one dimension.
     t_span : (t0, t1)
     z0_values : sequence of float
         Where the boats are put in.

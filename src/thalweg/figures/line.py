@@ -32,7 +32,10 @@ def boats_at(fun: Any, places: Sequence[float] | Array | Tensor | float) -> Tens
     """
     parameters = fun.parameters() if isinstance(fun, torch.nn.Module) else iter(())
     like = next(parameters, torch.zeros((), dtype=torch.float64, device="cpu"))
-    z0 = torch.as_tensor(places, dtype=torch.float64, device="cpu").reshape(-1, 1).to(like)
+    try:
+        z0 = torch.as_tensor(places, dtype=torch.float64, device="cpu").reshape(-1, 1).to(like)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(f"where boats are put in must be told by numbers, got {places!r}: {error}") from error
     if len(z0) == 0:
         raise ValueError("z0_values must hold at least one number, where a boat is put in; got none")
     return z0
@@ -40,9 +43,10 @@ def boats_at(fun: Any, places: Sequence[float] | Array | Tensor | float) -> Tens
 
 def boat_at(fun: Any, place: float) -> Tensor:
     """One boat (1, 1), as `boats_at` makes them."""
-    if (count := torch.as_tensor(place).numel()) != 1:
-        raise ValueError(f"z0 must be a number, where the boat is put in; got {count} of them")
-    return boats_at(fun, place)
+    boats = boats_at(fun, place)
+    if len(boats) != 1:
+        raise ValueError(f"z0 must be a number, where the boat is put in; got {len(boats)} of them")
+    return boats
 
 
 def line_water(fun: FieldFunction, like: Tensor, t: Array, z_range: tuple[float, float]) -> Water:

@@ -124,7 +124,8 @@ def draw_flow(
     flow = getattr(model, "flow", None)
     if not isinstance(flow, NeuralODE | ResNet):
         raise ValueError(
-            f"model.flow must be a NeuralODE or a ResNet for there to be a flow to draw, got {type(flow).__name__}"
+            f"model.flow must be a NeuralODE or a ResNet for there to be a flow to draw, got {type(flow).__name__}; "
+            "thalweg.learn.model.FlowModel(encoder, flow, decoder) makes such a model of three modules"
         )
     for name, value in (("boats", boats), ("blocks", blocks)):
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:

@@ -69,6 +69,10 @@ def rivers_figure(
     >>> [ax.get_title(loc="left") for ax in figure.axes]
     ['still: off by 1', 'to the left: off by 0']
     """
+    if not isinstance(fields, Mapping):
+        raise ValueError(
+            f"fields must be a mapping of titles to fields, {{'before': field}}, got {type(fields).__name__}"
+        )
     if not fields:
         raise ValueError("fields must hold at least one field, by the title of its panel; got none")
     options = {"method": method, "rtol": rtol, "atol": atol, "step_size": step_size, "batching": "per_sample"}

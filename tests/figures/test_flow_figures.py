@@ -82,6 +82,13 @@ def test_the_river_before_training_is_drawn_beside_the_one_after_from_the_same_s
     assert left.get_ylim() == right.get_ylim()
 
 
+def test_as_many_boats_are_drawn_as_are_asked_for_though_a_class_has_few():
+    x, y = torch.randn(30, 2), (torch.arange(30) > 4).long()
+    ax = draw_flow(model_of(1), x, y, "classification", boats=20)["figure1-flow"].axes[0]
+    colours = [line.get_color() for line in ax.lines if line.get_label() == "_path"]
+    assert sorted(map(colours.count, set(colours))) == [5, 15]
+
+
 def test_as_many_evaluations_are_drawn_as_the_solver_counts():
     model, (x, y) = model_of(3, rtol=1e-4).double(), rows_of()  # in single precision rounding alone may change a step
     x = x.double()

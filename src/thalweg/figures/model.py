@@ -376,18 +376,31 @@ def _draw_blocks(flow: ResNet, z0: Tensor, colours: Colouring, task: Task, boats
 
 
 def _spread(places: Array, colours: Colouring, boats: int) -> NDArray[np.intp]:
-    """The rows of so many boats: as many of each class, from all over its places; or of all target values."""
+    """The rows of so many boats: as many of each class, where it has so many, from all over its places or targets."""
     groups = [np.arange(len(places))]
     by = colours.values
     if colours.names is not None:
         groups = [np.flatnonzero(colours.values == code) for code in np.unique(colours.values)]
         by = places
-    share = np.diff(np.linspace(0, boats, len(groups) + 1).astype(int))
     chosen = []
-    for group, count in zip(groups, share, strict=True):
+    for group, count in zip(groups, _shares([len(group) for group in groups], boats), strict=True):
         order = group[np.argsort(by[group], kind="stable")]
-        chosen.append(order[np.unique((len(order) * (np.arange(count) + 0.5) / max(count, 1)).astype(int))])
+        chosen.append(order[(len(order) * (np.arange(count) + 0.5) / max(count, 1)).astype(int)])
     return np.concatenate(chosen)
+
+
+def _shares(sizes: Sequence[int], boats: int) -> list[int]:
+    """How many boats each group gives: what small ones lack is given by the others.
+
+    Examples
+    --------
+    >>> _shares([50, 50, 50], 40), _shares([5, 90, 60], 41), _shares([2, 3], 40)
+    ([13, 13, 14], [5, 18, 18], [2, 3])
+    """
+    shares = [0] * len(sizes)
+    for done, group in enumerate(np.argsort(sizes, kind="stable")):
+        shares[group] = min(sizes[group], (boats - sum(shares)) // (len(sizes) - done))
+    return shares
 
 
 def _range(places: Array, drawn: NDArray[np.intp]) -> tuple[float, float]:

@@ -13,6 +13,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -29,14 +30,16 @@ def run(page: Path) -> dict[str, Any]:
 
 
 def keep(figure: Figure, path: Path) -> None:
-    """Write a small PNG, of 256 colours: half for what there is much of, the water, half for what is far from it."""
+    """Write a small PNG, of 255 colours: white, some of what there is much of, the water, and some far from it."""
     picture = BytesIO()
     figure.savefig(picture, format="png", dpi=100)
     image = Image.open(picture).convert("RGB")
-    halves = (image.quantize(128, method) for method in (Image.Quantize.MEDIANCUT, Image.Quantize.MAXCOVERAGE))
-    colours = Image.new("P", (1, 1))
-    colours.putpalette([part for half in halves for part in (half.getpalette() or [])[: 3 * 128]])
-    image.quantize(palette=colours, dither=Image.Dither.NONE).save(path, optimize=True)
+    halves = (image.quantize(127, method) for method in (Image.Quantize.MEDIANCUT, Image.Quantize.MAXCOVERAGE))
+    colours = np.concatenate([np.reshape(half.getpalette() or [], (-1, 3))[:127] for half in halves])
+    colours = colours[colours.min(1) < 245]  # what is nearly white would be taken for it
+    palette = Image.new("P", (1, 1))
+    palette.putpalette([255, 255, 255, *colours.ravel().tolist()])
+    image.quantize(palette=palette, dither=Image.Dither.NONE).save(path, optimize=True)
 
 
 def main() -> None:

@@ -382,7 +382,8 @@ class _Estimator(BaseEstimator):
 
     def _outputs(self, X: Any) -> Tensor:
         """Logits, or standardised answers (N, outputs)."""
-        return outputs(self.model_, self.inputs(X)).cpu()
+        x = self.inputs(X)
+        return outputs(self.model_, x).cpu()
 
     def inputs(self, X: Any) -> Tensor:
         """What the encoder of `model_` takes for rows: their features, made numbers and scaled as `fit` learnt to.

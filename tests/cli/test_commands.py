@@ -175,6 +175,9 @@ def test_train_draws_and_flow_draws_beside_what_is_there(tmp_path):
     assert set(printed) == {str(path) for path in set(run.glob("figures/*")) - drawn}
     assert len(printed) == 6
     assert {path: path.read_bytes() for path in drawn} == before
+    printed = command("flow", run, "--boats", 3, "--before", "--out", tmp_path / "new").stdout.split()
+    assert {"figure1-flow.png", "figure4-training.png"} <= {path.name for path in (tmp_path / "new").iterdir()}
+    assert len(printed) == 8
 
 
 def test_names_in_a_script_that_no_font_has_cost_one_sentence(tmp_path, monkeypatch):

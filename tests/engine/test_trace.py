@@ -1,5 +1,7 @@
 """A field and its trace are one function, for any number of samples; what no program can do is refused in words."""
 
+import warnings
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -7,6 +9,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
 
+import thalweg
 from thalweg.core.state import layout_of
 from thalweg.engine.builder import Untraceable
 from thalweg.engine.reference import evaluate, pullback
@@ -467,6 +470,21 @@ def through_numpy(t, y):
 
 
 buffers = nn.BatchNorm1d(3).double()
+
+
+@pytest.mark.parametrize("number", [float, lambda t: complex(t).real])
+def test_a_field_that_makes_a_number_of_the_time_is_not_warned_of_gradients_that_nobody_asked_for(number):
+    """A warning of PyTorch, which it gives once unless it is told to give it always."""
+    torch.set_warn_always(True)
+    try:
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")
+            sol = thalweg.solve_ivp(lambda t, y: y * number(t), (0.0, 1.0), torch.ones(2, dtype=F64), rtol=1e-6)
+    finally:
+        torch.set_warn_always(False)
+    assert told == []
+    torch.testing.assert_close(sol.ys[-1], torch.full((2,), 0.5, dtype=F64).exp(), rtol=1e-5, atol=0)
+
 
 REFUSED = {
     "convolution": (lambda t, y: F.conv1d(y.unsqueeze(1), w[:1, None], padding=1)[:, 0], "aten::convolution"),

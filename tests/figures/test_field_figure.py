@@ -31,6 +31,27 @@ def test_eulers_method_is_drawn_step_by_step():
     np.testing.assert_allclose(steps, [(k / 4, 0.75**k) for k in range(5)], atol=1e-12)
 
 
+def test_a_field_of_time_alone_is_drawn():
+    """Per sample, as boats are solved, it has the shape of the state; the water asks it at one time for many."""
+    figure = field_figure(lambda t, z: torch.cos(t), (0.0, 3.0), [0.0, 1.0], euler_steps=3, rtol=1e-8, atol=1e-10)
+    for (t, z), z0 in zip((path.T for path in lines(figure, "_path")), (0.0, 1.0), strict=True):
+        np.testing.assert_allclose(z, z0 + np.sin(t), atol=1e-7)
+    assert len(lines(figure, "_blocks")) == 2
+
+
+def test_a_path_that_turns_often_is_drawn_round():
+    (path,) = lines(field_figure(lambda t, z: t * torch.cos(t**2), (0.0, 5.0), [0.0], rtol=1e-6), "_path")
+    middle = (path[1:] + path[:-1]) / 2
+    np.testing.assert_allclose(middle[:, 1], np.sin(middle[:, 0] ** 2) / 2, atol=0.005)
+
+
+def test_the_solver_is_shown_unless_it_is_not_asked_for():
+    for shown in (True, False):
+        figure = field_figure(lambda t, z: -z, (0.0, 1.0), [1.0], show_steps=shown)
+        keys = [text.get_text() for legend in figure.legends for text in legend.get_texts()]
+        assert ("end of a solver step" in keys) == ("field evaluation" in keys) == bool(lines(figure, "_step")) == shown
+
+
 def test_every_evaluation_of_a_method_of_fixed_steps_is_drawn():
     (asked,) = lines(
         field_figure(lambda t, z: t + 0 * z, (0.0, 1.0), [0.0], method="rk4", step_size=0.5), "_evaluation"

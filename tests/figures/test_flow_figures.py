@@ -67,6 +67,28 @@ def test_paths_go_from_where_the_encoder_puts_the_boats_to_where_the_flow_ends(d
     assert ax.get_xlim() == t_span  # the axis runs as the boats do
 
 
+@pytest.mark.parametrize("dims", [1, 3])
+def test_the_river_before_training_is_drawn_beside_the_one_after_from_the_same_side(dims):
+    before, after, (x, y) = model_of(dims).double(), model_of(dims).double(), rows_of()
+    x = torch.as_tensor(x).double()
+    figures = draw_flow(after, x, y, "classification", NAMES, boats=len(x), before=before)
+    left, right = figures["figure4-training"].axes
+    for ax, model in ((left, before), (right, after)):
+        with torch.no_grad():
+            z0 = model.encoder(x)
+            expected = along(after, x, y, torch.stack([z0, model.flow(z0)]))
+        drawn = np.array([path[[0, -1], 1] for path in lines(ax, "_path")])
+        np.testing.assert_allclose(drawn[drawn[:, 0].argsort()], expected[:, expected[0].argsort()].T, atol=1e-4)
+    assert left.get_ylim() == right.get_ylim()
+
+
+def test_as_many_boats_are_drawn_as_are_asked_for_though_a_class_has_few():
+    x, y = torch.randn(30, 2), (torch.arange(30) > 4).long()
+    ax = draw_flow(model_of(1), x, y, "classification", boats=20)["figure1-flow"].axes[0]
+    colours = [line.get_color() for line in ax.lines if line.get_label() == "_path"]
+    assert sorted(map(colours.count, set(colours))) == [5, 15]
+
+
 def test_as_many_evaluations_are_drawn_as_the_solver_counts():
     model, (x, y) = model_of(3, rtol=1e-4).double(), rows_of()  # in single precision rounding alone may change a step
     x = x.double()
@@ -329,6 +351,12 @@ def test_many_rows_and_classes_and_long_names_with_signs_fit():
 BAD = {
     "no flow": ({"model": FlowModel(nn.Linear(2, 2), nn.Identity(), nn.Linear(2, 3))}, "model.flow must be"),
     "no blocks": ({"model": FlowModel(nn.Linear(2, 2), ResNet([]), nn.Linear(2, 3))}, "at least one residual block"),
+    "before of no flow": ({"before": nn.Linear(2, 2)}, "before.flow must be a NeuralODE"),
+    "before of another size": ({"before": model_of(3)}, "before must make states like those of model, (2,), got (3,)"),
+    "before of blocks": (
+        {"model": FlowModel(nn.Linear(2, 2), ResNet(MLPField(2), 2), nn.Linear(2, 3)), "before": model_of(2)},
+        "before is for a model whose flow is a NeuralODE",
+    ),
     "no encoder": ({"model": nn.ModuleDict({"flow": NeuralODE(MLPField(2))})}, "model.encoder"),
     "no rows": ({"x": torch.zeros(0, 2), "y": []}, "at least one"),
     "unequal rows": ({"y": [0, 1]}, "as many rows"),

@@ -68,6 +68,16 @@ def files(path):
     return {file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file()}
 
 
+def test_the_untrained_model_is_the_one_that_training_began_with(table, tmp_path):
+    """With next to no learning rate it is also the one that training ends with."""
+    config = configure(table, "data.target=price", "training.learning_rate=1e-12", "seed=3")
+    run = train_run(config, tmp_path / "run")
+    trained, untrained = run.model.state_dict(), Run.load(run.path).untrained().state_dict()
+    assert trained.keys() == untrained.keys()
+    for name, value in trained.items():
+        torch.testing.assert_close(untrained[name], value, rtol=0, atol=1e-6)
+
+
 def test_a_run_folder_holds_all_of_a_training_and_nothing_else(houses):
     assert files(houses.path) == {
         "config.yaml",

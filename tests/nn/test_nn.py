@@ -358,3 +358,31 @@ class TestWhatReadsPrograms:
                 torch.jit.trace(flow, z0, check_trace=False)
             with pytest.raises(ValueError, match=r"cannot be written down by torch.export: its steps"):
                 torch.export.export(flow, (z0,))
+
+
+@pytest.mark.parametrize(
+    ("flow", "shape", "message"),
+    [
+        (NeuralODE(MLPField(2)), (5, 3), r"takes states of shape \(\.\.\., 2\), got \(5, 3\)"),
+        (NeuralODE(MLPField(2)), (2,), r"got \(2,\); a state on its own is a batch of one, z\[None\]"),
+        (NeuralODE(MLPField(2, time="gated")), (2,), r"got \(2,\); a state on its own is a batch of one"),
+        (NeuralODE(LinearField(2)), (5, 1), r"takes states of shape \(\.\.\., 2\), got \(5, 1\)"),
+        (ResNet(MLPField(2), 3), (5, 3), r"takes states of shape \(\.\.\., 2\), got \(5, 3\)"),
+        (
+            NeuralODE(ConvField(2)),
+            (5, 3, 4, 4),
+            r"takes states of shape \(batch, 2, height, width\), got \(5, 3, 4, 4\)",
+        ),
+        (NeuralODE(ConvField(2)), (5, 2), r"takes states of shape \(batch, 2, height, width\), got \(5, 2\)"),
+        (Augment(1), (3,), r"z must have a batch and features or channels, got shape \(3,\)"),
+    ],
+)
+def test_a_state_of_another_shape_is_refused_in_words(flow, shape, message):
+    with pytest.raises(ValueError, match=message):
+        flow(torch.zeros(shape))
+
+
+def test_one_state_without_a_batch_is_followed_where_there_is_one_time():
+    field, z0 = MLPField(2), torch.randn(2)
+    alone = NeuralODE(field, batching="joint")(z0)
+    torch.testing.assert_close(alone, NeuralODE(field, batching="joint")(z0[None])[0])

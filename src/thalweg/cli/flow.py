@@ -19,6 +19,9 @@ def flow(
     blocks: Annotated[
         int, typer.Option(min=1, metavar="N", help="Blocks of the residual network that is set beside the flow.")
     ] = 6,
+    before: Annotated[
+        bool, typer.Option("--before", help="Draw also the river before training, beside what training made of it.")
+    ] = False,
     out: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Where the figures go; by default into the run folder.")
     ] = None,
@@ -30,7 +33,8 @@ def flow(
     """Draw what a trained model has learnt: the river, and how its samples float down it.
 
     Three figures, each as PNG and SVG: the field over time and state with the paths of the boats, the flow beside a
-    residual network of the same field, and a plane of states at three times. No file is written over.
+    residual network of the same field, and a plane of states at three times. With --before a fourth, the river before
+    training beside the one after. No file is written over.
 
     For example: `thalweg flow runs/iris-1 --boats 20`
     """
@@ -45,18 +49,26 @@ def flow(
     with reading(screen) as on_image:
         frame = trained.frame(data, on_image=on_image)
     with warnings_as_notes(screen), screen.status("drawing the flow"):
-        paths = draw_flow(trained, frame, trained.figures if out is None else out, boats=boats, blocks=blocks)
+        folder = trained.figures if out is None else out
+        paths = draw_flow(trained, frame, folder, boats=boats, blocks=blocks, before=before)
     for path in paths:
         screen.print(str(path))
 
 
-def draw_flow(run: Run, frame: pd.DataFrame, out: Path, *, boats: int = 40, blocks: int = 6) -> list[Path]:
+def draw_flow(
+    run: Run, frame: pd.DataFrame, out: Path, *, boats: int = 40, blocks: int = 6, before: bool = False
+) -> list[Path]:
     """The figures of a run's flow, with rows as boats."""
     from ..figures import flow_figures
 
     samples = run.samples(frame)
     classes = run.target.classes or None
     y = samples.y if classes else run.target.decode(samples.y.numpy())
+    untrained = run.untrained() if before else None
     return flow_figures(
-        run.model, samples.x, y, out, run.task, classes, boats=boats, blocks=blocks, target=run.target.name
+        *(run.model, samples.x, y, out, run.task, classes),
+        boats=boats,
+        blocks=blocks,
+        target=run.target.name,
+        before=untrained,
     )

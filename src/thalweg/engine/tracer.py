@@ -45,6 +45,9 @@ _READS: dict[Any, str] = {
 _TEXTS = {Tensor.__repr__, Tensor.__format__}
 """What makes text of a tensor: whoever prints one means to see it at each evaluation."""
 
+_NUMBERS: dict[Any, type[float | complex]] = {Tensor.__float__: float, Tensor.__complex__: complex}
+"""What makes a number of a tensor, and PyTorch a warning where a gradient is asked for, as it is while watching."""
+
 _FLAG: Any = Tensor.requires_grad.__get__  # type: ignore[attr-defined]
 
 
@@ -72,6 +75,8 @@ class Traced(Tensor):
         """What the field calls, before autograd sees it."""
         if func in _TEXTS:
             return f"Traced(shape={tuple(args[0].shape)}, dtype={args[0].dtype})"
+        if func in _NUMBERS:
+            return _NUMBERS[func](args[0].item())
         if func in _CUTS and any(isinstance(x, Traced) and x.codes is not None for x in args):
             raise Untraceable(f"the field cuts its own gradient ({_CUTS[func]})")
         with torch._C.DisableTorchFunctionSubclass():

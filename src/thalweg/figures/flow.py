@@ -6,17 +6,17 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 from torch import Tensor
 
+from .line import boats_at, check_count, line_water
 from .paths import add_heading, add_key, draw_log, draw_paths, draw_steps, log_handles, name_times, padded_range
 from .style import DEEP, Colouring, class_colour, new_figure, styled
 from .voyage import Log, Voyage, euler, keep_log, sail
-from .water import Water, draw_water, exact_water
+from .water import Water, draw_water
 
 Array = NDArray[np.float64]
 
@@ -99,6 +99,7 @@ def field_figure(
     atol: float = 1e-6,
     step_size: float | None = None,
     euler_steps: int | None = None,
+    show_steps: bool = True,
     title: str = "",
 ) -> Figure:
     """Draw a field on the line over the t–z plane, and boats that follow it.
@@ -106,8 +107,8 @@ def field_figure(
     Parameters
     ----------
     fun : callable
-        `fun(t, z) -> dz/dt`, for t a 0-d tensor and z of shape (batch, 1): any function that works element by element,
-        or a module on states of one dimension.
+        `fun(t, z) -> dz/dt`, for z of shape (batch, 1) and t of the same or 0-d: any function of tensors that works
+        element by element, or a module on states of one dimension.
     t_span : (t0, t1)
     z0_values : sequence of float
         Where the boats are put in.
@@ -115,6 +116,8 @@ def field_figure(
         As for `thalweg.solve_ivp`; each boat is solved alone.
     euler_steps : int, optional
         Draw also what Euler's method makes of each boat in so many steps.
+    show_steps : bool
+        Whether to mark where the solver's steps end and where it asks the field.
     title : str
 
     Returns
@@ -135,28 +138,15 @@ def field_figure(
     >>> figure.axes[0].get_xlabel()
     'time t'
     """
-    parameters = fun.parameters() if isinstance(fun, torch.nn.Module) else iter(())
-    like = next(parameters, torch.zeros((), dtype=torch.float64, device="cpu"))
-    z0 = torch.as_tensor(z0_values, dtype=torch.float64, device="cpu").reshape(-1, 1).to(like)
-    if len(z0) == 0:
-        raise ValueError("z0_values must hold at least one number, where a boat is put in; got none")
-    if euler_steps is not None and (
-        isinstance(euler_steps, bool) or not isinstance(euler_steps, int) or euler_steps < 1
-    ):
-        raise ValueError(f"euler_steps must be an integer of 1 or more, or None, got {euler_steps!r}")
+    z0 = boats_at(fun, z0_values)
+    if euler_steps is not None:
+        check_count("euler_steps", euler_steps)
     options = {"method": method, "rtol": rtol, "atol": atol, "step_size": step_size, "batching": "per_sample"}
-    voyage = sail(fun, t_span, z0, options)
-    logs = [keep_log(fun, t_span, boat[None], options) for boat in z0]
+    voyage = sail(fun, t_span, z0, options, times=241)
+    logs = [keep_log(fun, t_span, boat[None], options) for boat in z0] if show_steps else []
     steps = None if euler_steps is None else euler(fun, t_span, z0, euler_steps)
-
-    @torch.no_grad()
-    def slope(t: float, z: Array) -> Array:
-        dz: Tensor = fun(like.new_tensor(t), torch.from_numpy(z)[:, None].to(like))
-        return dz.to("cpu", torch.float64).numpy()[:, 0]
-
     places = voyage.z if steps is None else np.concatenate([voyage.z, steps.z])
-    water = exact_water(slope, voyage.t, padded_range(places))
-    return _draw_field(water, voyage, logs, steps, title)
+    return _draw_field(line_water(fun, z0, voyage.t, padded_range(places)), voyage, logs, steps, title)
 
 
 @styled
@@ -186,5 +176,5 @@ def _draw_field(water: Water, voyage: Voyage, logs: Sequence[Log], steps: Voyage
     name_times(ax, voyage.t)
     ax.set_ylabel("state z")
     add_heading(figure, title)
-    add_key(figure, [*handles, *log_handles()], "Darker water is faster.")
+    add_key(figure, [*handles, *(log_handles() if logs else [])], "Darker water is faster.")
     return figure

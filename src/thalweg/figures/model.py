@@ -23,10 +23,11 @@ from .flow import flow_figure
 from .folder import free_suffix
 from .paths import padded_range
 from .plane import plane_figure
+from .rivers import panels_figure
 from .steps import Blocks, steps_figure
 from .style import Colouring, save
 from .view import Task, View, choose_view
-from .voyage import Log, Voyage, euler, keep_log, sail
+from .voyage import Log, Voyage, euler, keep_log, sail, velocity
 from .water import Water, exact_plane, exact_water, mean_plane, mean_water
 
 Array = NDArray[np.float64]
@@ -47,13 +48,15 @@ def flow_figures(
     boats: int = 40,
     blocks: int = 6,
     target: str = "target",
+    before: nn.Module | None = None,
 ) -> list[Path]:
     """Draw what a trained model has learnt, and write it as PNG and SVG.
 
     Figure 1 is the river: the field over the t–z plane, the boats' paths, the solver's steps and evaluations. Figure 2
     sets the discrete steps of a residual network beside the continuous flow: the same field, read by Euler's method in
-    `blocks` steps. Figure 3 shows a plane of states at three times. A model whose flow is a `ResNet` has Figure 2
-    alone, with blocks of its own.
+    `blocks` steps. Figure 3 shows a plane of states at three times. Figure 4 sets the river before training beside it,
+    where the model is given as it was then. A model whose flow is a `ResNet` has Figure 2 alone, with blocks of its
+    own.
 
     Parameters
     ----------
@@ -74,12 +77,14 @@ def flow_figures(
         The number of Euler's steps in Figure 2.
     target : str
         The name of the target.
+    before : Module, optional
+        The model as it was before training.
 
     Returns
     -------
     list of Path
         `figure1-flow`, `figure2-steps` and, where the state has two dimensions or more, `figure3-plane`, each as PNG
-        and SVG.
+        and SVG; with `before`, `figure4-training` too.
 
     Raises
     ------
@@ -98,7 +103,7 @@ def flow_figures(
     ...     [path.name for path in flow_figures(model, x, [0, 0, 1], folder, "classification", ["low", "high"])]
     ['figure1-flow.png', 'figure1-flow.svg', 'figure2-steps.png', 'figure2-steps.svg']
     """
-    figures = draw_flow(model, x, y, task, class_names, boats=boats, blocks=blocks, target=target)
+    figures = draw_flow(model, x, y, task, class_names, boats=boats, blocks=blocks, target=target, before=before)
     suffix = free_suffix(out_dir, list(figures))
     return [path for name, figure in figures.items() for path in save(figure, Path(out_dir) / f"{name}{suffix}")]
 
@@ -113,12 +118,14 @@ def draw_flow(
     boats: int = 40,
     blocks: int = 6,
     target: str = "target",
+    before: nn.Module | None = None,
 ) -> dict[str, Figure]:
     """The figures of `flow_figures`, by the names of their files."""
     flow = getattr(model, "flow", None)
     if not isinstance(flow, NeuralODE | ResNet):
         raise ValueError(
-            f"model.flow must be a NeuralODE or a ResNet for there to be a flow to draw, got {type(flow).__name__}"
+            f"model.flow must be a NeuralODE or a ResNet for there to be a flow to draw, got {type(flow).__name__}; "
+            "thalweg.learn.model.FlowModel(encoder, flow, decoder) makes such a model of three modules"
         )
     for name, value in (("boats", boats), ("blocks", blocks)):
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
@@ -135,8 +142,28 @@ def draw_flow(
     with _evaluating(model):
         z0 = _put_in(model, x, rows)
         if isinstance(flow, ResNet):
+            if before is not None:
+                raise ValueError("before is for a model whose flow is a NeuralODE; this one's is a ResNet")
             return {"figure2-steps": _draw_blocks(flow, z0, colours, task, boats)}
-        return _draw_river(_River(flow, z0, colours, task), boats, blocks)
+        river = _River(flow, z0, colours, task)
+        figures = _draw_river(river, boats, blocks)
+        if before is not None:
+            with _evaluating(before):
+                figures["figure4-training"] = _draw_training(_river_before(before, x, rows, river), river, boats)
+        return figures
+
+
+def _river_before(model: nn.Module, x: Tensor | Array, rows: NDArray[np.intp], after: _River) -> _River:
+    """The river that the same samples were put into before training, seen from the same side."""
+    flow = getattr(model, "flow", None)
+    if not isinstance(flow, NeuralODE):
+        raise ValueError(f"before.flow must be a NeuralODE, as model.flow is, got {type(flow).__name__}")
+    z0 = _put_in(model, x, rows)
+    if z0.shape != after.z0.shape:
+        raise ValueError(
+            f"before must make states like those of model, {tuple(after.z0.shape[1:])}, got {tuple(z0.shape[1:])}"
+        )
+    return _River(flow, z0, after.colours, after.view)
 
 
 def _meaning(y: Any, task: Task, class_names: Sequence[Any] | None) -> tuple[NDArray[Any], list[str] | None]:
@@ -196,11 +223,11 @@ def _put_in(model: nn.Module, x: Tensor | Array, rows: NDArray[np.intp]) -> Tens
 class _River:
     """A flow, the boats on it, and the side from which it is seen."""
 
-    def __init__(self, flow: NeuralODE, z0: Tensor, colours: Colouring, task: Task) -> None:
+    def __init__(self, flow: NeuralODE, z0: Tensor, colours: Colouring, view: View | Task) -> None:
         self.flow, self.z0, self.colours = flow, z0, colours
         self.crowd = sail(flow.field, flow.t_span, z0, flow.options)
         self.dims = self.crowd.z.shape[-1]
-        self.view = choose_view(self.crowd.z[-1], colours.values, task)
+        self.view = view if isinstance(view, View) else choose_view(self.crowd.z[-1], colours.values, view)
         self.places = self.view.line(self.crowd.z)
 
     def water(self, voyage: Voyage, z_range: tuple[float, float], rows: int = 121) -> Water:
@@ -212,9 +239,7 @@ class _River:
     @torch.no_grad()
     def velocity(self, t: float, z: Array) -> Array:
         """The field at states (M, D)."""
-        state = torch.from_numpy(z).to(self.z0)
-        dz: Tensor = self.flow.field(self.z0.new_tensor(t), state)
-        return dz.to("cpu", torch.float64).numpy()
+        return velocity(self.flow.field, t, torch.from_numpy(z).to(self.z0)).to("cpu", torch.float64).numpy()
 
     def log(self, row: int) -> Log:
         """The solver's log of one boat, along the line."""
@@ -264,7 +289,8 @@ def _draw_flow(river: _River, boats: int) -> Figure:
 
 def _draw_steps(river: _River, boats: int, blocks: int) -> Figure:
     drawn = river.few(boats)
-    stepped = euler(river.flow.field, river.flow.t_span, river.z0, blocks)
+    flow = river.flow
+    stepped = euler(flow.field, flow.t_span, river.z0, blocks, batching=flow.options["batching"])
     places = river.view.line(stepped.z)
     z_range = _range(np.concatenate([places, river.places]), drawn)
     logs = [river.log(row) for row in drawn]
@@ -275,7 +301,7 @@ def _draw_steps(river: _River, boats: int, blocks: int) -> Figure:
         river.colours.pick(drawn),
         (
             f"Residual network: {blocks} block{plural}, {blocks} evaluation{plural}",
-            f"Neural ODE: {river.flow.options['method']}, {asked:.0f} evaluations",
+            f"Neural ODE: {flow.options['method']}, {asked:.0f} evaluations",
         ),
         label=river.view.labels[0],
         title="One learnt field, in discrete steps and as a continuous flow",
@@ -312,6 +338,23 @@ def _draw_plane(river: _River, boats: int) -> Figure:
     )
 
 
+def _draw_training(before: _River, after: _River, boats: int) -> Figure:
+    drawn = after.choose(boats)
+    z_range = _range(np.concatenate([before.places, after.places]), drawn)
+    return panels_figure(
+        ["before training", "after training"],
+        [river.water(river.crowd, z_range) for river in (before, after)],
+        [river.crowd.t for river in (before, after)],
+        [river.places[:, drawn] for river in (before, after)],
+        after.colours.pick(drawn),
+        handles=after.colours.handles(),
+        width=5.0,
+        label=after.view.labels[0],
+        title="What training made of the river: each boat is one sample",
+        note=after.note(1),
+    )
+
+
 def _draw_blocks(flow: ResNet, z0: Tensor, colours: Colouring, task: Task, boats: int) -> Figure:
     with torch.no_grad():
         z = flow.trajectory(z0).flatten(2).to("cpu", torch.float64).numpy()
@@ -333,18 +376,31 @@ def _draw_blocks(flow: ResNet, z0: Tensor, colours: Colouring, task: Task, boats
 
 
 def _spread(places: Array, colours: Colouring, boats: int) -> NDArray[np.intp]:
-    """The rows of so many boats: as many of each class, from all over its places; or of all target values."""
+    """The rows of so many boats: as many of each class, where it has so many, from all over its places or targets."""
     groups = [np.arange(len(places))]
     by = colours.values
     if colours.names is not None:
         groups = [np.flatnonzero(colours.values == code) for code in np.unique(colours.values)]
         by = places
-    share = np.diff(np.linspace(0, boats, len(groups) + 1).astype(int))
     chosen = []
-    for group, count in zip(groups, share, strict=True):
+    for group, count in zip(groups, _shares([len(group) for group in groups], boats), strict=True):
         order = group[np.argsort(by[group], kind="stable")]
-        chosen.append(order[np.unique((len(order) * (np.arange(count) + 0.5) / max(count, 1)).astype(int))])
+        chosen.append(order[(len(order) * (np.arange(count) + 0.5) / max(count, 1)).astype(int)])
     return np.concatenate(chosen)
+
+
+def _shares(sizes: Sequence[int], boats: int) -> list[int]:
+    """How many boats each group gives: what small ones lack is given by the others.
+
+    Examples
+    --------
+    >>> _shares([50, 50, 50], 40), _shares([5, 90, 60], 41), _shares([2, 3], 40)
+    ([13, 13, 14], [5, 18, 18], [2, 3])
+    """
+    shares = [0] * len(sizes)
+    for done, group in enumerate(np.argsort(sizes, kind="stable")):
+        shares[group] = min(sizes[group], (boats - sum(shares)) // (len(sizes) - done))
+    return shares
 
 
 def _range(places: Array, drawn: NDArray[np.intp]) -> tuple[float, float]:

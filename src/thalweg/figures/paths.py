@@ -41,6 +41,12 @@ _RING: dict[str, Any] = {
     "markeredgewidth": 1.4,
     "path_effects": [effects.Stroke(linewidth=2.6, foreground=DEEP), effects.Normal()],
 }
+_MISS: dict[str, Any] = {
+    "color": "white",
+    "lw": 2.6,
+    "solid_capstyle": "butt",
+    "path_effects": [effects.Stroke(linewidth=4.4, foreground=DEEP), effects.Normal()],
+}
 
 
 def draw_paths(ax: Axes, t: Array, z: Array, colours: Colouring) -> None:
@@ -101,6 +107,16 @@ def draw_log(ax: Axes, log: Log) -> None:
         line.set_clip_box(TransformedBbox(Bbox.from_extents(-0.02, 0.0, 1.02, 1.0), ax.transAxes))
 
 
+def draw_miss(ax: Axes, t: float, landed: float, wanted: float) -> None:
+    """From where a boat landed to where it was to be."""
+    ax.plot([t, t], [landed, wanted], **_MISS, zorder=4, clip_on=False, label="_miss")
+
+
+def miss_handle(label: str) -> Line2D:
+    """The key to what `draw_miss` draws."""
+    return Line2D([], [], **_MISS, label=label)
+
+
 def log_handles() -> list[Line2D]:
     """The key to the solver's marks."""
     return [Line2D([], [], **_RING, label="end of a solver step"), Line2D([], [], **_DOT, label="field evaluation")]
@@ -111,21 +127,21 @@ def name_times(ax: Axes, t: Array, label: str = "time t") -> None:
     t0, t1 = float(t[0]), float(t[-1])
     ax.set_xlim(t0, t1)
     inner = [x for x in ax.get_xticks() if 0.12 < (x - t0) / (t1 - t0) < 0.88]
-    ends = [f"$t_{k}$ = {time_text(x, t)}" for k, x in enumerate((t0, t1))]
-    ax.set_xticks([t0, *inner, t1], [ends[0], *(time_text(x, t, "g") for x in inner), ends[1]])
+    ends = [f"$t_{k}$ = {number_text(x, t)}" for k, x in enumerate((t0, t1))]
+    ax.set_xticks([t0, *inner, t1], [ends[0], *(number_text(x, t, "g") for x in inner), ends[1]])
     ax.set_xlabel(label)
 
 
-def time_text(time: float, t: Array, form: str = ".3g") -> str:
-    """A time among others, written as axes write numbers.
+def number_text(number: float, among: Array, form: str = ".3g") -> str:
+    """A number among others, written as axes write numbers; what beside them is but rounding is 0.
 
     Examples
     --------
-    >>> time_text(-0.5, np.array([-1.0, 1.0])), time_text(1e-17, np.array([-1.0, 1.0]))
+    >>> number_text(-0.5, np.array([-1.0, 1.0])), number_text(1e-17, np.array([-1.0, 1.0]))
     ('−0.5', '0')
     """
-    nothing = abs(time) < 1e-9 * np.abs(t).max()  # but rounding
-    return Formatter.fix_minus(format(0.0 if nothing else time, form))
+    nothing = abs(number) < 1e-9 * np.abs(among).max()
+    return Formatter.fix_minus(format(0.0 if nothing else number, form))
 
 
 def name_depths(ax: Axes, depth: int) -> None:

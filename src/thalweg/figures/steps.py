@@ -67,6 +67,7 @@ def steps_figure(
     """
     figure = new_figure(11.5 if flow else 8.5, 6.0)
     axes = figure.subplots(1, 2 if flow else 1, sharey=True, squeeze=False)[0]
+    figure.set_layout_engine("constrained", wspace=0.05)  # room between t1 of one panel and t0 of the next
     top = top_speed([blocks.water, *(flow[:1] if flow else ())])
     _draw_blocks(axes[0], blocks, colours, top)
     handles = [Line2D([], [], color=CURRENT, marker="s", markersize=5, markeredgecolor=DEEP, lw=1.6, label="block")]

@@ -144,6 +144,15 @@ def new_figure(width: float, height: float) -> Figure:
     return figure
 
 
+def new_panels(count: int, *, width: float = 4.0, label: str = "state z") -> tuple[Figure, list[Axes]]:
+    """A figure of panels beside each other with one z axis, and room between the names of their times."""
+    figure = new_figure(max(width * count, 6.0), 4.9)
+    axes = figure.subplots(1, count, sharey=True, squeeze=False)[0]
+    figure.set_layout_engine("constrained", wspace=0.05)
+    axes[0].set_ylabel(label)
+    return figure, list(axes)
+
+
 @styled
 def save(figure: Figure, path: str | Path, *, dpi: int = 170) -> list[Path]:
     """Write a figure as PNG and SVG.

@@ -62,6 +62,11 @@ class Log:
         return Log(self.t, line(self.z)[:, None], self.t_asked, line(self.z_asked)[:, None])
 
 
+def velocity(field: FieldFunction, t: Tensor | float, z: Tensor) -> Tensor:
+    """dz/dt of states (N, *D) at one time; a field that looks at the time alone says the same to all boats."""
+    return field(z.new_tensor(float(t)), z).expand_as(z)
+
+
 @torch.no_grad()
 def sail(
     field: FieldFunction, t_span: tuple[Any, Any], z0: Tensor, options: dict[str, Any], *, times: int = 97
@@ -90,7 +95,7 @@ def sail(
         raise ValueError(f"t_span must have two different times for there to be a flow to draw, got t0 = t1 = {t0:g}")
     t = torch.linspace(t0, t1, times, dtype=torch.float64, device="cpu")
     z = solve_ivp(field, (t0, t1), z0, t_eval=t, **options).ys
-    v = torch.stack([field(time.to(z0), state) for time, state in zip(t, z, strict=True)])
+    v = torch.stack([velocity(field, time, state) for time, state in zip(t, z, strict=True)])
     return Voyage(t.numpy(), _array(z), _array(v))
 
 
@@ -112,12 +117,15 @@ def keep_log(field: FieldFunction, t_span: tuple[Any, Any], z0: Tensor, options:
 
 
 @torch.no_grad()
-def euler(field: FieldFunction, t_span: tuple[Any, Any], z0: Tensor, steps: int) -> Voyage:
+def euler(
+    field: FieldFunction, t_span: tuple[Any, Any], z0: Tensor, steps: int, *, batching: str = "per_sample"
+) -> Voyage:
     """The same field read as a residual network of `steps` blocks, which is Euler's method; T = steps + 1."""
     t0, t1 = (float(t) for t in t_span)
     t = torch.linspace(t0, t1, steps + 1, dtype=torch.float64, device="cpu")
-    z = solve_ivp(field, (t0, t1), z0, "euler", t_eval=t, step_size=abs(t1 - t0) / steps).ys
-    v = torch.stack([field(time.to(z0), state) for time, state in zip(t, z, strict=True)])
+    options: dict[str, Any] = {"step_size": abs(t1 - t0) / steps, "batching": batching}
+    z = solve_ivp(field, (t0, t1), z0, "euler", t_eval=t, **options).ys
+    v = torch.stack([velocity(field, time, state) for time, state in zip(t, z, strict=True)])
     return Voyage(t.numpy(), _array(z), _array(v))
 
 

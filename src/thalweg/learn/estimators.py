@@ -382,11 +382,20 @@ class _Estimator(BaseEstimator):
 
     def _outputs(self, X: Any) -> Tensor:
         """Logits, or standardised answers (N, outputs)."""
-        x = self._rows(X)
+        x = self.inputs(X)
         return outputs(self.model_, x).cpu()
 
-    def _rows(self, X: Any) -> Tensor:
-        """The features of new rows."""
+    def inputs(self, X: Any) -> Tensor:
+        """What the encoder of `model_` takes for rows: their features, made numbers and scaled as `fit` learnt to.
+
+        Parameters
+        ----------
+        X : array or data frame (N, features)
+
+        Returns
+        -------
+        Tensor (N, inputs)
+        """
         check_is_fitted(self)
         return torch.from_numpy(self._inputs.features(self._inputs.check(self, X, reset=False)))
 
@@ -404,7 +413,7 @@ class _Estimator(BaseEstimator):
         -------
         Tensor (T, N, state_dim)
         """
-        x, flow = self._rows(X), self.model_.flow
+        x, flow = self.inputs(X), self.model_.flow
         if not isinstance(flow, NeuralODE):
             raise ValueError(f"trajectory needs an estimator with flow='ode', this one has {self.flow!r}")
         z0 = self.model_.encoder(x.to(next(self.model_.parameters())))

@@ -148,6 +148,12 @@ class Run:
         """What is asked of the model."""
         return self.target.task
 
+    def untrained(self) -> FlowModel:
+        """The model as it was before training, with the first weights, which the seed decides."""
+        sizes = self.schema.n_inputs, self.schema.n_outputs
+        like = next(self.model.parameters())
+        return build_model(self.config.model, self.config.solver, *sizes, self.config.seed).to(like).eval()
+
     def predict(self, frame: pd.DataFrame) -> pd.DataFrame:
         """Predict rows, whose columns may come in any order and with others between.
 

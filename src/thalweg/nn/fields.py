@@ -70,11 +70,13 @@ class MLPField(nn.Module):
         if not (isinstance(depth, int) and depth >= 0):
             raise ValueError(f"depth must be an integer of 0 or more, got {depth!r}")
         sizes = [features, *[width] * depth, features]
+        self.features = features
         self.activation = _activation(activation)
         self.layers = nn.ModuleList(_TimedLinear(n_in, n_out, time) for n_in, n_out in pairwise(sizes))
 
     def forward(self, t: Tensor, z: Tensor) -> Tensor:
         """dz/dt, for z (..., features)."""
+        _check_state(t, z, self.features)
         for layer in self.layers[:-1]:
             z = self.activation(layer(t, z))
         return self.layers[-1](t, z)
@@ -103,10 +105,12 @@ class LinearField(nn.Module):
     def __init__(self, features: int, *, bias: bool = False, time: TimeMode = "none") -> None:
         super().__init__()
         _check_counts(features=features)
+        self.features = features
         self.layer = _TimedLinear(features, features, time, bias=bias)
 
     def forward(self, t: Tensor, z: Tensor) -> Tensor:
         """dz/dt, for z (..., features)."""
+        _check_state(t, z, self.features)
         return self.layer(t, z)
 
 
@@ -158,12 +162,17 @@ class ConvField(nn.Module):
         if not (isinstance(depth, int) and depth >= 0):
             raise ValueError(f"depth must be an integer of 0 or more, got {depth!r}")
         sizes = [channels, *[width] * depth, channels]
+        self.channels = channels
         self.activation = _activation(activation)
         self.layers = nn.ModuleList(_TimedConv(n_in, n_out, kernel_size, time) for n_in, n_out in pairwise(sizes))
         self.norms = nn.ModuleList(nn.GroupNorm(_groups(n), n) for n in sizes[1:-1])
 
     def forward(self, t: Tensor, z: Tensor) -> Tensor:
         """dz/dt, for z (batch, channels, height, width)."""
+        if z.ndim != 4 or z.shape[1] != self.channels:
+            raise ValueError(
+                f"this field takes states of shape (batch, {self.channels}, height, width), got {tuple(z.shape)}"
+            )
         for layer, norm in zip(self.layers, self.norms, strict=False):
             z = self.activation(norm(layer(t, z)))
         return self.layers[-1](t, z)
@@ -228,6 +237,13 @@ def _check_counts(**counts: int) -> None:
     for name, count in counts.items():
         if isinstance(count, bool) or not isinstance(count, int) or count < 1:
             raise ValueError(f"{name} must be a positive integer, got {count!r}")
+
+
+def _check_state(t: Tensor, z: Tensor, features: int) -> None:
+    """Refuse a state of another size, and one alone that was taken for a batch: it has a time for each number then."""
+    if not z.ndim or z.shape[-1] != features or (z.ndim == 1 and t.ndim and len(t) > 1):
+        alone = "; a state on its own is a batch of one, z[None]" if z.ndim < 2 else ""
+        raise ValueError(f"this field takes states of shape (..., {features}), got {tuple(z.shape)}{alone}")
 
 
 def _groups(channels: int) -> int:

@@ -245,4 +245,6 @@ class Augment(nn.Module):
 
     def forward(self, z: Tensor) -> Tensor:
         """`z` with zeros after its features (batch, features) or channels (batch, channels, …)."""
+        if z.ndim < 2:
+            raise ValueError(f"z must have a batch and features or channels, got shape {tuple(z.shape)}")
         return torch.cat([z, z.new_zeros(z.shape[0], self.extra, *z.shape[2:])], dim=1)

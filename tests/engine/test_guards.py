@@ -13,8 +13,9 @@ import pytest
 import torch
 from torch import nn
 
+from thalweg import solve_ivp
 from thalweg.engine.builder import Untraceable
-from thalweg.engine.cache import cached_trace
+from thalweg.engine.cache import _OWNED, cached_trace
 from thalweg.engine.guards import guards_of
 from thalweg.engine.trace import trace
 from thalweg.nn import MLPField
@@ -380,6 +381,13 @@ def test_fields_that_equal_others_are_told_apart():
     assert cached_trace(field, *two(), by_row=True).shared(())[0].item() == 3.0
 
 
+def test_a_field_that_has_no_hash_is_watched_once():
+    field, equal = Equal(2.0), Equal(2.0)
+    first = cached_trace(field, *two(), by_row=True)
+    assert cached_trace(field, *two(), by_row=True) is first
+    assert cached_trace(equal, *two(), by_row=True) is not first
+
+
 def test_shapes_dtypes_and_arguments_have_traces_of_their_own():
     def fun(t, y, rate=1.0, power=1):
         return (y * rate) ** power
@@ -446,3 +454,27 @@ def test_the_cache_keeps_no_module_alive():
     del module
     gc.collect()
     assert gone() is None
+
+
+def test_what_is_kept_of_a_solve_ends_with_its_field():
+    module, y0 = MLPField(2, width=4), torch.rand(3, 2)
+    for _ in range(3):
+        solve_ivp(module, (0.0, 1.0), y0, backend="native")
+    number, gone = id(module), weakref.ref(module)
+    assert len(_OWNED[number].ways) == 1
+    del module
+    gc.collect()
+    assert gone() is None
+    assert number not in _OWNED
+
+
+def test_a_solve_whose_arguments_have_changed_their_kind_is_another():
+    def decay(t, y, rate):
+        return -rate * y
+
+    y0 = torch.ones(3, 2, dtype=torch.float64)
+    rates = [torch.tensor(1.0).double(), torch.full((3, 1), 2.0).double(), 0.5, torch.full((2,), 3.0).double(), 1]
+    for rate in (*rates, *rates):
+        end = solve_ivp(decay, (0.0, 1.0), y0, args=(rate,), rtol=1e-8, atol=1e-10, backend="native").ys[-1]
+        expected = torch.exp(-torch.as_tensor(rate, dtype=torch.float64)).expand(3, 2)
+        torch.testing.assert_close(end, expected, rtol=1e-6, atol=0)

@@ -51,3 +51,21 @@ def is_compiled(x: Tensor) -> bool:
 def address(x: Tensor | None) -> int:
     """Where a tensor's numbers lie, 0 of none."""
     return 0 if x is None else x.data_ptr()
+
+
+def select_rows(marks: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    """The rows of a where they are marked (B,), and those of b elsewhere; a and b are of one shape and dtype."""
+    marks, a, b = in_memory(marks), in_memory(a), in_memory(b)
+    out, rows = torch.empty_like(a), a.shape[0]
+    size = a.numel() // rows * a.element_size()
+    native.select_rows(marks.data_ptr(), a.data_ptr(), b.data_ptr(), rows, size, out.data_ptr())
+    return out
+
+
+def stage_times(t: Tensor, h: Tensor, c: Tensor, dtype: torch.dtype) -> Tensor:
+    """The times t + c h (S, B) of stages c (S,), for rows at t with steps of h (B,), all float64."""
+    t, h, c = in_memory(t), in_memory(h), in_memory(c)
+    out = torch.empty((c.shape[0], t.shape[0]), dtype=dtype)
+    fill = native.stage_times_float if dtype is torch.float32 else native.stage_times_double
+    fill(t.data_ptr(), h.data_ptr(), c.data_ptr(), *out.shape, out.data_ptr())
+    return out

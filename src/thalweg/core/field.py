@@ -17,7 +17,8 @@ from torch import Tensor
 from torch.nn.utils import parametrize
 from torch.utils import _pytree as pytree
 
-from .arithmetic import Number, absolute, where, wide_dtype
+from .arithmetic import Number, absolute, of_rows, where, wide_dtype
+from .compiled import is_compiled, stage_times
 from .rows import rows_of
 from .sparsity import Sparsity
 from .state import Layout
@@ -150,6 +151,9 @@ class Field:
             times = torch.add(t, c, alpha=h) if isinstance(h, float) else c * h + t
             times = times.to(self.time_dtype)
             return (times if self.jumps is None else self._inside(times, self.jumps, _host(t), _host(h))).unbind()
+        plain = self.jumps is None and c.ndim == 1 and isinstance(t, Tensor) and isinstance(h, Tensor)
+        if plain and self.time_dtype in (torch.float32, torch.float64) and is_compiled(of_rows(t)):
+            return stage_times(of_rows(t), of_rows(h), c, self.time_dtype).view(self._time_shape).unbind()
         c = c.unsqueeze(-1) if c.ndim == 1 else c
         times = torch.addcmul(t, c, h) if isinstance(t, Tensor) and isinstance(h, Tensor) else c * h + t
         times = times.to(self.time_dtype)

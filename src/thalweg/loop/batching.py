@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ..core.arithmetic import Count, Flag, Number, across, as_list, wide_dtype
+from ..core.compiled import is_compiled, select_rows
 from ..core.norms import Tolerance, relative_to, rms, rms_of_rows, wide_enough
 
 
@@ -110,6 +111,8 @@ class PerSample:
         """Row by row."""
         if isinstance(accept, bool):
             return new if accept else old
+        if is_compiled(new):
+            return select_rows(accept, new, old)
         return torch.where(across(accept, new.ndim), new, old)
 
     def finite(self, y: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import repeat
@@ -33,6 +34,7 @@ from ..core.arithmetic import (
 )
 from ..core.arithmetic import most as most_of
 from ..core.compiled import in_memory
+from ..core.derivatives import recorded
 from ..core.field import Divisible, FieldLike, time_of
 from ..core.norms import Tolerance
 from ..core.rows import rows_of, stand_ins
@@ -344,7 +346,7 @@ def integrate(problem: Problem, recorder: Recorder | None = None) -> Result:
 def _error(problem: Problem, step: Step, y: Tensor) -> Number:
     """The error of each unit relative to what is allowed; infinite where the equations of the step were not solved."""
     assert step.error is not None, "an adaptive controller needs a method with an error estimate"
-    with torch.no_grad():
+    with torch.no_grad() if torch.is_grad_enabled() else nullcontext():
         error = _relative(problem, step.error, y, step.y)
         if step.error_coarse is not None:
             error = _tempered(error, _relative(problem, step.error_coarse, y, step.y))
@@ -378,7 +380,8 @@ def _stuck(
 
 def _relative(problem: Problem, x: Tensor, *states: Tensor) -> Number:
     """How large x is for each unit, relative to the tolerance; forward-mode differentiation stays out of it."""
-    return problem.batching.reduce(x.detach(), problem.tolerance, *(y.detach() for y in states))
+    given = [y.detach() for y in (x, *states)] if recorded() else [x, *states]
+    return problem.batching.reduce(given[0], problem.tolerance, *given[1:])
 
 
 def _tempered(error: Number, coarse: Number) -> Number:

@@ -51,8 +51,8 @@ void power(const T* base, const T* exponent, T* out, std::size_t n) {
 extern constinit const Isa isa{THALWEG_STRING(THALWEG_ISA), unary<float>,           unary<double>,
                                power<float>,                power<double>,          solve_explicit<float>,
                                solve_explicit<double>,      solve_rosenbrock<float>, solve_rosenbrock<double>,
-                               {sum_stages<float>, measure<float>, spread<float>},
-                               {sum_stages<double>, measure<double>, spread<double>},
+                               {sum_stages<float>, measure<float>, spread<float>, stage_times<float>},
+                               {sum_stages<double>, measure<double>, spread<double>, stage_times<double>},
                                settle};
 
 }  // namespace thalweg::THALWEG_ISA

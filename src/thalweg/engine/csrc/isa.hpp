@@ -32,6 +32,7 @@ struct Sums {
                      T* out);
   void (*measure)(T* x, const T* y, const T* z, T atol, T rtol, std::size_t rows, std::size_t entries, double* out);
   void (*spread)(const double* sizes, std::size_t rows, std::size_t entries, T* out);
+  void (*stage_times)(const double* t, const double* h, const double* c, std::size_t count, std::size_t rows, T* out);
 };
 
 // A step of each row that was tried, and what becomes of it, as loop/integrate.py has it. Flags are bytes, 0 or 1.

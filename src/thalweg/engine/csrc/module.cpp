@@ -13,6 +13,7 @@
 #include <array>
 #include <cstdint>
 #include <cstdlib>
+#include <cstring>
 #include <stdexcept>
 #include <string>
 #include <tuple>
@@ -312,6 +313,20 @@ void measure(std::uintptr_t x, std::uintptr_t y, std::uintptr_t z, std::uintptr_
                     static_cast<T>(rtol), rows, entries, pointer<double*>(out));
 }
 
+template <class T>
+void stage_times(std::uintptr_t t, std::uintptr_t h, std::uintptr_t c, std::size_t count, std::size_t rows, std::uintptr_t out) {
+  sums<T>().stage_times(pointer<const double*>(t), pointer<const double*>(h), pointer<const double*>(c), count, rows,
+                        pointer<T*>(out));
+}
+
+// out = a where a row is marked, else b; of each row so many bytes.
+void select_rows(std::uintptr_t marks, std::uintptr_t a, std::uintptr_t b, std::size_t rows, std::size_t bytes,
+                 std::uintptr_t out) {
+  const auto* marked = pointer<const std::uint8_t*>(marks);
+  for (std::size_t row = 0; row < rows; ++row)
+    std::memcpy(pointer<char*>(out) + row * bytes, pointer<const char*>(marked[row] ? a : b) + row * bytes, bytes);
+}
+
 // The settling of steps by one controller; in a call, the rows, the evaluations, and addresses in the order of `Settling`.
 struct Settler {
   double safety, least, most, power, spacing, slack;
@@ -444,6 +459,9 @@ NB_MODULE(_native, m) {
   add_stages<double>(m, "StagesDouble");
   m.def("measure_float", measure<float>);
   m.def("measure_double", measure<double>);
+  m.def("stage_times_float", stage_times<float>);
+  m.def("stage_times_double", stage_times<double>);
+  m.def("select_rows", select_rows);
 
   nb::class_<Settler>(m, "Settler")
       .def("__init__", [](Settler* self, double safety, double least, double most, double power, double spacing, double slack) {

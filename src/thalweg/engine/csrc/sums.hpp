@@ -76,6 +76,13 @@ void spread(const double* sizes, std::size_t rows, std::size_t entries, T* out) 
     for (std::size_t i = 0; i < entries; ++i) *out++ = static_cast<T>(sizes[row]);
 }
 
+// The times t + c h of each stage, (count, rows).
+template <class T>
+void stage_times(const double* t, const double* h, const double* c, std::size_t count, std::size_t rows, T* out) {
+  for (std::size_t i = 0; i < count; ++i)
+    for (std::size_t row = 0; row < rows; ++row) *out++ = static_cast<T>(t[row] + c[i] * h[row]);
+}
+
 // What becomes of a step of each row.
 inline Settled settle(const Settling& s, std::size_t rows) {
   double* const factors = s.h_tried;  // until they are used

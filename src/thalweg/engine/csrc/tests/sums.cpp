@@ -42,6 +42,11 @@ bool right(const Sums<T>& sums, std::size_t rows, std::size_t entries) {
         ok &= close(out[i], (based ? y[i] : T(0)) + size * sum);
       }
     }
+  const std::vector<double> t = numbers<double>(rows, 5), c{0.5, 1.0};
+  std::vector<T> times(2 * rows);
+  sums.stage_times(t.data(), h.data(), c.data(), 2, rows, times.data());
+  for (std::size_t r = 0; r < rows; ++r)
+    ok &= close(times[r], static_cast<T>(t[r] + 0.5 * h[r])) && close(times[rows + r], static_cast<T>(t[r] + h[r]));
   std::vector<double> found(rows);
   sums.measure(x.data(), y.data(), z.data(), T(0.01), T(0.1), rows, entries, found.data());
   for (std::size_t r = 0; r < rows; ++r) {

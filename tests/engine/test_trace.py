@@ -106,6 +106,7 @@ VECTORS = {
         torch.add(y, y * y, alpha=2) - torch.sub(y, t, alpha=3) + torch.addmm(y, y, w, beta=2, alpha=3)
     ),
     "filled": filled,
+    "diagonal": lambda t, y: y @ torch.diag(torch.ones(3, dtype=F64) * 2),
     "in place": in_place,
     "constant": lambda t, y: torch.zeros_like(y),
     "shared alone": lambda t, y: (torch.tanh(v) * 2).expand_as(y),

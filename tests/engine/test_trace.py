@@ -157,6 +157,11 @@ MODULES = {
     "transformer": (nn.TransformerEncoderLayer(3, 1, 8, dropout=0.1, batch_first=True).eval(), (4, 3)),
     "gru": (nn.GRUCell(3, 3), (3,)),
     "bilinear": (nn.Bilinear(3, 3, 3), (3,)),
+    "convolutions": (
+        nn.Sequential(nn.Conv1d(4, 2, 3, padding=1), nn.Tanh(), nn.ConvTranspose1d(2, 4, 3, padding=1)),
+        (4, 3),
+    ),
+    "instance_norm": (nn.InstanceNorm1d(4, affine=True), (4, 3)),
 }
 
 
@@ -449,6 +454,18 @@ def detached(t, y):
     return y.detach() * 2
 
 
+class StraightThrough(torch.autograd.Function):
+    """A sign that lets gradients pass, of operations without a derivative alone."""
+
+    @staticmethod
+    def forward(ctx, x):
+        return torch.sign(x)
+
+    @staticmethod
+    def backward(ctx, cotangent):
+        return cotangent
+
+
 def without_graph(t, y):
     with torch.no_grad():
         return y * 2
@@ -470,7 +487,7 @@ def through_numpy(t, y):
 buffers = nn.BatchNorm1d(3).double()
 
 REFUSED = {
-    "convolution": (lambda t, y: F.conv1d(y.unsqueeze(1), w[:1, None], padding=1)[:, 0], "aten::convolution"),
+    "large windows": (lambda t, y: F.conv1d(y.repeat(1, 9000).unsqueeze(1), w[:1, None])[:, 0, :3], "80994 multipl"),
     "random numbers": (noisy, "draws random numbers"),
     "dropout": (lambda t, y: F.dropout(y, 0.5), "draws random numbers"),
     "batch_norm": (lambda t, y: F.batch_norm(y, None, None, training=True), "batch_norm in training mode"),
@@ -494,11 +511,12 @@ REFUSED = {
     "rows that it holds": (lambda t, y: y * w.new_ones(5, 1), r"watched, with \d+ rows .* must reach it by args"),
     "half": (lambda t, y: y.half().double(), "float16"),
     "places": (
-        lambda t, y: y.gather(1, y.max(1, keepdim=True).indices) * y,
-        "where the largest or smallest entry lies",
+        lambda t, y: y.gather(1, F.max_pool1d(y, 2, return_indices=True)[1]) * y,
+        "where the largest entry of a window lies",
     ),
-    "rounds": (lambda t, y: y.floor(), "aten::floor"),
-    "sorts": (lambda t, y: y.sort(1).values, "aten::sort"),
+    "sorts": (lambda t, y: y.repeat(1, 20).sort(1).values[:, ::20], "sorts 60 numbers"),
+    "no instruction": (lambda t, y: torch.special.bessel_j0(y), "aten::special_bessel_j0"),
+    "rounded with a derivative": (lambda t, y: StraightThrough.apply(y), "derivative of its own"),
     "wrong shape": (lambda t, y: y[:, :1], "shape and dtype of y"),
     "large products": (lambda t, y: (lambda m: (m @ m)[:, 0, :3])(y.repeat(1, 300).view(-1, 30, 30)), "27000 products"),
 }
@@ -515,8 +533,8 @@ def test_what_is_refused_and_why(name):
 
 
 def test_refusals_of_states_and_modules():
-    with pytest.raises(Untraceable, match="aten::convolution"):
-        trace(ConvField(2), torch.zeros(3, 1, 1, 1), torch.randn(3, 2, 5, 5), by_row=True)
+    with pytest.raises(Untraceable, match="windows over a sample"):
+        trace(ConvField(2, width=64), torch.zeros(3, 1, 1, 1), torch.randn(3, 2, 9, 9), by_row=True)
     for dtype in (torch.complex128, torch.float16):
         with pytest.raises(Untraceable, match="float32 or float64"):
             trace(lambda t, y: y, torch.zeros(3, 1), torch.ones(3, 2, dtype=dtype), by_row=True)

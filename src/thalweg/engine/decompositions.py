@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import matrices
+from . import matrices, windows
 from .builder import Untraceable
 from .tracer import is_batched
 
@@ -63,13 +63,20 @@ def _root(x: Tensor) -> Tensor:
 def _norm(
     x: Tensor, order: float = 2, dim: Any = None, keepdim: bool = False, *, dtype: torch.dtype | None = None
 ) -> Tensor:
+    if abs(order) == math.inf:
+        size = x.abs()
+        return (size.amax if order > 0 else size.amin)(dims_of(x, dim), keepdim)
     if order == 2:
         return _root(x.square().sum(dims_of(x, dim), keepdim, dtype=dtype))
-    if order == 1:
-        return x.abs().sum(dims_of(x, dim), keepdim, dtype=dtype)
-    if order == math.inf:
-        return x.abs().amax(dims_of(x, dim), keepdim)
-    raise Untraceable(f"the field takes a norm of order {order}; the native engine takes 1, 2 and inf")
+    powers = (x != 0).to(x.dtype) if order == 0 else x.abs() if order == 1 else _power(x.abs(), order)
+    total = powers.sum(dims_of(x, dim), keepdim, dtype=dtype)
+    return total if order in (0, 1) else _power(total, 1 / order)
+
+
+def _power(x: Tensor, exponent: float) -> Tensor:
+    """A power of what is not negative, whose derivative at 0 is 0."""
+    none = x == 0
+    return torch.where(none, 0.0 if exponent > 0 else math.inf, torch.where(none, 1.0, x) ** exponent)
 
 
 def _logsumexp(x: Tensor, dim: Any, keepdim: bool = False) -> Tensor:
@@ -144,6 +151,11 @@ def _batch_norm(
     momentum: float,
     eps: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
+    if mean is None and len(x) == 1:  # as each channel of each sample is one, for instance_norm
+        out, mean, scale = _normalized(x, [0, *range(2, x.ndim)], eps)
+        shape = (-1, *(1,) * (x.ndim - 2))
+        weight, bias = (None if p is None else p.view(shape) for p in (weight, bias))
+        return _affine(out, weight, bias), mean.flatten(), scale.flatten()
     if training or mean is None or variance is None:
         raise Untraceable("the field mixes samples (batch_norm in training mode); call eval() on it, or use layer_norm")
     return _running_norm(x, weight, bias, mean, variance, momentum, eps)
@@ -195,31 +207,22 @@ def _xlogy(x: Any, y: Any) -> Tensor:
     return torch.where(none, y.abs().sqrt() * 0.0, x * torch.where(none, 1.0, y).log())
 
 
-def _angle(y: Tensor, x: Tensor) -> Tensor:
-    """The angle of (x, y), of which one is not negative: a polynomial (Abramowitz & Stegun, 4.4.47) is within 1e-5.
-
-    The tangent of what is left is known. So the derivative is exact, whatever that of the polynomial. It is no `atan2`,
-    which tells -0 from 0 where it jumps, and there is no instruction that does.
-    """
-    a, b = y.abs(), x.abs()
-    steep = a > b
-    small, large = torch.where(steep, b, a), torch.where(steep, a, b)
-    z = small / torch.where(large == 0, 1.0, large)
-    guess = z * _horner(z.square(), (0.9998660, -0.3302995, 0.1801410, -0.0851330, 0.0208351))
-    guess = torch.where(steep, math.pi / 2 - guess, guess)
-    guess = torch.where(x < 0, math.pi - guess, guess)
-    guess = torch.where(y < 0, -guess, guess)
-    cos, sin = guess.cos(), guess.sin()
-    left = (y * cos - x * sin) / (x * cos + y * sin)
-    return torch.where(left.isnan(), guess, guess + (left - left.square() * left / 3))
-
-
 def _horner(x: Tensor, coefficients: Sequence[float]) -> Tensor:
     """A polynomial, lowest power first."""
     value = x * coefficients[-1]
     for coefficient in coefficients[-2:0:-1]:
         value = (value + coefficient) * x
     return value + coefficients[0]
+
+
+def rounded_quotient(x: Any, y: Any, mode: str) -> Tensor:
+    """The whole number that x / y is rounded to, by the exact quotient where to the floor; it has no derivative."""
+    if mode == "trunc":
+        return (x / y).trunc()
+    whole = (x - torch.remainder(x, y)) / y
+    if isinstance(y, Tensor) or y == 0:
+        whole = torch.where(torch.as_tensor(y == 0), x / y, whole)
+    return whole.round()
 
 
 def _cosine_of_sine(x: Tensor) -> Tensor:
@@ -270,6 +273,32 @@ def _cumprod(x: Tensor, dim: int, *, dtype: torch.dtype | None = None) -> Tensor
     return torch.stack(list(itertools.accumulate(others, torch.mul, initial=first)), dim)
 
 
+_IN_ORDER = 32
+"""The most numbers that are sorted: each of them is compared with about half of all."""
+
+
+def in_order(x: Tensor, dim: int, descending: bool) -> tuple[Tensor, Tensor]:
+    """The entries along a dimension in their order, and where each was: neighbours change places, in as many rounds.
+
+    Equal ones stay as they are.
+    """
+    x = x.movedim(dim, -1)
+    length = x.shape[-1]
+    if length > _IN_ORDER:
+        raise Untraceable(f"the field sorts {length} numbers; the native engine sorts up to {_IN_ORDER}")
+    both = torch.stack([x, torch.arange(length, dtype=x.dtype, device=x.device).expand(x.shape)])
+    for begin in [n % 2 for n in range(length)]:
+        end = length - (length - begin) % 2
+        if begin == end:
+            continue
+        first, second = both[..., begin:end].unflatten(-1, (-1, 2)).unbind(-1)
+        swap = second[0] > first[0] if descending else second[0] < first[0]
+        pairs = torch.stack([torch.where(swap, second, first), torch.where(swap, first, second)], -1).flatten(-2)
+        both = torch.cat([both[..., :begin], pairs, both[..., end:]], -1)
+    values, places = both.movedim(-1, dim if dim < 0 else dim + 1)
+    return values, places
+
+
 def _inverse(a: Tensor) -> Tensor:
     return matrices.solved(a, torch.eye(a.shape[-1], dtype=a.dtype, device=a.device), shared=False)
 
@@ -296,6 +325,11 @@ def _triangular(a: Tensor, b: Tensor, *, upper: bool, left: bool = True, unitria
     return matrices.solved_triangular(a, b, upper=upper, unit=unitriangular)
 
 
+def _cholesky_solve(b: Tensor, a: Tensor, upper: bool = False) -> Tensor:
+    lower = a.mT if upper else a
+    return _triangular(lower.mT, _triangular(lower, b, upper=False), upper=True)
+
+
 def _logsigmoid(x: Tensor) -> tuple[Tensor, Tensor]:
     out = torch.minimum(x, torch.zeros_like(x)) - (-x.abs()).exp().log1p()
     return out, out
@@ -310,24 +344,31 @@ DECOMPOSED: dict[str, Callable[..., Any]] = {
     "_prelu_kernel": lambda x, weight: torch.where(x > 0, x, x * weight),
     "_softmax": _softmax,
     "_trilinear": _trilinear,
-    "acos": lambda x: _angle(_cosine_of_sine(x), x),
+    "acos": lambda x: torch.atan2(_cosine_of_sine(x), x),
     "acosh": lambda x: (x - 1 + (x - 1).sqrt() * (x + 1).sqrt()).log1p(),
-    "asin": lambda x: _angle(x, _cosine_of_sine(x)),
+    "asin": lambda x: torch.atan2(x, _cosine_of_sine(x)),
     "asinh": _odd(lambda x: (x + x.square() / (1 + (x.square() + 1).sqrt())).log1p()),
-    "atan": lambda x: _angle(x, torch.ones_like(x)),
+    "atan": lambda x: torch.atan2(x, torch.ones_like(x)),
     "atanh": _odd(lambda x: (2 * x / (1 - x)).log1p() / 2),
     "addcdiv": lambda x, a, b, value=1: x + value * (a / b),
     "addcmul": lambda x, a, b, value=1: x + value * (a * b),
     "addmv": lambda x, a, b, beta=1, alpha=1: beta * x + alpha * (a @ b),
     "amin": _amin,
+    "avg_pool2d": windows.average,
+    "avg_pool3d": windows.average,
+    "ceil": lambda x: -(-x).floor(),
     "celu": lambda x, alpha=1: torch.ops.aten.elu(x, alpha, 1, 1 / alpha),
+    "_cdist_forward": lambda x, y, order, mode: _norm(x.unsqueeze(-2) - y.unsqueeze(-3), order, -1),
+    "cholesky_solve": _cholesky_solve,
+    "convolution": windows.convolution,
     "cosh": lambda x: (x.exp() + (-x).exp()) / 2,
     "cumprod": _cumprod,
     "cumsum": _cumsum,
     "dot": lambda x, y: (x * y).sum(),
-    "exp2": lambda x: (x * math.log(2)).exp(),
     "fmax": lambda x, y: torch.where((x >= y) | y.isnan(), x, y),
+    "floor_divide": lambda x, y: rounded_quotient(x, y, "floor"),
     "fmin": lambda x, y: torch.where((x <= y) | y.isnan(), x, y),
+    "frac": lambda x: x - x.trunc(),
     "glu": lambda x, dim=-1: x.chunk(2, dim)[0] * x.chunk(2, dim)[1].sigmoid(),
     "hardshrink": lambda x, lambd=0.5: torch.where((x >= -lambd) & (x <= lambd), 0.0, x),
     "hardsigmoid": lambda x: torch.where(x <= -3, 0.0, torch.where(x >= 3, 1.0, x / 6 + 0.5)),
@@ -336,11 +377,11 @@ DECOMPOSED: dict[str, Callable[..., Any]] = {
     "hypot": _hypot,
     "isnan": lambda x: x != x,
     "lerp": lambda x, y, weight: x + weight * (y - x),
+    "linalg_cholesky_ex": lambda a, *, upper=False, check_errors=False: (matrices.cholesky(a, upper), no_errors(a)),
     "linalg_inv_ex": lambda a, check_errors=False: (_inverse(a), no_errors(a)),
     "linalg_solve_triangular": _triangular,
     "linalg_vector_norm": _norm,
     "log10": lambda x: x.log() / math.log(10),
-    "log2": lambda x: x.log() / math.log(2),
     "log_sigmoid_forward": _logsigmoid,
     "logsumexp": _logsumexp,
     "mean": _mean,
@@ -351,6 +392,7 @@ DECOMPOSED: dict[str, Callable[..., Any]] = {
     "native_layer_norm": _layer_norm,
     "prod": _prod,
     "sgn": torch.sign,
+    "signbit": lambda x: torch.copysign(torch.ones_like(x), x) < 0,
     "sigmoid_backward": lambda gradient, out: gradient * (out * (1 - out)),
     "sinc": _sinc,
     "sinh": lambda x: (x.expm1() - (-x).expm1()) / 2,
@@ -360,6 +402,7 @@ DECOMPOSED: dict[str, Callable[..., Any]] = {
     "tan": lambda x: x.sin() / x.cos(),
     "threshold_backward": lambda gradient, x, threshold: torch.where(x <= threshold, 0.0, gradient),
     "special_entr": lambda x: -torch.xlogy(x, x),
+    "trunc": lambda x: torch.copysign(x.abs().floor(), x),
     "threshold": lambda x, threshold, value: torch.where(x <= threshold, value, x),
     "tril": _triangle(True),
     "triu": _triangle(False),

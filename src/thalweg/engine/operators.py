@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from . import matrices
+from . import matrices, windows
 from .builder import Codes, NoInstruction, Untraceable
-from .decompositions import DECOMPOSED, dims_of, no_errors, solve
+from .decompositions import DECOMPOSED, dims_of, in_order, no_errors, rounded_quotient, solve
 from .prologue import Slot
 from .tracer import Traced, Tracer, any_batched, is_batched
 
@@ -34,7 +34,7 @@ _MOVES = {
 
 _UNARY = {
     *("neg", "abs", "reciprocal", "sqrt", "rsqrt", "exp", "expm1", "log", "log1p", "sin", "cos", "tanh", "sigmoid"),
-    *("relu", "silu", "erf", "sign"),
+    *("relu", "silu", "exp2", "log2", "erf", "erfc", "erfinv", "lgamma", "digamma", "sign", "floor"),
 }
 _COMPARISONS = {"gt", "ge", "lt", "le", "eq", "ne"}
 _FARTHEST = 4096
@@ -43,6 +43,7 @@ _FARTHEST = 4096
 _WITHOUT_GRADIENT = _COMPARISONS | {
     *("searchsorted", "bucketize", "isnan", "isinf", "isfinite", "logical_and", "logical_or", "logical_xor"),
     *("logical_not", "bitwise_and", "bitwise_or", "bitwise_xor", "bitwise_not", "__and__", "__or__", "__xor__"),
+    *("sign", "sgn", "signbit", "floor", "ceil", "trunc", "round", "floor_divide", "argmax", "argmin"),
 }
 """What has no derivative, and may be made of what a field has cut from the graph."""
 
@@ -78,22 +79,20 @@ def lower(tracer: Tracer, func: Any, name: str, args: Sequence[Any], kwargs: dic
     filled = _fill(name, args, kwargs)
     if filled is not None:
         return _filled(tracer, *filled)
-    within, after = (
-        not torch.is_grad_enabled(),
-        any(isinstance(x, Traced) and x.cut for x in pytree.tree_leaves((args, kwargs))),
-    )
-    moves = name in _MOVES or name == "_to_copy"
-    if (within or after) and not (moves or name in _WITHOUT_GRADIENT):
-        how = (
-            f"{name} within no_grad, or in an autograd.grad without create_graph" if within else f"{name} after detach"
-        )
-        raise Untraceable(f"the field cuts its own gradient ({how})")
-    if func._schema.is_mutable:
+    within = not torch.is_grad_enabled()
+    cuts = [x.cut for x in pytree.tree_leaves((args, kwargs)) if isinstance(x, Traced) and x.cut]
+    cut = "no_grad, or an autograd.grad without create_graph" if within else cuts[0] if cuts else ""
+    cut = "" if name in _WITHOUT_GRADIENT else cut
+    written = func._schema.is_mutable
+    if cut and (not getattr(args[0], "cut", "") if written else not (within or name in _MOVES or name == "_to_copy")):
+        raise Untraceable(f"the field cuts its own gradient ({name} after {cut})")
+    if written:
         return _written(tracer, func, name, args, kwargs)
     found = _computed(tracer, func, name, args, kwargs)
-    if (within or after) and moves:
+    if cut:
         for x in pytree.tree_leaves(found):
-            x.cut = True
+            if is_batched(x):
+                x.cut = cut
     return found
 
 
@@ -200,6 +199,10 @@ def _cast(tracer: Tracer, x: Traced, *, dtype: torch.dtype | None = None, **_: A
         return tracer.traced(tracer.codes(x).clone(), dtype or x.dtype)
     if dtype == torch.bool:
         return _each(tracer, "ne", x, 0.0, dtype=torch.bool)
+    if x.dtype == tracer.dtype and dtype in (torch.int64, torch.int32):
+        with tracer:
+            whole = x.trunc()
+        return tracer.traced(tracer.codes(whole), dtype)
     raise Untraceable(f"the field converts what depends on the sample from {x.dtype} to {dtype}")
 
 
@@ -374,7 +377,7 @@ def _each(
 def _check_dtype(tracer: Tracer, operation: str, xs: Sequence[Any]) -> torch.dtype:
     """Refuse arithmetic in another dtype than that of y; places may be moved, and kept within bounds."""
     dtype = _result_type(xs)
-    moved = dtype == torch.int64 and operation in ("add", "sub", "clamp")
+    moved = dtype in (torch.int64, torch.int32) and operation in ("add", "sub", "clamp", "remainder")
     if (
         moved
         and all(isinstance(x, Tensor) or abs(x) <= _FARTHEST for x in xs)
@@ -444,9 +447,10 @@ def _mul(tracer: Tracer, x: Any, y: Any) -> Traced:
     return _each(tracer, "mul", x, y, dtype=torch.bool if boolean else None)
 
 
-def _div(tracer: Tracer, x: Any, y: Any, *, rounding_mode: str | None = None) -> Traced:
+def _div(tracer: Tracer, x: Any, y: Any, *, rounding_mode: str | None = None) -> Tensor:
     if rounding_mode is not None:
-        raise Untraceable("the field rounds a quotient, for which there is no instruction")
+        with tracer:
+            return rounded_quotient(x, y, rounding_mode)
     return _each(tracer, "div", x, y)
 
 
@@ -460,6 +464,14 @@ def _pow(tracer: Tracer, x: Any, y: Any) -> Traced:
         return _each(tracer, "mul", square, x) if y == 3 else _each(tracer, "square", square)
     name = {2: "square", -1: "reciprocal", 0.5: "sqrt", -0.5: "rsqrt"}.get(y)
     return _each(tracer, name, x) if name else _each(tracer, "power", x, scalars=(y,))
+
+
+def _round(tracer: Tracer, x: Tensor, *, decimals: int = 0) -> Tensor:
+    if decimals == 0:
+        return _each(tracer, "round", x)
+    scale = 10.0 ** abs(decimals)
+    with tracer:
+        return (x * scale).round() / scale if decimals > 0 else (x / scale).round() * scale
 
 
 def _clamp(tracer: Tracer, x: Tensor, min: Any = None, max: Any = None) -> Tensor:
@@ -664,7 +676,7 @@ def _extreme(largest: bool) -> Callable[..., Any]:
                 return x.amax() if largest else x.amin()
             values = _first_extreme(x, dim, largest)
             values = values if keepdim else values.squeeze(dim)
-        return values, tracer.unsaid(values.shape, "asks where the largest or smallest entry lies")
+        return values, _place_of_extreme(largest)(tracer, x, dim, keepdim)
 
     return rule
 
@@ -677,6 +689,60 @@ def _first_extreme(x: Tensor, dim: int, largest: bool) -> Tensor:
         found = torch.where(first == second, first, extreme(first, second))
         x = torch.cat([found, x.narrow(dim, size - 1, 1)], dim) if size % 2 else found
     return x
+
+
+def _place_of_extreme(largest: bool) -> Callable[..., Tensor]:
+    """Where the largest or smallest entry lies, the first of equal ones."""
+
+    def rule(tracer: Tracer, x: Tensor, dim: int | None = None, keepdim: bool = False) -> Tensor:
+        with tracer:
+            if dim is None:
+                return rule(tracer, x.flatten(), 0)
+            length = x.shape[dim]
+            here = (x == (x.amax(dim, True) if largest else x.amin(dim, True))) | x.isnan()
+            behind = torch.arange(length, 0, -1, dtype=x.dtype, device="cpu").view(
+                -1, *(1,) * (x.ndim - dim % x.ndim - 1)
+            )
+            place = length - torch.where(here, behind, 0.0).amax(dim, keepdim)
+        return tracer.traced(tracer.codes(place), torch.int64)
+
+    return rule
+
+
+def _sorted(tracer: Tracer, x: Tensor, dim: int = -1, descending: bool = False, **_: Any) -> tuple[Tensor, Tensor]:
+    with tracer:
+        values, places = in_order(x, dim, descending)
+    return values, tracer.traced(tracer.codes(places), torch.int64)
+
+
+def _first_sorted(
+    tracer: Tracer, x: Tensor, k: int, dim: int = -1, largest: bool = True, *_: Any
+) -> tuple[Tensor, ...]:
+    found = _sorted(tracer, x, dim, largest)
+    with tracer:
+        return tuple(z.narrow(dim, 0, k) for z in found)
+
+
+def _sorted_at(tracer: Tracer, x: Tensor, k: int, dim: int = -1, keepdim: bool = False) -> tuple[Tensor, ...]:
+    found = _sorted(tracer, x, dim)
+    with tracer:
+        chosen = tuple(z.narrow(dim, k - 1, 1) for z in found)
+        return chosen if keepdim else tuple(z.squeeze(dim) for z in chosen)
+
+
+def _median(tracer: Tracer, x: Tensor, dim: int | None = None, keepdim: bool = False) -> Any:
+    """The lower one of two in the middle."""
+    if dim is None:
+        with tracer:
+            flat = x.flatten()
+        return _median(tracer, flat, 0)[0]
+    return _sorted_at(tracer, x, (x.shape[dim] + 1) // 2, dim, keepdim)
+
+
+def _largest_of_windows(tracer: Tracer, x: Tensor, *args: Any) -> tuple[Tensor, Traced]:
+    with tracer:
+        values = windows.largest(x, *args)
+    return values, tracer.unsaid(values.shape, "asks where the largest entry of a window lies")
 
 
 def _with_factors(
@@ -711,6 +777,11 @@ RULES: dict[str, Callable[..., Any]] = {
     "mul": _mul,
     "div": _div,
     "pow": _pow,
+    "fmod": _binary("fmod"),
+    "remainder": _binary("remainder"),
+    "atan2": _binary("atan2"),
+    "copysign": _binary("copysign"),
+    "round": _round,
     "minimum": _binary("minimum"),
     "maximum": _binary("maximum"),
     "clamp": _clamp,
@@ -742,6 +813,14 @@ RULES: dict[str, Callable[..., Any]] = {
     "all": _all,
     "max": _extreme(True),
     "min": _extreme(False),
+    "argmax": _place_of_extreme(True),
+    "argmin": _place_of_extreme(False),
+    "max_pool2d_with_indices": _largest_of_windows,
+    "max_pool3d_with_indices": _largest_of_windows,
+    "sort": _sorted,
+    "topk": _first_sorted,
+    "kthvalue": _sorted_at,
+    "median": _median,
     "bucketize": _bucketized,
     "searchsorted": _searched,
     "scatter": _scattered,

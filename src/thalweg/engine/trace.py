@@ -289,8 +289,8 @@ def _traced(
             out = _called(fun, time, state, layout, pytree.tree_unflatten(arguments, spec))
         if not isinstance(out, Tensor) or out.dtype != y.dtype or out.shape != (samples, *shape)[int(not rows) :]:
             raise Untraceable("the field does not return a tensor of the shape and dtype of y")
-        if getattr(out, "cut", False):
-            raise Untraceable("the field cuts its own gradient (detach)")
+        if cut := getattr(out, "cut", ""):
+            raise Untraceable(f"the field cuts its own gradient ({cut})")
         tracer.refuse_own_functions(out)
         return tracer.codes(out).reshape(samples, -1)
 

@@ -73,6 +73,8 @@ def by_energy(t, y):
         return -torch.autograd.grad(energy, z, create_graph=True)[0]
 
 
+energy = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 1)).double()
+
 VECTORS = {
     "linear": lambda t, y: y @ w + v,
     "transposed": lambda t, y: (w @ y.T).T,
@@ -121,6 +123,9 @@ VECTORS = {
     "glu": lambda t, y: F.glu(y.repeat(1, 2), 1),
     "attention": lambda t, y: F.scaled_dot_product_attention(*[y.unsqueeze(-1)] * 3).squeeze(-1),
     "gradient": by_energy,
+    "squeezed": lambda t, y: y.unsqueeze(1).sin().squeeze_(1).unsqueeze_(-1).transpose_(1, 2)[:, 0] * y,
+    "quantile": lambda t, y: y - y.quantile(0.3, -1, keepdim=True),
+    "energy": lambda t, y: torch.func.vmap(torch.func.grad(lambda z: energy(z).squeeze(-1)))(y),
     "vmap": lambda t, y: torch.func.vmap(lambda z: torch.tanh(w @ z))(y),
     "jacobian": lambda t, y: torch.func.vmap(torch.func.grad(lambda z: (torch.tanh(w @ z) ** 2).sum()))(y),
 }

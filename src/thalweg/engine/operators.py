@@ -125,6 +125,8 @@ def _written(tracer: Tracer, func: Any, name: str, args: Sequence[Any], kwargs: 
     target = args[0]
     if not is_batched(target) or name[-1] != "_":
         raise Untraceable(f"the field writes what depends on the sample into a tensor that does not ({name})")
+    if torch.Tag.inplace_view in func.tags:
+        return _seen_otherwise(func, name, target, *args[1:])
     if name in ("copy_", "fill_"):
         made = args[1]
     elif name == "zero_":
@@ -137,6 +139,15 @@ def _written(tracer: Tracer, func: Any, name: str, args: Sequence[Any], kwargs: 
     elif torch.promote_types(made.dtype, target.dtype) != target.dtype:
         raise Untraceable(f"the field writes {made.dtype} into a tensor of {target.dtype}")
     target.codes.copy_(tracer.codes(made))
+    return target
+
+
+def _seen_otherwise(func: Any, name: str, target: Traced, *args: Any) -> Traced:
+    """An operation that moves no entry and changes the shape of a tensor itself, as `squeeze_` does."""
+    assert target.codes is not None
+    target.codes = getattr(target.codes, name[:-1])(*args)
+    with torch._C._DisableTorchDispatch():  # that of the tensor without data
+        func(target, *args)
     return target
 
 

@@ -291,6 +291,33 @@ def test_a_table_by_whole_parts(dtype):
     agree(fun, torch.randn(4, 3, dtype=dtype))
 
 
+@pytest.mark.parametrize("batching", ["joint", "per_sample"])
+@pytest.mark.parametrize("dtype", [F32, F64])
+def test_labels_and_masks_of_each_sample(dtype, batching):
+    """Whole numbers and truths among the arguments: a table by label, one-hot, comparisons and products."""
+    table, labels = torch.randn(4, 3, dtype=dtype, requires_grad=True), torch.tensor([3, 0, 1, 2, 0])
+    mask = torch.tensor([True, False, True, True, False])
+
+    def fun(t, y, labels, mask):
+        chosen = F.embedding(labels, table) * F.one_hot((labels + 1) % 3, 3)
+        return torch.where(mask.unsqueeze(-1) & (labels > 0).unsqueeze(-1), chosen, y) - labels.unsqueeze(-1) * y
+
+    found = []
+    for backend in ("native", "eager"):
+        y = torch.ones(5, 3, dtype=dtype, requires_grad=True)
+        end = solve_ivp(fun, (0.0, 0.5), y, "rk4", step_size=0.25, args=(labels, mask), batching=batching,
+                        backend=backend).ys[-1]  # fmt: skip
+        found.append([end.detach(), *torch.autograd.grad(end.square().sum(), (y, table))])
+    torch.testing.assert_close(*found)
+
+
+def test_labels_that_are_no_numbers_of_the_state_are_pytorchs():
+    field = lambda t, y, labels: y * (labels % 2)[:, None]  # noqa: E731
+    for largest, backend in ((2**24 + 1, "eager"), (2**24 - 1, "native")):
+        args = (torch.tensor([largest, 0]),)
+        assert explain(field, torch.ones(2, 3), args=args, batching="per_sample").backend == backend
+
+
 # windows
 
 

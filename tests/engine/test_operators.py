@@ -311,11 +311,15 @@ def test_labels_and_masks_of_each_sample(dtype, batching):
     torch.testing.assert_close(*found)
 
 
-def test_labels_that_are_no_numbers_of_the_state_are_pytorchs():
+def test_labels_that_are_no_numbers_of_the_state_are_refused():
+    options = {"batching": "per_sample", "args": (torch.tensor([2**24 + 1, 0]),)}
     field = lambda t, y, labels: y * (labels % 2)[:, None]  # noqa: E731
-    for largest, backend in ((2**24 + 1, "eager"), (2**24 - 1, "native")):
-        args = (torch.tensor([largest, 0]),)
-        assert explain(field, torch.ones(2, 3), args=args, batching="per_sample").backend == backend
+    assert "float32: solve by backend='eager'" in str(explain(field, torch.ones(2, 3), **options))
+    assert explain(field, torch.ones(2, 3, dtype=F64), **options).backend == "native"
+    another = lambda t, y, labels: y - (labels % 2)[:, None]  # noqa: E731
+    solve_ivp(another, (0.0, 1.0), torch.ones(2, 3), **{**options, "args": (torch.tensor([1, 0]),)})
+    with pytest.raises(ValueError, match="make y0 float64"):
+        solve_ivp(another, (0.0, 1.0), torch.ones(2, 3), **options)
 
 
 # windows

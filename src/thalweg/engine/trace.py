@@ -54,10 +54,16 @@ _EXACT = {torch.float32: 1 << 24, torch.float64: 1 << 53}
 
 
 def own_rows(x: Tensor, samples: int, dtype: torch.dtype) -> Tensor:
-    """An argument of each sample, (samples, rows); whole numbers as y's, and no number where they are none of these."""
+    """An argument of each sample, (samples, rows); whole numbers as y's."""
     rows = x.reshape(samples, -1)
     if rows.dtype is not dtype:
-        rows = torch.where(rows.to(torch.int64).abs() <= _EXACT[dtype], rows.to(dtype), torch.nan)
+        most = _EXACT[dtype]
+        if rows.dtype is not torch.bool and bool((rows.abs() > most).any()):
+            raise Untraceable(
+                f"an argument of each sample holds whole numbers above {most}, which are none of {dtype}: solve by "
+                "backend='eager', or make y0 float64"
+            )
+        rows = rows.to(dtype)
     return in_memory(rows)
 
 

@@ -198,8 +198,17 @@ def gathered(t, y):
     return y.gather(-1, torch.tensor([2, 0, 1]).expand_as(y)) * t
 
 
+def means(t, y):
+    """What flows along edges into a node, on average, with what is there and without."""
+    index, flow = EDGES.expand(*y.shape[:-1], 4), torch.sin(y[..., [1, 2, 0, 1]])
+    there = [
+        y.scatter_reduce(-1, index, flow, kind, include_self=own) for kind in ("mean", "sum") for own in (True, False)
+    ]
+    return there[0] + 2 * there[1] - there[2] / 3 + there[3] / 4
+
+
 @pytest.mark.parametrize("dtype", [F32, F64])
-@pytest.mark.parametrize("fun", [pairwise, scattered, put, gathered])
+@pytest.mark.parametrize("fun", [pairwise, scattered, put, gathered, means])
 def test_sums_to_places(fun, dtype):
     batchings = ("joint",) if fun is put else ("joint", "per_sample")
     agree(fun, torch.randn(4, 3, dtype=dtype), batchings=batchings)
@@ -252,8 +261,16 @@ def chosen_by_state(t, y):
     return y.gather(-1, place.clamp(max=2)) * TABLE.to(y.dtype)[:, 0][place]
 
 
+def the_two_largest(t, y):
+    """A mixture of experts: weights for those alone that are asked."""
+    values, places = (y @ TABLE.to(y.dtype).T).topk(2, -1)
+    spread = torch.zeros_like(y[..., :1]).expand(*y.shape[:-1], 5).clone()
+    chosen = (spread - torch.inf).scatter(-1, places, values).softmax(-1) + spread.scatter_add(-1, places, values.sin())
+    return chosen @ TABLE.to(y.dtype)
+
+
 @pytest.mark.parametrize("dtype", [F32, F64])
-@pytest.mark.parametrize("fun", [interpolated, before_the_first, chosen_by_state])
+@pytest.mark.parametrize("fun", [interpolated, before_the_first, chosen_by_state, the_two_largest])
 def test_tables(fun, dtype):
     y0 = torch.rand(4, 3, dtype=dtype)
     agree(fun, y0)

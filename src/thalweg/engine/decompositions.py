@@ -187,6 +187,17 @@ def _trilinear(
     return (factors[0] * factors[1] * factors[2]).sum(rest[0])
 
 
+def _scatter_reduced(
+    x: Tensor, dim: int, index: Tensor, values: Tensor, reduce: str, *, include_self: bool = True
+) -> Tensor:
+    if reduce not in ("sum", "mean"):
+        raise Untraceable(f"the field scatters and reduces by {reduce}; the native engine sums and takes means")
+    ones = torch.ones(index.shape, dtype=x.dtype, device=x.device)
+    count = torch.zeros_like(x).scatter_add(dim, index, ones)
+    x = (x if include_self else torch.where(count > 0, 0.0, x)).scatter_add(dim, index, values)
+    return x if reduce == "sum" else x / (count + 1 if include_self else torch.where(count > 0, count, 1.0))
+
+
 def _triangle(lower: bool) -> Callable[..., Tensor]:
     def decomposition(x: Tensor, diagonal: int = 0) -> Tensor:
         ones = torch.ones(x.shape[-2:], dtype=torch.bool, device=x.device)
@@ -391,6 +402,7 @@ DECOMPOSED: dict[str, Callable[..., Any]] = {
     "native_group_norm": _group_norm,
     "native_layer_norm": _layer_norm,
     "prod": _prod,
+    "scatter_reduce": _scatter_reduced,
     "sgn": torch.sign,
     "signbit": lambda x: torch.copysign(torch.ones_like(x), x) < 0,
     "sigmoid_backward": lambda gradient, out: gradient * (out * (1 - out)),

@@ -317,7 +317,9 @@ def _bucketized(tracer: Tracer, x: Any, sequence: Tensor, *, out_int32: bool = F
     return _searched(tracer, sequence, x, out_int32=out_int32, right=right)
 
 
-def _scattered(tracer: Tracer, x: Tensor, dim: int, index: Tensor, values: Any) -> Traced:
+def _scattered(tracer: Tracer, x: Tensor, dim: int, index: Tensor, values: Any) -> Tensor:
+    if is_batched(index) and _is_place(tracer, index):
+        return _put(tracer, x, dim, index, values, lambda there, value: value)
     index = _known(tracer, [index])[0]
     if _places(x).gather(dim, index).unique().numel() != index.numel():
         raise Untraceable("the field scatters several entries to one place, of which PyTorch takes any")
@@ -326,9 +328,33 @@ def _scattered(tracer: Tracer, x: Tensor, dim: int, index: Tensor, values: Any) 
     return tracer.traced(tracer.codes(x).scatter(dim, index, codes), x.dtype)
 
 
-def _scatter_added(tracer: Tracer, x: Tensor, dim: int, index: Tensor, values: Tensor) -> Traced:
+def _scatter_added(tracer: Tracer, x: Tensor, dim: int, index: Tensor, values: Tensor) -> Tensor:
+    if is_batched(index) and _is_place(tracer, index):
+        return _put(tracer, x, dim, index, values, torch.add)
     index = _known(tracer, [index])[0]
     return _accumulated(tracer, x, _places(x).gather(dim, index), _first_of(tracer.codes(values), index))
+
+
+def _put(
+    tracer: Tracer, x: Tensor, dim: int, index: Tensor, values: Any, made: Callable[[Tensor, Tensor], Tensor]
+) -> Tensor:
+    """Entries put, one after the other, at places that depend on the sample; of one outside, no number comes."""
+    dim = dim % x.ndim
+    if any(n != x.shape[d] for d, n in enumerate(index.shape) if d != dim):
+        raise Untraceable("the field scatters to some rows alone, by places that depend on the sample")
+    length, count = x.shape[dim], index.shape[dim]
+    if count * x.numel() > _PRODUCTS * tracer.builder.samples:
+        raise Untraceable(
+            f"the field scatters {count} rows to {length} places; the native engine takes up to {_PRODUCTS} in all"
+        )
+    with tracer:
+        places = torch.arange(length, device="cpu").view(-1, *(1,) * (x.ndim - dim - 1))
+        for k in range(count):
+            place = index.narrow(dim, k, 1)
+            value = values.narrow(dim, k, 1) if isinstance(values, Tensor) else torch.full((), values, dtype=x.dtype)
+            x = torch.where(place == places, made(x, value), x)
+            x = torch.where((place >= 0) & (place < length), x, torch.full((), math.nan, dtype=x.dtype))
+    return x
 
 
 def _places(x: Tensor) -> Tensor:

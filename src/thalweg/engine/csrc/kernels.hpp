@@ -310,7 +310,7 @@ THALWEG_INLINE void map(T* out, int rows, Reader<T> x, Reader<T> y, F f) {
     go(vector(x), vector(y));
 }
 
-// What is seldom asked for and takes long, in a loop of its own, so that the others keep their registers.
+// What is seldom asked for, in a loop of its own, so that the others keep their registers.
 template <class T, class F>
 [[gnu::noinline]] void map_apart(T* out, int rows, Reader<T> x, F f) {
   map(out, rows, x, f);
@@ -659,7 +659,9 @@ void pull_back(const Code<T>& code, const Frame<T>& frame, const T* seed, const 
         break;
       }
       case Op::copysign:
-        by_both(0, [&](V d, V x, V y) { return select(x == zero, zero, copysign(d, from_bits<T>(bits(d) ^ bits(x) ^ bits(y)))); });
+        by_both(0, [&](V d, V x, V y) {
+          return select(x == zero, zero, copysign(d, from_bits<T>(bits(d) ^ bits(x) ^ bits(y))));
+        });
         break;
       case Op::minimum:
       case Op::maximum: {  // ties share

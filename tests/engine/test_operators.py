@@ -45,7 +45,7 @@ EACH = {
     "frac": (torch.frac, [0.0, -0.0, 0.3, -0.3, 2.0, -2.5]),
     "lgamma": (torch.lgamma, [0.3, 1.0, 1.5, 2.0, 30.0, -0.5]),
     "log2": (torch.log2, [1.0, 8.0, 0.3]),
-    "order 3": (lambda y: torch.linalg.norm(torch.cat([y, y - 1], -1), ord=3, dim=-1, keepdim=True), [0.0, 1.0, -2.0]),
+    "orders": (lambda y: sum(torch.linalg.norm(y, ord=p, dim=-1, keepdim=True) for p in (0, 0.5, 3)), [0.0, 1.0, -2.0]),
     "round": (torch.round, [0.5, 1.5, -2.5, 0.3]),
     "round to two": (lambda y: torch.round(y, decimals=2), [0.125, 1.234, -7.0]),
     "signbit": (lambda y: torch.where(torch.signbit(y), y * y, y), [0.0, -0.0, 2.0, -2.0]),

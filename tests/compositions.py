@@ -42,7 +42,13 @@ BLOCKS = {
     "roots": lambda z, o: torch.sqrt(1 + z * z) - torch.rsqrt(1 + z * z),
     "exp": lambda z, o: torch.exp(-z * z) + torch.expm1(torch.sin(z)),
     "log": lambda z, o: torch.log(1 + z * z) - torch.log1p(torch.sigmoid(z)),
-    "erf": lambda z, o: torch.erf(z),
+    "erf": lambda z, o: torch.erf(z) + torch.erfc(z * o.weights),
+    "bases": lambda z, o: torch.exp2(z) - torch.log2(1 + z * z),
+    "special": lambda z, o: torch.erfinv(0.9 * torch.tanh(z)) + torch.lgamma(1 + z * z) + torch.digamma(2 + z * z),
+    "angles": lambda z, o: torch.atan2(z, o.weights) + torch.atan2(o.scale, z + o.t),
+    "whole": lambda z, o: torch.floor(3 * z) / 5 - torch.round(2 * z) / 7,
+    "rests": lambda z, o: torch.fmod(z, 0.3 + o.weights**2) + torch.remainder(z, 0.5 + z * z) + (o.t + z) % 0.7,
+    "copysign": lambda z, o: torch.copysign(z * o.weights, o.scale) + torch.copysign(o.scale, z),
     "div": lambda z, o: z / (1 + o.weights**2) - o.weights / (1 + z * z),
     "extremes": lambda z, o: torch.minimum(z, o.weights) + torch.maximum(z, o.scale) - torch.maximum(z, z.roll(1, -1)),
     "compare": lambda z, o: (
@@ -60,7 +66,7 @@ BLOCKS = {
 """What a field does one after the other; z is bounded by tanh between them."""
 
 KINKED = frozenset(
-    "relu leaky_relu elu softplus clamp abs sign extremes compare equal where amax".split()  # noqa: SIM905
+    "relu leaky_relu elu softplus clamp abs sign extremes compare equal where amax whole rests copysign".split()  # noqa: SIM905
 )
 """Those whose derivatives jump, or that do so themselves."""
 

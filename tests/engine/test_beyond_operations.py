@@ -136,7 +136,7 @@ def catching(call):
 
 
 LOOKING = {
-    "an operation": catching(lambda y: y.sort(-1).values),
+    "an operation": catching(lambda y: torch.special.bessel_j0(y)),
     "a cut": catching(lambda y: y.detach()),
     "a type": lambda t, y: -y if type(y) is torch.Tensor else -y * 1.0001,
     "a flag": lambda t, y: -y * 1.0001 if y.requires_grad else -y,

@@ -424,10 +424,10 @@ def test_a_number_of_rows_that_the_field_looks_at_is_refused_when_it_comes():
 def test_a_refusal_is_remembered(capsys):
     def fun(t, y):
         print("called")
-        return y.floor()
+        return torch.special.bessel_j0(y)
 
     for expected in (True, False):
-        with pytest.raises(Untraceable, match="aten::floor"):
+        with pytest.raises(Untraceable, match="aten::special_bessel_j0"):
             cached_trace(fun, *two(), by_row=True)
         assert ("called" in capsys.readouterr().out) is expected
 

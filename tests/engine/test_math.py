@@ -1,7 +1,7 @@
 """The engine's elementary functions, for each set of instructions that this machine has.
 
 An error is counted in units in the last place of the exact value. The exact values are those of the C library in a
-wider type; mpmath's for the error function in float64.
+wider type; mpmath's where it has none.
 """
 
 import itertools
@@ -68,9 +68,9 @@ def computed(name, isa, x):
     return out
 
 
-def power(isa, x, y):
+def computed_of_two(name, isa, x, y):
     out = np.full_like(x, np.nan)
-    native.pow(isa, x.dtype.name, x.ctypes.data, y.ctypes.data, out.ctypes.data, x.size)
+    native.binary(name, isa, x.dtype.name, x.ctypes.data, y.ctypes.data, out.ctypes.data, x.size)
     return out
 
 
@@ -140,9 +140,103 @@ def test_a_power_is_within_four_units_and_follows_c_at_the_ends(isa, dtype):
     ]
     pairs = np.array(list(itertools.product([*ends, *np.negative(ends)], repeat=2)), dtype=dtype)
     x, y = np.concatenate([x, pairs[:, 0]]), np.concatenate([y.astype(dtype), pairs[:, 1]])
-    error = ulps(power(isa, x, y), np.power(x.astype(WIDER[dtype]), y.astype(WIDER[dtype])).astype(np.longdouble))
+    error = ulps(
+        computed_of_two("pow", isa, x, y),
+        np.power(x.astype(WIDER[dtype]), y.astype(WIDER[dtype])).astype(np.longdouble),
+    )
     worst = np.argmax(error)
     assert error[worst] <= ULPS, f"{x[worst]!r} ** {y[worst]!r} is {error[worst]:.2f} units away"
+
+
+def inverse_of_erf(x):
+    """By bisection of what mpmath has: its own inverse is less exact near 1."""
+    if abs(x) >= 1:
+        return mpmath.inf * x if abs(x) == 1 else mpmath.nan
+    y, rest = abs(mpmath.erfinv(x)), 1 - abs(x)
+    for _ in range(3):
+        y += (mpmath.erfc(y) - rest) * mpmath.sqrt(mpmath.pi) / 2 * mpmath.exp(y * y)
+    return mpmath.sign(x) * y
+
+
+SPECIAL = {
+    "erfc": (mpmath.erfc, (-7, 27)),
+    "erfinv": (inverse_of_erf, (-1, 1)),
+    "lgamma": (lambda x: mpmath.log(abs(mpmath.gamma(x))), (-20, 60)),
+    "digamma": (mpmath.digamma, (-20, 60)),
+    "trigamma": (lambda x: mpmath.psi(1, x), (-20, 60)),
+}
+
+
+@each_isa
+@each_dtype
+@pytest.mark.parametrize("name", SPECIAL)
+def test_a_special_function_is_within_four_units(name, isa, dtype):
+    """Of 1 where a digamma is less, near its zeros."""
+    (function, (low, high)), rng = SPECIAL[name], np.random.default_rng(7)
+    near = [a + s * 10.0 ** rng.uniform(-12, -1, 20) for a in (0, 1, 2) for s in (-1, 1)]
+    x = np.concatenate([rng.uniform(low, high, 150), *near]).astype(dtype)
+    x = x[(x != np.round(x)) & (np.abs(x) < high)]
+    with mpmath.workdps(40):
+        exact = np.array([np.longdouble(mpmath.nstr(function(mpmath.mpf(float(v))), 30)) for v in x])
+    y = computed(name, isa, x)
+    error = ulps(y, exact)
+    if name == "digamma":
+        error = np.minimum(error, np.abs(y.astype(np.longdouble) - exact) / np.finfo(dtype).eps)
+    worst = np.argmax(error)
+    assert error[worst] <= ULPS, f"{name}({x[worst]!r}) is {error[worst]:.2f} units away"
+
+
+@each_isa
+@each_dtype
+def test_special_functions_at_the_ends(isa, dtype):
+    ends = np.array([0, -0.0, 1, -1, np.inf, -np.inf, np.nan, -2, 40, -40], dtype=dtype)
+    inf, nan = np.inf, np.nan
+    expected = {
+        "erfc": [1, 1, None, None, 0, 2, nan, None, None, 2],
+        "erfinv": [0, -0.0, inf, -inf, nan, nan, nan, nan, nan, nan],
+        "lgamma": [inf, inf, 0, inf, inf, inf, nan, inf, None, inf],
+        "digamma": [-inf, inf, None, nan, inf, nan, nan, nan, None, nan],
+        "trigamma": [inf, inf, None, inf, 0, None, nan, inf, None, inf],
+    }
+    for name, values in expected.items():
+        for x, y, value in zip(ends, computed(name, isa, ends), values, strict=True):
+            if value is not None:
+                np.testing.assert_equal(y, np.dtype(dtype).type(value), err_msg=f"{name}({x})")
+
+
+def pairs(dtype):
+    """Quotients of every size, some of which are whole, and what is special."""
+    rng, info = np.random.default_rng(8), np.finfo(dtype)
+    y = rng.standard_normal(20000) * np.exp2(rng.uniform(-20, 20, 20000))
+    x = y * rng.standard_normal(20000) * np.exp2(rng.uniform(-3, 40, 20000))
+    some = [0, 0.1, 0.5, 1, 1.5, 3, 7, 1e10, np.inf, np.nan, info.max, info.max / 2, info.tiny, info.smallest_subnormal]
+    both = np.array(list(itertools.product([*some, *np.negative(some)], repeat=2)))
+    whole = np.stack([rng.integers(-30, 30, 3000) * 0.1, np.full(3000, 0.1)], 1)
+    x, y = np.concatenate([np.stack([x, y], 1), both, whole]).astype(dtype).T.copy()
+    return x, y
+
+
+@each_isa
+@each_dtype
+def test_what_a_division_leaves_is_exact(isa, dtype):
+    x, y = pairs(dtype)
+    rest = np.fmod(x, y)
+    exact = {"fmod": rest, "remainder": np.where((rest != 0) & ((rest < 0) != (y < 0)), rest + y, rest)}
+    for name, expected in exact.items():
+        found = computed_of_two(name, isa, x, y)
+        same = (found == expected) & (np.signbit(found) == np.signbit(expected)) | np.isnan(found) & np.isnan(expected)
+        worst = np.argmin(same)
+        assert same.all(), f"{name}({x[worst]!r}, {y[worst]!r}) is {found[worst]!r}, not {expected[worst]!r}"
+
+
+@each_isa
+@each_dtype
+def test_an_angle_is_within_four_units_and_follows_c_at_the_ends(isa, dtype):
+    y, x = pairs(dtype)
+    exact = np.arctan2(y.astype(WIDER[dtype]), x.astype(WIDER[dtype])).astype(np.longdouble)
+    error = ulps(computed_of_two("atan2", isa, y, x), exact)
+    worst = np.argmax(error)
+    assert error[worst] <= ULPS, f"atan2({y[worst]!r}, {x[worst]!r}) is {error[worst]:.2f} units away"
 
 
 @each_isa

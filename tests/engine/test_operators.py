@@ -2,6 +2,8 @@
 
 import pytest
 import torch
+from torch import nn
+from torch.nn import functional as F
 
 from thalweg import explain, paths, solve_ivp
 
@@ -11,15 +13,15 @@ F32, F64 = torch.float32, torch.float64
 EDGES = torch.tensor([0, 1, 2, 0])
 
 
-def agree(fun, y0, *, exact=1e-10, batchings=("joint", "per_sample")):
-    """The end of a step and its gradient by the engine and by PyTorch."""
+def agree(fun, y0, *, exact=1e-10, batchings=("joint", "per_sample"), parameters=()):
+    """The end of a step and its gradients by the engine and by PyTorch."""
     for batching in batchings:
         runs = []
         for backend in ("native", "eager"):
             y = y0.clone().requires_grad_()
             end = solve_ivp(fun, (0.0, 0.5), y, "midpoint", step_size=0.5, batching=batching, backend=backend).ys[-1]
             weights = torch.linspace(1, 2, end.numel(), dtype=y.dtype).view_as(end)
-            runs.append((end.detach(), torch.autograd.grad((end * weights).sum(), y)[0]))
+            runs.append((end.detach(), *torch.autograd.grad((end * weights).sum(), (y, *parameters))))
         for found, expected in zip(*runs, strict=True):
             tolerance = exact if y0.dtype == F64 else 2e-5
             torch.testing.assert_close(found, expected, rtol=tolerance, atol=tolerance * expected.abs().max().item())
@@ -34,6 +36,21 @@ EACH = {
     "asinh": (torch.asinh, [0.0, -0.3, 7.0, -1e4, 1e-8]),
     "atan": (torch.atan, [0.0, -0.3, 1.0, -1.0, 7.0, -1e4, 1e-8, 0.4142, 2.4142]),
     "atanh": (torch.atanh, [0.0, -0.3, 0.9, -0.9, 1e-8]),
+    "ceil": (torch.ceil, [0.0, -0.0, 0.3, -0.3, 2.0, -2.5]),
+    "digamma": (torch.digamma, [0.3, 1.0, 1.5, 7.0, -0.5]),
+    "erfc": (torch.erfc, [0.0, 0.5, -3.0, 5.0]),
+    "erfinv": (torch.erfinv, [0.0, -0.3, 0.5, 0.9]),
+    "exp2": (torch.exp2, [0.0, 5.0, -20.3]),
+    "floor": (torch.floor, [0.0, -0.0, 0.3, -0.3, 2.0, -2.5]),
+    "frac": (torch.frac, [0.0, -0.0, 0.3, -0.3, 2.0, -2.5]),
+    "lgamma": (torch.lgamma, [0.3, 1.0, 1.5, 2.0, 30.0, -0.5]),
+    "log2": (torch.log2, [1.0, 8.0, 0.3]),
+    "orders": (lambda y: sum(torch.linalg.norm(y, ord=p, dim=-1, keepdim=True) for p in (0, 0.5, 3)), [0.0, 1.0, -2.0]),
+    "round": (torch.round, [0.5, 1.5, -2.5, 0.3]),
+    "round to two": (lambda y: torch.round(y, decimals=2), [0.125, 1.234, -7.0]),
+    "signbit": (lambda y: torch.where(torch.signbit(y), y * y, y), [0.0, -0.0, 2.0, -2.0]),
+    "trunc": (torch.trunc, [0.0, -0.0, 0.3, -0.3, 2.0, -2.5]),
+    "whole numbers": (lambda y: y.int() * y + y.long() % 2, [0.5, 2.7, -2.7, -0.2]),
     "fmax": (lambda y: torch.fmax(y, 1 - y) + torch.fmin(y, y * y), [0.5, 0.0, 2.0, 1.0]),
     "hypot": (lambda y: torch.hypot(y, y + 1), [0.0, -1.0, 3.0, 1e4]),
     "hypot of extremes": (lambda y: torch.hypot(y, 2 * y), [1e-30, -1e30, 1e30, 1.0]),
@@ -57,8 +74,60 @@ def test_the_derivative_of_sinc_near_0_is_no_rounding():
     assert slope.abs().max() < 1e-6
 
 
-def test_angles_that_tell_a_zero_from_its_negative_are_pytorchs():
-    assert explain(lambda t, y: torch.atan2(y, y - 1), torch.ones(3)).backend == "eager"
+# of two entries, those whose derivative to either is told apart
+
+TWO = {
+    "atan2": (torch.atan2, [0.0, -0.0, 1.0, -2.0], [0.0, -0.0, 1.0, -1.0, 3.0]),
+    "copysign": (torch.copysign, [0.0, -0.0, 1.0, -2.0], [0.0, -0.0, 1.0, -3.0]),
+    "fmod": (torch.fmod, [0.0, -0.0, 0.5, 7.5, -7.5, 1e5], [2.0, -2.0, 0.1, 7.5]),
+    "remainder": (torch.remainder, [0.0, -0.0, 0.5, 7.5, -7.5, 1e5], [2.0, -2.0, 0.1, 7.5]),
+    "quotient, floor": (lambda x, y: torch.div(x, y, rounding_mode="floor"), [0.5, 7.5, -7.5], [0.1, -2.0, 7.5]),
+    "quotient, trunc": (lambda x, y: torch.div(x, y, rounding_mode="trunc"), [0.5, 7.5, -7.5], [0.1, -2.0, 7.5]),
+    "logaddexp": (torch.logaddexp, [0.0, 1.0, -900.0], [1.0, 0.0, 900.0]),
+    "logaddexp2": (torch.logaddexp2, [0.0, 1.0, -90.0], [1.0, 0.0, 90.0]),
+    "hypot": (torch.hypot, [3.0, -1e20], [0.0, -4.0]),
+    "fmax": (torch.fmax, [0.0, 1.0], [0.0, 2.0]),
+    "xlogy": (torch.xlogy, [0.0, 1.0, -2.0], [1.0, 2.5]),
+}
+
+
+@pytest.mark.parametrize("dtype", [F32, F64])
+@pytest.mark.parametrize("name", TWO)
+def test_functions_of_two_entries(name, dtype):
+    """At zeros of both signs too, in the order of bits."""
+    function, first, second = TWO[name]
+    points = torch.cartesian_prod(torch.tensor(first), torch.tensor(second)).to(dtype)
+    sides = [points.clone().requires_grad_() for _ in range(2)]
+    found = []
+    for xy, backend in zip(sides, ("native", "eager"), strict=True):
+        field = lambda t, y, xy: function(*xy.unbind(-1)) + 0 * y  # noqa: E731
+        end = solve_ivp(
+            field, (0.0, 1.0), torch.zeros(len(xy), dtype=dtype).unsqueeze(-1), "midpoint", step_size=1.0,
+            args=(xy.unsqueeze(1),), batching="per_sample", backend=backend,
+        ).ys[-1]  # fmt: skip
+        found.append((end.detach(), torch.autograd.grad(end.sum(), xy)[0]))
+    for ours, theirs in zip(*found, strict=True):
+        tolerance = 1e-13 if dtype == F64 else 2e-6
+        torch.testing.assert_close(ours, theirs, rtol=tolerance, atol=tolerance / 10)
+
+
+def test_a_rest_has_the_derivative_of_a_sawtooth():
+    """Slope 1 to the state; to the period, less how often it was taken."""
+    period = torch.tensor(0.3, dtype=F64, requires_grad=True)
+    y0 = torch.tensor([[1.0], [-1.0]], dtype=F64, requires_grad=True)
+    end = solve_ivp(lambda t, y: y % period, (0.0, 1e-3), y0, "midpoint", step_size=1e-3, backend="native").ys[-1]
+    to_y0, to_period = torch.autograd.grad(end.sum(), (y0, period))
+    torch.testing.assert_close(to_y0, torch.full_like(y0, 1 + 1e-3), rtol=0, atol=1e-6)
+    torch.testing.assert_close(to_period, torch.tensor(-1e-3 * (3 - 4), dtype=F64), rtol=0, atol=1e-6)
+
+
+def test_a_square_wave_of_the_time():
+    """Up and down by turns, at steps that do not meet the jumps: a sum of signs."""
+    field = lambda t, y: torch.where(torch.floor(t / 0.25) % 2 == 0, 1.0, -1.0).expand_as(y)  # noqa: E731
+    for batching in ("joint", "per_sample"):
+        sol = solve_ivp(field, (0.0, 1.0), torch.zeros(3, 1), "heun2", t_eval=[0.0, 0.25, 0.5, 1.0], step_size=1 / 32,
+                        batching=batching, backend="native")  # fmt: skip
+        torch.testing.assert_close(sol.ys[:, 0, 0], torch.tensor([0.0, 0.25, 0.0, 0.0]), rtol=0, atol=2 / 32)
 
 
 # along a dimension
@@ -68,6 +137,10 @@ ALONG = {
     "min": lambda t, y: y.min(-1)[0].unsqueeze(-1) - y,
     "maxout": lambda t, y: torch.cat([y, 1 - y], -1).unflatten(-1, (5, 2)).max(-1).values,
     "cumprod": lambda t, y: y.cumprod(-1),
+    "where the largest lies": lambda t, y: y.gather(-1, y.max(-1, keepdim=True).indices) - y * y.argmin(-1, True),
+    "in order": lambda t, y: y.sort(stable=True, dim=-1, descending=True).values * torch.arange(5),
+    "places in order": lambda t, y: y * y.flip(-1).sort(stable=True, dim=-1).indices,
+    "distances": lambda t, y: torch.cdist(y.unsqueeze(-1), (y + 1).unsqueeze(-1)).sum(-1),
     "counts": lambda t, y: y * (y > 0).sum(-1, keepdim=True) + (y > 0.5).float() + (y > 1).long() * y,
     "chosen numbers": lambda t, y: y * torch.where(y > 0.5, 0.25, -1.0),
     "all but": lambda t, y: torch.where((y > 0).float().to(y.dtype) > 0, y, -y) * (y > 0).any(-1, keepdim=True),
@@ -82,6 +155,13 @@ def test_functions_along_a_dimension_with_ties(name, dtype):
     agree(ALONG[name], torch.tensor(TIED, dtype=dtype))
 
 
+def test_the_first_in_order():
+    def fun(t, y):
+        return y - y.topk(2, -1).values.sum(-1, True) * y.kthvalue(4, -1, True).values + y.median(-1, True).values
+
+    agree(fun, torch.randn(4, 5, dtype=F64))
+
+
 def test_what_is_no_number_is_the_largest_and_the_smallest():
     for function in (torch.max, torch.min):
         sol = solve_ivp(
@@ -89,11 +169,6 @@ def test_what_is_no_number_is_the_largest_and_the_smallest():
             torch.tensor([[0.2, 4.0, 3.0]]), backend="native", on_failure="return",
         )  # fmt: skip
         assert not sol.success
-
-
-def test_where_the_largest_lies_is_not_said():
-    reason = str(explain(lambda t, y: y.gather(-1, y.max(-1, keepdim=True).indices) - y, torch.ones(3, 4)))
-    assert "where the largest or smallest entry lies" in reason
 
 
 # to places that are known
@@ -123,8 +198,17 @@ def gathered(t, y):
     return y.gather(-1, torch.tensor([2, 0, 1]).expand_as(y)) * t
 
 
+def means(t, y):
+    """What flows along edges into a node, on average, with what is there and without."""
+    index, flow = EDGES.expand(*y.shape[:-1], 4), torch.sin(y[..., [1, 2, 0, 1]])
+    there = [
+        y.scatter_reduce(-1, index, flow, kind, include_self=own) for kind in ("mean", "sum") for own in (True, False)
+    ]
+    return there[0] + 2 * there[1] - there[2] / 3 + there[3] / 4
+
+
 @pytest.mark.parametrize("dtype", [F32, F64])
-@pytest.mark.parametrize("fun", [pairwise, scattered, put, gathered])
+@pytest.mark.parametrize("fun", [pairwise, scattered, put, gathered, means])
 def test_sums_to_places(fun, dtype):
     batchings = ("joint",) if fun is put else ("joint", "per_sample")
     agree(fun, torch.randn(4, 3, dtype=dtype), batchings=batchings)
@@ -173,12 +257,20 @@ def before_the_first(t, y):
 
 def chosen_by_state(t, y):
     with torch.no_grad():
-        place = torch.bucketize(y, knots(y))
+        place = torch.bucketize(y * 2, knots(y) * 2)
     return y.gather(-1, place.clamp(max=2)) * TABLE.to(y.dtype)[:, 0][place]
 
 
+def the_two_largest(t, y):
+    """A mixture of experts: weights for those alone that are asked."""
+    values, places = (y @ TABLE.to(y.dtype).T).topk(2, -1)
+    spread = torch.zeros_like(y[..., :1]).expand(*y.shape[:-1], 5).clone()
+    chosen = (spread - torch.inf).scatter(-1, places, values).softmax(-1) + spread.scatter_add(-1, places, values.sin())
+    return chosen @ TABLE.to(y.dtype)
+
+
 @pytest.mark.parametrize("dtype", [F32, F64])
-@pytest.mark.parametrize("fun", [interpolated, before_the_first, chosen_by_state])
+@pytest.mark.parametrize("fun", [interpolated, before_the_first, chosen_by_state, the_two_largest])
 def test_tables(fun, dtype):
     y0 = torch.rand(4, 3, dtype=dtype)
     agree(fun, y0)
@@ -205,6 +297,93 @@ def test_paths_of_control_inputs(kind, knots, dtype):
     agree(lambda t, y: torch.tanh(path(t) + y) - path.derivative(t) * t, torch.randn(4, 3, dtype=dtype))
 
 
+@pytest.mark.parametrize("dtype", [F32, F64])
+def test_a_table_by_whole_parts(dtype):
+    """Of the time, as for a force given each tenth of a second; round a circle, for one of a state."""
+
+    def fun(t, y):
+        place = (t.reshape(-1) / 0.1).long()
+        return TABLE.to(y.dtype)[place] + F.embedding((y[..., 0] * 7).long() % 5, TABLE.to(y.dtype))
+
+    agree(fun, torch.randn(4, 3, dtype=dtype))
+
+
+@pytest.mark.parametrize("batching", ["joint", "per_sample"])
+@pytest.mark.parametrize("dtype", [F32, F64])
+def test_labels_and_masks_of_each_sample(dtype, batching):
+    """Whole numbers and truths among the arguments: a table by label, one-hot, comparisons and products."""
+    table, labels = torch.randn(4, 3, dtype=dtype, requires_grad=True), torch.tensor([3, 0, 1, 2, 0])
+    mask = torch.tensor([True, False, True, True, False])
+
+    def fun(t, y, labels, mask):
+        chosen = F.embedding(labels, table) * F.one_hot((labels + 1) % 3, 3)
+        return torch.where(mask.unsqueeze(-1) & (labels > 0).unsqueeze(-1), chosen, y) - labels.unsqueeze(-1) * y
+
+    found = []
+    for backend in ("native", "eager"):
+        y = torch.ones(5, 3, dtype=dtype, requires_grad=True)
+        end = solve_ivp(fun, (0.0, 0.5), y, "rk4", step_size=0.25, args=(labels, mask), batching=batching,
+                        backend=backend).ys[-1]  # fmt: skip
+        found.append([end.detach(), *torch.autograd.grad(end.square().sum(), (y, table))])
+    torch.testing.assert_close(*found)
+
+
+def test_labels_that_are_no_numbers_of_the_state_are_refused():
+    options = {"batching": "per_sample", "args": (torch.tensor([2**24 + 1, 0]),)}
+    field = lambda t, y, labels: y * (labels % 2)[:, None]  # noqa: E731
+    assert "float32: solve by backend='eager'" in str(explain(field, torch.ones(2, 3), **options))
+    assert explain(field, torch.ones(2, 3, dtype=F64), **options).backend == "native"
+    another = lambda t, y, labels: y - (labels % 2)[:, None]  # noqa: E731
+    solve_ivp(another, (0.0, 1.0), torch.ones(2, 3), **{**options, "args": (torch.tensor([1, 0]),)})
+    with pytest.raises(ValueError, match="make y0 float64"):
+        solve_ivp(another, (0.0, 1.0), torch.ones(2, 3), **options)
+
+
+# windows
+
+
+def net(*layers):
+    return torch.nn.Sequential(*layers)
+
+
+CONVOLUTIONS = {
+    "padded": (nn.Conv1d(2, 2, 3, padding=1), (2, 6)),
+    "without a bias, far apart": (nn.Conv1d(2, 2, 3, padding=2, dilation=2, bias=False), (2, 6)),
+    "circular": (nn.Conv1d(2, 2, 3, padding=1, padding_mode="circular"), (2, 6)),
+    "reflected": (nn.Conv1d(2, 2, 3, padding=1, padding_mode="reflect"), (2, 6)),
+    "each channel alone": (nn.Conv1d(4, 4, 3, padding="same", groups=4), (4, 5)),
+    "there and back": (net(nn.Conv1d(2, 4, 3, 2, 1), nn.ConvTranspose1d(4, 2, 3, 2, 1, 1)), (2, 6)),
+    "back in groups": (net(nn.ConvTranspose1d(4, 6, 2, 2, groups=2, dilation=2), nn.Conv1d(6, 4, 3, 2)), (4, 5)),
+    "of images": (net(nn.Conv2d(2, 3, (3, 1), padding=(1, 0)), nn.ConvTranspose2d(3, 2, 3, padding=1)), (2, 4, 3)),
+    "of volumes": (nn.Conv3d(1, 1, 3, padding=1), (1, 2, 3, 2)),
+    "means": (net(nn.AvgPool1d(3, 1, 1), nn.AvgPool1d(3, 1, 1, count_include_pad=False)), (2, 6)),
+    "means of some": (net(nn.AvgPool2d((2, 3), 2, (1, 0), True, False), nn.Upsample((4, 5))), (2, 4, 5)),
+    "largest": (net(nn.MaxPool1d(3, 1, 1), nn.MaxPool1d(2, 2, ceil_mode=True), nn.Upsample(5)), (2, 5)),
+    "largest of images": (nn.MaxPool2d(3, 1, 1), (1, 4, 4)),
+    "patches": (net(nn.Unfold(3, padding=1), nn.Unflatten(-1, (4, 3))), (1, 4, 3)),
+}
+
+
+@pytest.mark.parametrize("dtype", [F32, F64])
+@pytest.mark.parametrize("name", CONVOLUTIONS)
+def test_windows(name, dtype):
+    module, shape = CONVOLUTIONS[name]
+    module.to(dtype)
+    y0 = torch.randn(3, *shape, dtype=dtype).round(decimals=1)  # with some that are equal
+    fun = (lambda t, y: module(y)[:, :1]) if name == "patches" else lambda t, y: module(y)
+    agree(fun, y0, parameters=[*module.parameters()])
+
+
+def test_one_state_on_a_grid_and_a_kernel_of_each_sample():
+    """Fields of PDEs: the state is the grid; a coefficient is the sample's own."""
+    kernel = torch.tensor([[[1.0, -2.0, 1.0]]], dtype=F64, requires_grad=True)
+    agree(
+        lambda t, y: F.conv1d(y[None, None], kernel, padding=1)[0, 0], torch.randn(7, dtype=F64),
+        batchings=("joint",), parameters=[kernel],
+    )  # fmt: skip
+    agree(lambda t, y: F.conv1d(y[None], y[:, None, :3], padding=1, groups=len(y))[0], torch.randn(3, 7, dtype=F64))
+
+
 # small matrices
 
 
@@ -220,6 +399,9 @@ MATRICES = {
     "solve for several": lambda a, y: torch.linalg.solve(a, torch.stack([y, y * y], -1)).sum(-1),
     "solve from the right": lambda a, y: torch.linalg.solve(a, y.unsqueeze(-2), left=False).squeeze(-2),
     "inverse": lambda a, y: (torch.linalg.inv(a) @ y.unsqueeze(-1)).squeeze(-1),
+    "triangles": lambda a, y: torch.cholesky_solve(
+        y.unsqueeze(-1), torch.linalg.cholesky(a @ a.mT + 2 * torch.eye(y.shape[-1], dtype=y.dtype))
+    ).squeeze(-1),
     "determinant": lambda a, y: torch.linalg.det(a).unsqueeze(-1) * y / 20,
     "logarithm": lambda a, y: torch.linalg.slogdet(a)[1].unsqueeze(-1) * y,
     "triangular": lambda a, y: torch.linalg.solve_triangular(

@@ -76,6 +76,8 @@ def by_energy(t, y):
         return -torch.autograd.grad(energy, z, create_graph=True)[0]
 
 
+energy = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 1)).double()
+
 VECTORS = {
     "linear": lambda t, y: y @ w + v,
     "transposed": lambda t, y: (w @ y.T).T,
@@ -109,6 +111,7 @@ VECTORS = {
         torch.add(y, y * y, alpha=2) - torch.sub(y, t, alpha=3) + torch.addmm(y, y, w, beta=2, alpha=3)
     ),
     "filled": filled,
+    "diagonal": lambda t, y: y @ torch.diag(torch.ones(3, dtype=F64) * 2),
     "in place": in_place,
     "constant": lambda t, y: torch.zeros_like(y),
     "shared alone": lambda t, y: (torch.tanh(v) * 2).expand_as(y),
@@ -123,6 +126,9 @@ VECTORS = {
     "glu": lambda t, y: F.glu(y.repeat(1, 2), 1),
     "attention": lambda t, y: F.scaled_dot_product_attention(*[y.unsqueeze(-1)] * 3).squeeze(-1),
     "gradient": by_energy,
+    "squeezed": lambda t, y: y.unsqueeze(1).sin().squeeze_(1).unsqueeze_(-1).transpose_(1, 2)[:, 0] * y,
+    "quantile": lambda t, y: y - y.quantile(0.3, -1, keepdim=True),
+    "energy": lambda t, y: torch.func.vmap(torch.func.grad(lambda z: energy(z).squeeze(-1)))(y),
     "vmap": lambda t, y: torch.func.vmap(lambda z: torch.tanh(w @ z))(y),
     "jacobian": lambda t, y: torch.func.vmap(torch.func.grad(lambda z: (torch.tanh(w @ z) ** 2).sum()))(y),
 }
@@ -159,6 +165,11 @@ MODULES = {
     "transformer": (nn.TransformerEncoderLayer(3, 1, 8, dropout=0.1, batch_first=True).eval(), (4, 3)),
     "gru": (nn.GRUCell(3, 3), (3,)),
     "bilinear": (nn.Bilinear(3, 3, 3), (3,)),
+    "convolutions": (
+        nn.Sequential(nn.Conv1d(4, 2, 3, padding=1), nn.Tanh(), nn.ConvTranspose1d(2, 4, 3, padding=1)),
+        (4, 3),
+    ),
+    "instance_norm": (nn.InstanceNorm1d(4, affine=True), (4, 3)),
 }
 
 
@@ -451,6 +462,18 @@ def detached(t, y):
     return y.detach() * 2
 
 
+class StraightThrough(torch.autograd.Function):
+    """A sign that lets gradients pass, of operations without a derivative alone."""
+
+    @staticmethod
+    def forward(ctx, x):
+        return torch.sign(x)
+
+    @staticmethod
+    def backward(ctx, cotangent):
+        return cotangent
+
+
 def without_graph(t, y):
     with torch.no_grad():
         return y * 2
@@ -487,7 +510,7 @@ def test_a_field_that_makes_a_number_of_the_time_is_not_warned_of_gradients_that
 
 
 REFUSED = {
-    "convolution": (lambda t, y: F.conv1d(y.unsqueeze(1), w[:1, None], padding=1)[:, 0], "aten::convolution"),
+    "large windows": (lambda t, y: F.conv1d(y.repeat(1, 9000).unsqueeze(1), w[:1, None])[:, 0, :3], "80994 multipl"),
     "random numbers": (noisy, "draws random numbers"),
     "dropout": (lambda t, y: F.dropout(y, 0.5), "draws random numbers"),
     "batch_norm": (lambda t, y: F.batch_norm(y, None, None, training=True), "batch_norm in training mode"),
@@ -511,11 +534,12 @@ REFUSED = {
     "rows that it holds": (lambda t, y: y * w.new_ones(5, 1), r"watched, with \d+ rows .* must reach it by args"),
     "half": (lambda t, y: y.half().double(), "float16"),
     "places": (
-        lambda t, y: y.gather(1, y.max(1, keepdim=True).indices) * y,
-        "where the largest or smallest entry lies",
+        lambda t, y: y.gather(1, F.max_pool1d(y, 2, return_indices=True)[1]) * y,
+        "where the largest entry of a window lies",
     ),
-    "rounds": (lambda t, y: y.floor(), "aten::floor"),
-    "sorts": (lambda t, y: y.sort(1).values, "aten::sort"),
+    "sorts": (lambda t, y: y.repeat(1, 20).sort(1).values[:, ::20], "sorts 60 numbers"),
+    "no instruction": (lambda t, y: torch.special.bessel_j0(y), "aten::special_bessel_j0"),
+    "rounded with a derivative": (lambda t, y: StraightThrough.apply(y), "derivative of its own"),
     "wrong shape": (lambda t, y: y[:, :1], "shape and dtype of y"),
     "large products": (lambda t, y: (lambda m: (m @ m)[:, 0, :3])(y.repeat(1, 300).view(-1, 30, 30)), "27000 products"),
 }
@@ -532,8 +556,8 @@ def test_what_is_refused_and_why(name):
 
 
 def test_refusals_of_states_and_modules():
-    with pytest.raises(Untraceable, match="aten::convolution"):
-        trace(ConvField(2), torch.zeros(3, 1, 1, 1), torch.randn(3, 2, 5, 5), by_row=True)
+    with pytest.raises(Untraceable, match="windows over a sample"):
+        trace(ConvField(2, width=64), torch.zeros(3, 1, 1, 1), torch.randn(3, 2, 9, 9), by_row=True)
     for dtype in (torch.complex128, torch.float16):
         with pytest.raises(Untraceable, match="float32 or float64"):
             trace(lambda t, y: y, torch.zeros(3, 1), torch.ones(3, 2, dtype=dtype), by_row=True)

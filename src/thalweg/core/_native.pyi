@@ -12,8 +12,8 @@ def isas() -> list[str]:
 def unary(name: str, isa: str, dtype: str, input: int, output: int, n: int) -> None:
     """One elementary function of `n` numbers, `dtype` "float32" or "float64", by the instructions `isa`."""
 
-def pow(isa: str, dtype: str, base: int, exponent: int, output: int, n: int) -> None:
-    """The powers of `n` numbers."""
+def binary(name: str, isa: str, dtype: str, first: int, second: int, output: int, n: int) -> None:
+    """The same for a function of two, as powers are."""
 
 class Program:
     """A program, checked and laid out."""

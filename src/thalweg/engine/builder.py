@@ -471,7 +471,7 @@ def _entries(dtype: torch.dtype, places: Tensor, *tensors: Tensor) -> Tensor:
 
 
 def _row_by_row(operation: str, scalars: tuple[float, ...], *operands: Tensor) -> Tensor:
-    return reference.FORWARD[operation](scalars, *operands)
+    return reference.FORWARD[operation](scalars, *(x.reshape(-1) for x in operands))
 
 
 def _reduced(operation: str, size: int, x: Tensor) -> Tensor:

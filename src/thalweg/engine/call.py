@@ -26,7 +26,7 @@ from ..output.saving import EndSaver
 from . import native
 from .program import Program
 from .reference import evaluate
-from .trace import Trace, leaves_of
+from .trace import Trace, leaves_of, own_rows
 
 
 @dataclass(eq=False, slots=True)
@@ -70,7 +70,7 @@ class Native:
         own: list[Tensor] = []
         if self.trace.batched:
             leaves = leaves_of(args)
-            own = [in_memory(leaves[i].reshape(samples, -1)) for i in self.trace.batched]
+            own = [own_rows(leaves[i], samples, y0.dtype) for i in self.trace.batched]
         shared = self.trace.shared(args)
         call = Call(self, samples, len(own), stats)
         if torch.is_grad_enabled() and (times is not None or any(x.requires_grad for x in (y0, *own, *shared))):

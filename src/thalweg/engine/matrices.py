@@ -63,6 +63,20 @@ def log_determinant(a: Tensor) -> tuple[Tensor, Tensor]:
     return sign * pivots.sign().prod(-1), pivots.abs().log().sum(-1)
 
 
+def cholesky(a: Tensor, upper: bool) -> Tensor:
+    """The lower triangular L of a = L L', column by column; or its transpose. Of a, both halves have the gradient."""
+    _refuse_large(a)
+    left = (a + a.mT) / 2
+    columns: list[Tensor] = []
+    while True:
+        column = left[..., 0] / left[..., 0, :1].sqrt()
+        columns.append(torch.nn.functional.pad(column, (len(columns), 0)))
+        if len(columns) == a.shape[-1]:
+            break
+        left = left[..., 1:, 1:] - column[..., 1:, None] * column[..., None, 1:]
+    return torch.stack(columns, -2 if upper else -1)
+
+
 def _pivots(a: Tensor) -> tuple[list[Tensor], Tensor]:
     rows, sign = _eliminated(a)
     return [row[..., 0] for row in rows], sign[..., 0]

@@ -1,12 +1,11 @@
 """How each operation of PyTorch becomes instructions.
 
-Four tables, by PyTorch's own names: what moves entries and computes nothing; what is one instruction for each entry;
-rules of their own; and what is said in terms of other operations.
+Tables by PyTorch's own names: what moves entries and computes nothing; what is one instruction for each entry; and
+rules of their own. What is said in terms of other operations stands in `decompositions.py`.
 """
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -16,8 +15,9 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from . import matrices
+from . import matrices, windows
 from .builder import Codes, NoInstruction, Untraceable
+from .decompositions import DECOMPOSED, dims_of, in_order, no_errors, rounded_quotient, solve
 from .prologue import Slot
 from .tracer import Traced, Tracer, any_batched, is_batched
 
@@ -34,7 +34,7 @@ _MOVES = {
 
 _UNARY = {
     *("neg", "abs", "reciprocal", "sqrt", "rsqrt", "exp", "expm1", "log", "log1p", "sin", "cos", "tanh", "sigmoid"),
-    *("relu", "silu", "erf", "sign"),
+    *("relu", "silu", "exp2", "log2", "erf", "erfc", "erfinv", "lgamma", "digamma", "sign", "floor"),
 }
 _COMPARISONS = {"gt", "ge", "lt", "le", "eq", "ne"}
 _FARTHEST = 4096
@@ -43,6 +43,7 @@ _FARTHEST = 4096
 _WITHOUT_GRADIENT = _COMPARISONS | {
     *("searchsorted", "bucketize", "isnan", "isinf", "isfinite", "logical_and", "logical_or", "logical_xor"),
     *("logical_not", "bitwise_and", "bitwise_or", "bitwise_xor", "bitwise_not", "__and__", "__or__", "__xor__"),
+    *("sign", "sgn", "signbit", "floor", "ceil", "trunc", "round", "floor_divide", "argmax", "argmin"),
 }
 """What has no derivative, and may be made of what a field has cut from the graph."""
 
@@ -78,22 +79,20 @@ def lower(tracer: Tracer, func: Any, name: str, args: Sequence[Any], kwargs: dic
     filled = _fill(name, args, kwargs)
     if filled is not None:
         return _filled(tracer, *filled)
-    within, after = (
-        not torch.is_grad_enabled(),
-        any(isinstance(x, Traced) and x.cut for x in pytree.tree_leaves((args, kwargs))),
-    )
-    moves = name in _MOVES or name == "_to_copy"
-    if (within or after) and not (moves or name in _WITHOUT_GRADIENT):
-        how = (
-            f"{name} within no_grad, or in an autograd.grad without create_graph" if within else f"{name} after detach"
-        )
-        raise Untraceable(f"the field cuts its own gradient ({how})")
-    if func._schema.is_mutable:
+    within = not torch.is_grad_enabled()
+    cuts = [x.cut for x in pytree.tree_leaves((args, kwargs)) if isinstance(x, Traced) and x.cut]
+    cut = "no_grad, or an autograd.grad without create_graph" if within else cuts[0] if cuts else ""
+    cut = "" if name in _WITHOUT_GRADIENT else cut
+    written = func._schema.is_mutable
+    if cut and (not getattr(args[0], "cut", "") if written else not (within or name in _MOVES or name == "_to_copy")):
+        raise Untraceable(f"the field cuts its own gradient ({name} after {cut})")
+    if written:
         return _written(tracer, func, name, args, kwargs)
     found = _computed(tracer, func, name, args, kwargs)
-    if (within or after) and moves:
+    if cut:
         for x in pytree.tree_leaves(found):
-            x.cut = True
+            if is_batched(x):
+                x.cut = cut
     return found
 
 
@@ -126,6 +125,8 @@ def _written(tracer: Tracer, func: Any, name: str, args: Sequence[Any], kwargs: 
     target = args[0]
     if not is_batched(target) or name[-1] != "_":
         raise Untraceable(f"the field writes what depends on the sample into a tensor that does not ({name})")
+    if torch.Tag.inplace_view in func.tags:
+        return _seen_otherwise(func, name, target, *args[1:])
     if name in ("copy_", "fill_"):
         made = args[1]
     elif name == "zero_":
@@ -138,6 +139,15 @@ def _written(tracer: Tracer, func: Any, name: str, args: Sequence[Any], kwargs: 
     elif torch.promote_types(made.dtype, target.dtype) != target.dtype:
         raise Untraceable(f"the field writes {made.dtype} into a tensor of {target.dtype}")
     target.codes.copy_(tracer.codes(made))
+    return target
+
+
+def _seen_otherwise(func: Any, name: str, target: Traced, *args: Any) -> Traced:
+    """An operation that moves no entry and changes the shape of a tensor itself, as `squeeze_` does."""
+    assert target.codes is not None
+    target.codes = getattr(target.codes, name[:-1])(*args)
+    with torch._C._DisableTorchDispatch():  # that of the tensor without data
+        func(target, *args)
     return target
 
 
@@ -200,6 +210,10 @@ def _cast(tracer: Tracer, x: Traced, *, dtype: torch.dtype | None = None, **_: A
         return tracer.traced(tracer.codes(x).clone(), dtype or x.dtype)
     if dtype == torch.bool:
         return _each(tracer, "ne", x, 0.0, dtype=torch.bool)
+    if x.dtype == tracer.dtype and dtype in (torch.int64, torch.int32):
+        with tracer:
+            whole = x.trunc()
+        return tracer.traced(tracer.codes(whole), dtype)
     raise Untraceable(f"the field converts what depends on the sample from {x.dtype} to {dtype}")
 
 
@@ -303,7 +317,9 @@ def _bucketized(tracer: Tracer, x: Any, sequence: Tensor, *, out_int32: bool = F
     return _searched(tracer, sequence, x, out_int32=out_int32, right=right)
 
 
-def _scattered(tracer: Tracer, x: Tensor, dim: int, index: Tensor, values: Any) -> Traced:
+def _scattered(tracer: Tracer, x: Tensor, dim: int, index: Tensor, values: Any) -> Tensor:
+    if is_batched(index) and _is_place(tracer, index):
+        return _put(tracer, x, dim, index, values, lambda there, value: value)
     index = _known(tracer, [index])[0]
     if _places(x).gather(dim, index).unique().numel() != index.numel():
         raise Untraceable("the field scatters several entries to one place, of which PyTorch takes any")
@@ -312,9 +328,33 @@ def _scattered(tracer: Tracer, x: Tensor, dim: int, index: Tensor, values: Any) 
     return tracer.traced(tracer.codes(x).scatter(dim, index, codes), x.dtype)
 
 
-def _scatter_added(tracer: Tracer, x: Tensor, dim: int, index: Tensor, values: Tensor) -> Traced:
+def _scatter_added(tracer: Tracer, x: Tensor, dim: int, index: Tensor, values: Tensor) -> Tensor:
+    if is_batched(index) and _is_place(tracer, index):
+        return _put(tracer, x, dim, index, values, torch.add)
     index = _known(tracer, [index])[0]
     return _accumulated(tracer, x, _places(x).gather(dim, index), _first_of(tracer.codes(values), index))
+
+
+def _put(
+    tracer: Tracer, x: Tensor, dim: int, index: Tensor, values: Any, made: Callable[[Tensor, Tensor], Tensor]
+) -> Tensor:
+    """Entries put, one after the other, at places that depend on the sample; of one outside, no number comes."""
+    dim = dim % x.ndim
+    if any(n != x.shape[d] for d, n in enumerate(index.shape) if d != dim):
+        raise Untraceable("the field scatters to some rows alone, by places that depend on the sample")
+    length, count = x.shape[dim], index.shape[dim]
+    if count * x.numel() > _PRODUCTS * tracer.builder.samples:
+        raise Untraceable(
+            f"the field scatters {count} rows to {length} places; the native engine takes up to {_PRODUCTS} in all"
+        )
+    with tracer:
+        places = torch.arange(length, device="cpu").view(-1, *(1,) * (x.ndim - dim - 1))
+        for k in range(count):
+            place = index.narrow(dim, k, 1)
+            value = values.narrow(dim, k, 1) if isinstance(values, Tensor) else torch.full((), values, dtype=x.dtype)
+            x = torch.where(place == places, made(x, value), x)
+            x = torch.where((place >= 0) & (place < length), x, torch.full((), math.nan, dtype=x.dtype))
+    return x
 
 
 def _places(x: Tensor) -> Tensor:
@@ -374,7 +414,7 @@ def _each(
 def _check_dtype(tracer: Tracer, operation: str, xs: Sequence[Any]) -> torch.dtype:
     """Refuse arithmetic in another dtype than that of y; places may be moved, and kept within bounds."""
     dtype = _result_type(xs)
-    moved = dtype == torch.int64 and operation in ("add", "sub", "clamp")
+    moved = dtype in (torch.int64, torch.int32) and operation in ("add", "sub", "clamp", "remainder")
     if (
         moved
         and all(isinstance(x, Tensor) or abs(x) <= _FARTHEST for x in xs)
@@ -444,9 +484,10 @@ def _mul(tracer: Tracer, x: Any, y: Any) -> Traced:
     return _each(tracer, "mul", x, y, dtype=torch.bool if boolean else None)
 
 
-def _div(tracer: Tracer, x: Any, y: Any, *, rounding_mode: str | None = None) -> Traced:
+def _div(tracer: Tracer, x: Any, y: Any, *, rounding_mode: str | None = None) -> Tensor:
     if rounding_mode is not None:
-        raise Untraceable("the field rounds a quotient, for which there is no instruction")
+        with tracer:
+            return rounded_quotient(x, y, rounding_mode)
     return _each(tracer, "div", x, y)
 
 
@@ -460,6 +501,14 @@ def _pow(tracer: Tracer, x: Any, y: Any) -> Traced:
         return _each(tracer, "mul", square, x) if y == 3 else _each(tracer, "square", square)
     name = {2: "square", -1: "reciprocal", 0.5: "sqrt", -0.5: "rsqrt"}.get(y)
     return _each(tracer, name, x) if name else _each(tracer, "power", x, scalars=(y,))
+
+
+def _round(tracer: Tracer, x: Tensor, *, decimals: int = 0) -> Tensor:
+    if decimals == 0:
+        return _each(tracer, "round", x)
+    scale = 10.0 ** abs(decimals)
+    with tracer:
+        return (x * scale).round() / scale if decimals > 0 else (x / scale).round() * scale
 
 
 def _clamp(tracer: Tracer, x: Tensor, min: Any = None, max: Any = None) -> Tensor:
@@ -625,18 +674,12 @@ def _reduced(
     if dtype is None:
         _check_dtype(tracer, operation, (x,))
     codes = tracer.codes(x)
-    dims = _dims(x, dims)
+    dims = dims_of(x, dims)
     kept = [d for d in range(x.ndim) if d not in dims]
     shape = [1 if d in dims else x.shape[d] for d in range(x.ndim) if keepdim or d not in dims]
     items = codes.permute(*kept, *dims).flatten(len(kept)) if dims else codes.unsqueeze(-1)
     made = items[..., 0] if items.shape[-1] == 1 else torch.from_numpy(tracer.builder.reduce(operation, items.numpy()))
     return tracer.traced(made.clone().reshape(shape), dtype)
-
-
-def _dims(x: Tensor, dims: Sequence[int] | int | None) -> list[int]:
-    """Dimensions counted from the front; all of them where none is named."""
-    dims = [dims] if isinstance(dims, int) else dims
-    return sorted(d % max(x.ndim, 1) for d in dims) if dims and x.ndim else [*range(x.ndim)]
 
 
 def _sum(
@@ -670,7 +713,7 @@ def _extreme(largest: bool) -> Callable[..., Any]:
                 return x.amax() if largest else x.amin()
             values = _first_extreme(x, dim, largest)
             values = values if keepdim else values.squeeze(dim)
-        return values, tracer.unsaid(values.shape, "asks where the largest or smallest entry lies")
+        return values, _place_of_extreme(largest)(tracer, x, dim, keepdim)
 
     return rule
 
@@ -683,6 +726,60 @@ def _first_extreme(x: Tensor, dim: int, largest: bool) -> Tensor:
         found = torch.where(first == second, first, extreme(first, second))
         x = torch.cat([found, x.narrow(dim, size - 1, 1)], dim) if size % 2 else found
     return x
+
+
+def _place_of_extreme(largest: bool) -> Callable[..., Tensor]:
+    """Where the largest or smallest entry lies, the first of equal ones."""
+
+    def rule(tracer: Tracer, x: Tensor, dim: int | None = None, keepdim: bool = False) -> Tensor:
+        with tracer:
+            if dim is None:
+                return rule(tracer, x.flatten(), 0)
+            length = x.shape[dim]
+            here = (x == (x.amax(dim, True) if largest else x.amin(dim, True))) | x.isnan()
+            behind = torch.arange(length, 0, -1, dtype=x.dtype, device="cpu").view(
+                -1, *(1,) * (x.ndim - dim % x.ndim - 1)
+            )
+            place = length - torch.where(here, behind, 0.0).amax(dim, keepdim)
+        return tracer.traced(tracer.codes(place), torch.int64)
+
+    return rule
+
+
+def _sorted(tracer: Tracer, x: Tensor, dim: int = -1, descending: bool = False, **_: Any) -> tuple[Tensor, Tensor]:
+    with tracer:
+        values, places = in_order(x, dim, descending)
+    return values, tracer.traced(tracer.codes(places), torch.int64)
+
+
+def _first_sorted(
+    tracer: Tracer, x: Tensor, k: int, dim: int = -1, largest: bool = True, *_: Any
+) -> tuple[Tensor, ...]:
+    found = _sorted(tracer, x, dim, largest)
+    with tracer:
+        return tuple(z.narrow(dim, 0, k) for z in found)
+
+
+def _sorted_at(tracer: Tracer, x: Tensor, k: int, dim: int = -1, keepdim: bool = False) -> tuple[Tensor, ...]:
+    found = _sorted(tracer, x, dim)
+    with tracer:
+        chosen = tuple(z.narrow(dim, k - 1, 1) for z in found)
+        return chosen if keepdim else tuple(z.squeeze(dim) for z in chosen)
+
+
+def _median(tracer: Tracer, x: Tensor, dim: int | None = None, keepdim: bool = False) -> Any:
+    """The lower one of two in the middle."""
+    if dim is None:
+        with tracer:
+            flat = x.flatten()
+        return _median(tracer, flat, 0)[0]
+    return _sorted_at(tracer, x, (x.shape[dim] + 1) // 2, dim, keepdim)
+
+
+def _largest_of_windows(tracer: Tracer, x: Tensor, *args: Any) -> tuple[Tensor, Traced]:
+    with tracer:
+        values = windows.largest(x, *args)
+    return values, tracer.unsaid(values.shape, "asks where the largest entry of a window lies")
 
 
 def _with_factors(
@@ -704,7 +801,7 @@ def _with_factors(
 RULES: dict[str, Callable[..., Any]] = {
     "_linalg_det": _with_factors(lambda a: (matrices.determinant(a),)),
     "_linalg_slogdet": _with_factors(lambda a: matrices.log_determinant(a)),
-    "_linalg_solve_ex": _with_factors(lambda a, *b, **options: (_solve(a, *b, **options),), lambda a: (_no_errors(a),)),
+    "_linalg_solve_ex": _with_factors(lambda a, *b, **options: (solve(a, *b, **options),), lambda a: (no_errors(a),)),
     "_to_copy": _cast,
     "index": _indexed,
     "index_put": _index_put,
@@ -717,6 +814,11 @@ RULES: dict[str, Callable[..., Any]] = {
     "mul": _mul,
     "div": _div,
     "pow": _pow,
+    "fmod": _binary("fmod"),
+    "remainder": _binary("remainder"),
+    "atan2": _binary("atan2"),
+    "copysign": _binary("copysign"),
+    "round": _round,
     "minimum": _binary("minimum"),
     "maximum": _binary("maximum"),
     "clamp": _clamp,
@@ -748,356 +850,17 @@ RULES: dict[str, Callable[..., Any]] = {
     "all": _all,
     "max": _extreme(True),
     "min": _extreme(False),
+    "argmax": _place_of_extreme(True),
+    "argmin": _place_of_extreme(False),
+    "max_pool2d_with_indices": _largest_of_windows,
+    "max_pool3d_with_indices": _largest_of_windows,
+    "sort": _sorted,
+    "topk": _first_sorted,
+    "kthvalue": _sorted_at,
+    "median": _median,
     "bucketize": _bucketized,
     "searchsorted": _searched,
     "scatter": _scattered,
     "scatter_add": _scatter_added,
 }
 """Operations with a rule of their own, which takes the tracer and their arguments."""
-
-
-# what is said in terms of other operations
-
-
-def _amin(x: Tensor, dim: Sequence[int] = (), keepdim: bool = False) -> Tensor:
-    return -(-x).amax(tuple(dim), keepdim)
-
-
-def _count(x: Tensor, dim: Any) -> int:
-    return math.prod(x.shape[d] for d in _dims(x, dim))
-
-
-def _mean(x: Tensor, dim: Any = None, keepdim: bool = False, *, dtype: torch.dtype | None = None) -> Tensor:
-    return torch.sum(x, _dims(x, dim), keepdim, dtype=dtype) / _count(x, dim)
-
-
-def _var_mean(
-    x: Tensor, dim: Any = None, *, correction: float | None = None, keepdim: bool = False
-) -> tuple[Tensor, Tensor]:
-    mean = _mean(x, dim, True)
-    squares = (x - mean).square().sum(_dims(x, dim), keepdim)
-    freedom = max(_count(x, dim) - (1 if correction is None else correction), 0)
-    return squares / freedom, mean if keepdim else mean.reshape(squares.shape)
-
-
-def _var(x: Tensor, dim: Any = None, *, correction: float | None = None, keepdim: bool = False) -> Tensor:
-    return _var_mean(x, dim, correction=correction, keepdim=keepdim)[0]
-
-
-def _std(x: Tensor, dim: Any = None, *, correction: float | None = None, keepdim: bool = False) -> Tensor:
-    return _root(_var(x, dim, correction=correction, keepdim=keepdim))
-
-
-def _root(x: Tensor) -> Tensor:
-    """The square root whose derivative at 0 is 0, as PyTorch has it for norms and deviations."""
-    none = x == 0
-    return torch.where(none, 0.0, torch.where(none, 1.0, x).sqrt())
-
-
-def _norm(
-    x: Tensor, order: float = 2, dim: Any = None, keepdim: bool = False, *, dtype: torch.dtype | None = None
-) -> Tensor:
-    if order == 2:
-        return _root(x.square().sum(_dims(x, dim), keepdim, dtype=dtype))
-    if order == 1:
-        return x.abs().sum(_dims(x, dim), keepdim, dtype=dtype)
-    if order == math.inf:
-        return x.abs().amax(_dims(x, dim), keepdim)
-    raise Untraceable(f"the field takes a norm of order {order}; the native engine takes 1, 2 and inf")
-
-
-def _logsumexp(x: Tensor, dim: Any, keepdim: bool = False) -> Tensor:
-    largest = x.amax(_dims(x, dim), True)
-    total = (x - largest).exp().sum(_dims(x, dim), True).log() + largest
-    return total if keepdim else total.sum(_dims(x, dim))
-
-
-def _softmax(x: Tensor, dim: int, half_to_float: bool = False) -> Tensor:
-    powers = (x - x.amax(dim, True)).exp()
-    return powers / powers.sum(dim, True)
-
-
-def _log_softmax(x: Tensor, dim: int, half_to_float: bool = False) -> Tensor:
-    shifted = x - x.amax(dim, True)
-    return shifted - shifted.exp().sum(dim, True).log()
-
-
-def _normalized(x: Tensor, dim: Sequence[int], eps: float) -> tuple[Tensor, Tensor, Tensor]:
-    """What has mean 0 and variance 1 along dim, the mean, and what it was divided by, inverted."""
-    variance, mean = _var_mean(x, dim, correction=0, keepdim=True)
-    scale = (variance + eps).rsqrt()
-    return (x - mean) * scale, mean, scale
-
-
-def _layer_norm(
-    x: Tensor, shape: Sequence[int], weight: Tensor | None, bias: Tensor | None, eps: float
-) -> tuple[Tensor, Tensor, Tensor]:
-    out, mean, scale = _normalized(x, [*range(x.ndim - len(shape), x.ndim)], eps)
-    return _affine(out, weight, bias), mean, scale
-
-
-def _affine(x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
-    x = x if weight is None else x * weight
-    return x if bias is None else x + bias
-
-
-def _group_norm(
-    x: Tensor, weight: Tensor | None, bias: Tensor | None, n: int, channels: int, size: int, groups: int, eps: float
-) -> tuple[Tensor, Tensor, Tensor]:
-    out, mean, scale = _normalized(x.reshape(n, groups, -1), [2], eps)
-    weight, bias = (None if p is None else p.view(channels, *(1,) * (x.ndim - 2)) for p in (weight, bias))
-    return _affine(out.view(x.shape), weight, bias), mean.view(n, groups), scale.view(n, groups)
-
-
-def _rms_norm(
-    x: Tensor, shape: Sequence[int], weight: Tensor | None, eps: float | None = None
-) -> tuple[Tensor, Tensor]:
-    dim = [*range(x.ndim - len(shape), x.ndim)]
-    scale = (x.square().mean(dim, True) + (torch.finfo(x.dtype).eps if eps is None else eps)).rsqrt()
-    return _affine(x * scale, weight, None), scale
-
-
-def _running_norm(
-    x: Tensor, weight: Tensor | None, bias: Tensor | None, mean: Tensor, variance: Tensor, momentum: float, eps: float
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Batch normalisation by running statistics."""
-    shape = (-1, *(1,) * (x.ndim - 2))
-    scale = (variance + eps).rsqrt()
-    scale = scale if weight is None else scale * weight
-    moved = (x - mean.view(shape)) * scale.view(shape)
-    return _affine(moved, None, None if bias is None else bias.view(shape)), mean, scale
-
-
-def _batch_norm(
-    x: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    mean: Tensor | None,
-    variance: Tensor | None,
-    training: bool,
-    momentum: float,
-    eps: float,
-) -> tuple[Tensor, Tensor, Tensor]:
-    if training or mean is None or variance is None:
-        raise Untraceable("the field mixes samples (batch_norm in training mode); call eval() on it, or use layer_norm")
-    return _running_norm(x, weight, bias, mean, variance, momentum, eps)
-
-
-def _prod(x: Tensor, dim: int | None = None, keepdim: bool = False, *, dtype: torch.dtype | None = None) -> Tensor:
-    dims = _dims(x, dim)
-    out = x.permute(*(d for d in range(x.ndim) if d not in dims), *dims).flatten(x.ndim - len(dims)).unbind(-1)
-    if len(out) > 64:
-        raise Untraceable(f"the field multiplies {len(out)} numbers (prod); the native engine takes up to 64")
-    product = math.prod(out[1:], start=out[0])
-    return product.unsqueeze(dims[0]) if keepdim and dim is not None else product
-
-
-def _cumsum(x: Tensor, dim: int, *, dtype: torch.dtype | None = None) -> Tensor:
-    ones = torch.ones(x.shape[dim], x.shape[dim], dtype=torch.bool, device=x.device).triu()
-    return (x.movedim(dim, -1) @ ones.to(x.dtype)).movedim(-1, dim)
-
-
-def _trilinear(
-    a: Tensor, b: Tensor, c: Tensor, a_new: Sequence[int], b_new: Sequence[int], c_new: Sequence[int], *rest: Any
-) -> Tensor:
-    """The sum over some dimensions of a product of three tensors, each with new dimensions of its own."""
-    factors = []
-    for x, new in ((a, a_new), (b, b_new), (c, c_new)):
-        for dim in sorted(new):
-            x = x.unsqueeze(dim)
-        factors.append(x)
-    return (factors[0] * factors[1] * factors[2]).sum(rest[0])
-
-
-def _triangle(lower: bool) -> Callable[..., Tensor]:
-    def decomposition(x: Tensor, diagonal: int = 0) -> Tensor:
-        ones = torch.ones(x.shape[-2:], dtype=torch.bool, device=x.device)
-        return torch.where(ones.tril(diagonal) if lower else ones.triu(diagonal), x, 0.0)
-
-    return decomposition
-
-
-def _hardtanh(x: Tensor, low: float = -1, high: float = 1) -> Tensor:
-    """Unlike clamp, PyTorch passes no gradient at the bounds."""
-    return torch.where(x >= high, high, torch.where(x <= low, low, x))
-
-
-def _xlogy(x: Any, y: Any) -> Tensor:
-    """By x log(y), and 0 where x is 0 and y has no logarithm; where both are 0, PyTorch's derivative to y is NaN."""
-    x, y = (z if isinstance(z, Tensor) else torch.full((), z, dtype=other.dtype) for z, other in ((x, y), (y, x)))
-    none = (x == 0) & (y <= 0)
-    return torch.where(none, y.abs().sqrt() * 0.0, x * torch.where(none, 1.0, y).log())
-
-
-def _angle(y: Tensor, x: Tensor) -> Tensor:
-    """The angle of (x, y), of which one is not negative: a polynomial (Abramowitz & Stegun, 4.4.47) is within 1e-5.
-
-    The tangent of what is left is known. So the derivative is exact, whatever that of the polynomial. It is no `atan2`,
-    which tells -0 from 0 where it jumps, and there is no instruction that does.
-    """
-    a, b = y.abs(), x.abs()
-    steep = a > b
-    small, large = torch.where(steep, b, a), torch.where(steep, a, b)
-    z = small / torch.where(large == 0, 1.0, large)
-    guess = z * _horner(z.square(), (0.9998660, -0.3302995, 0.1801410, -0.0851330, 0.0208351))
-    guess = torch.where(steep, math.pi / 2 - guess, guess)
-    guess = torch.where(x < 0, math.pi - guess, guess)
-    guess = torch.where(y < 0, -guess, guess)
-    cos, sin = guess.cos(), guess.sin()
-    left = (y * cos - x * sin) / (x * cos + y * sin)
-    return torch.where(left.isnan(), guess, guess + (left - left.square() * left / 3))
-
-
-def _horner(x: Tensor, coefficients: Sequence[float]) -> Tensor:
-    """A polynomial, lowest power first."""
-    value = x * coefficients[-1]
-    for coefficient in coefficients[-2:0:-1]:
-        value = (value + coefficient) * x
-    return value + coefficients[0]
-
-
-def _cosine_of_sine(x: Tensor) -> Tensor:
-    return ((1 - x) * (1 + x)).sqrt()
-
-
-def _odd(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-    """A function f(-x) = -f(x), of what it is for x >= 0."""
-
-    def decomposition(x: Tensor) -> Tensor:
-        sign = torch.where(x < 0, -torch.ones_like(x), torch.ones_like(x))
-        return sign * function(sign * x)
-
-    return decomposition
-
-
-def _hypot(x: Tensor, y: Tensor) -> Tensor:
-    """Scaled by a power of 2 where squares would leave the range of numbers."""
-    largest, info = torch.maximum(x.abs(), y.abs()), torch.finfo(x.dtype)
-    shift = 2.0 ** (round(math.log2(info.max)) // 2 + 4)
-    one = torch.ones_like(largest)
-    scale = torch.where(largest > shift / 64, one / shift, torch.where(largest < 64 / shift, one * shift, one))
-    return ((x * scale).square() + (y * scale).square()).sqrt() / scale
-
-
-def _sinc(x: Tensor) -> Tensor:
-    """A series near 0, where the derivative of a quotient would be little but rounding."""
-    angle = x * math.pi
-    near = angle.abs() < 0.5
-    series = _horner(torch.where(near, angle, 0.0).square(), [(-1) ** n / math.factorial(2 * n + 1) for n in range(8)])
-    far = torch.where(near, 1.0, angle)
-    return torch.where(near, series, far.sin() / far)
-
-
-def _nan_to_num(
-    x: Tensor, nan: float | None = None, posinf: float | None = None, neginf: float | None = None
-) -> Tensor:
-    info = torch.finfo(x.dtype)
-    x = torch.where(x.isnan(), 0.0 if nan is None else nan, x)
-    x = torch.where(x == math.inf, info.max if posinf is None else posinf, x)
-    return torch.where(x == -math.inf, info.min if neginf is None else neginf, x)
-
-
-def _cumprod(x: Tensor, dim: int, *, dtype: torch.dtype | None = None) -> Tensor:
-    first, *others = x.unbind(dim)
-    if len(others) >= 64:
-        raise Untraceable(f"the field multiplies {len(others) + 1} numbers (cumprod); the native engine takes up to 64")
-    return torch.stack(list(itertools.accumulate(others, torch.mul, initial=first)), dim)
-
-
-def _inverse(a: Tensor) -> Tensor:
-    return matrices.solved(a, torch.eye(a.shape[-1], dtype=a.dtype, device=a.device), shared=False)
-
-
-def _solve(a: Tensor, b: Tensor, *, left: bool = True, check_errors: bool = False) -> Tensor:
-    vector = b.ndim == 1 or (a.ndim - 1 == b.ndim and b.shape == a.shape[:-1])
-    b = b.unsqueeze(-1) if vector else b
-    found = matrices.solved(*((a, b) if left else (a.mT, b.mT)), shared=not is_batched(a))
-    return found.squeeze(-1) if vector else found if left else found.mT
-
-
-def _no_errors(a: Tensor) -> Tensor:
-    """A matrix without an inverse gives infinite numbers, and the solve fails."""
-    return torch.zeros(a.shape[:-2], dtype=torch.int32, device="cpu")
-
-
-def _triangular(a: Tensor, b: Tensor, *, upper: bool, left: bool = True, unitriangular: bool = False) -> Tensor:
-    if not left:
-        return _triangular(a.mT, b.mT, upper=not upper, unitriangular=unitriangular).mT
-    if not is_batched(a):
-        eye = torch.eye(a.shape[-1], dtype=a.dtype, device=a.device)
-        return torch.linalg.solve_triangular(a, eye, upper=upper, unitriangular=unitriangular) @ b
-    return matrices.solved_triangular(a, b, upper=upper, unit=unitriangular)
-
-
-def _logsigmoid(x: Tensor) -> tuple[Tensor, Tensor]:
-    out = torch.minimum(x, torch.zeros_like(x)) - (-x.abs()).exp().log1p()
-    return out, out
-
-
-DECOMPOSED: dict[str, Callable[..., Any]] = {
-    "_batch_norm_no_update": _running_norm,
-    "_fused_rms_norm": _rms_norm,
-    "_log_softmax": _log_softmax,
-    "_native_batch_norm_legit": _batch_norm,
-    "_native_batch_norm_legit_no_training": _running_norm,
-    "_prelu_kernel": lambda x, weight: torch.where(x > 0, x, x * weight),
-    "_softmax": _softmax,
-    "_trilinear": _trilinear,
-    "acos": lambda x: _angle(_cosine_of_sine(x), x),
-    "acosh": lambda x: (x - 1 + (x - 1).sqrt() * (x + 1).sqrt()).log1p(),
-    "asin": lambda x: _angle(x, _cosine_of_sine(x)),
-    "asinh": _odd(lambda x: (x + x.square() / (1 + (x.square() + 1).sqrt())).log1p()),
-    "atan": lambda x: _angle(x, torch.ones_like(x)),
-    "atanh": _odd(lambda x: (2 * x / (1 - x)).log1p() / 2),
-    "addcdiv": lambda x, a, b, value=1: x + value * (a / b),
-    "addcmul": lambda x, a, b, value=1: x + value * (a * b),
-    "addmv": lambda x, a, b, beta=1, alpha=1: beta * x + alpha * (a @ b),
-    "amin": _amin,
-    "celu": lambda x, alpha=1: torch.ops.aten.elu(x, alpha, 1, 1 / alpha),
-    "cosh": lambda x: (x.exp() + (-x).exp()) / 2,
-    "cumprod": _cumprod,
-    "cumsum": _cumsum,
-    "dot": lambda x, y: (x * y).sum(),
-    "exp2": lambda x: (x * math.log(2)).exp(),
-    "fmax": lambda x, y: torch.where((x >= y) | y.isnan(), x, y),
-    "fmin": lambda x, y: torch.where((x <= y) | y.isnan(), x, y),
-    "glu": lambda x, dim=-1: x.chunk(2, dim)[0] * x.chunk(2, dim)[1].sigmoid(),
-    "hardshrink": lambda x, lambd=0.5: torch.where((x >= -lambd) & (x <= lambd), 0.0, x),
-    "hardsigmoid": lambda x: torch.where(x <= -3, 0.0, torch.where(x >= 3, 1.0, x / 6 + 0.5)),
-    "hardswish": lambda x: torch.where(x <= -3, 0.0, torch.where(x >= 3, x, x * (x + 3) / 6)),
-    "hardtanh": _hardtanh,
-    "hypot": _hypot,
-    "isnan": lambda x: x != x,
-    "lerp": lambda x, y, weight: x + weight * (y - x),
-    "linalg_inv_ex": lambda a, check_errors=False: (_inverse(a), _no_errors(a)),
-    "linalg_solve_triangular": _triangular,
-    "linalg_vector_norm": _norm,
-    "log10": lambda x: x.log() / math.log(10),
-    "log2": lambda x: x.log() / math.log(2),
-    "log_sigmoid_forward": _logsigmoid,
-    "logsumexp": _logsumexp,
-    "mean": _mean,
-    "mish": lambda x: x * torch.tanh(torch.nn.functional.softplus(x)),
-    "nan_to_num": _nan_to_num,
-    "native_batch_norm": _batch_norm,
-    "native_group_norm": _group_norm,
-    "native_layer_norm": _layer_norm,
-    "prod": _prod,
-    "sgn": torch.sign,
-    "sigmoid_backward": lambda gradient, out: gradient * (out * (1 - out)),
-    "sinc": _sinc,
-    "sinh": lambda x: (x.expm1() - (-x).expm1()) / 2,
-    "softshrink": lambda x, lambd=0.5: torch.where(x > lambd, x - lambd, torch.where(x < -lambd, x + lambd, x * 0.0)),
-    "std": _std,
-    "tanh_backward": lambda gradient, out: gradient * (1 - out.square()),
-    "tan": lambda x: x.sin() / x.cos(),
-    "threshold_backward": lambda gradient, x, threshold: torch.where(x <= threshold, 0.0, gradient),
-    "special_entr": lambda x: -torch.xlogy(x, x),
-    "threshold": lambda x, threshold, value: torch.where(x <= threshold, value, x),
-    "tril": _triangle(True),
-    "triu": _triangle(False),
-    "var": _var,
-    "var_mean": _var_mean,
-    "xlogy": _xlogy,
-}
-"""Operations that are others together."""

@@ -48,6 +48,10 @@ OPERATIONS: dict[str, Operation] = {
     "mul": Operation("binary", ("inputs",)),
     "div": Operation("binary", ("inputs",)),
     "pow": Operation("binary", ("inputs", "output")),
+    "fmod": Operation("binary", ("inputs",)),
+    "remainder": Operation("binary", ("inputs", "output")),
+    "atan2": Operation("binary", ("inputs",)),
+    "copysign": Operation("binary", ("inputs",)),
     "minimum": Operation("binary", ("inputs",)),
     "maximum": Operation("binary", ("inputs",)),
     "gt": Operation("binary"),
@@ -64,8 +68,10 @@ OPERATIONS: dict[str, Operation] = {
     "rsqrt": Operation("unary", ("output",)),
     "exp": Operation("unary", ("output",)),
     "expm1": Operation("unary", ("output",)),
+    "exp2": Operation("unary", ("output",)),
     "log": Operation("unary", ("inputs",)),
     "log1p": Operation("unary", ("inputs",)),
+    "log2": Operation("unary", ("inputs",)),
     "sin": Operation("unary", ("inputs",)),
     "cos": Operation("unary", ("inputs",)),
     "tanh": Operation("unary", ("output",)),
@@ -80,9 +86,16 @@ OPERATIONS: dict[str, Operation] = {
     "clamp": Operation("unary", ("inputs",), scalars=2),  # low, high; infinite where there is no bound
     "power": Operation("unary", ("inputs",), scalars=1),  # exponent
     "erf": Operation("unary", ("inputs",)),
+    "erfc": Operation("unary", ("inputs",)),
+    "erfinv": Operation("unary", ("output",)),
+    "lgamma": Operation("unary", ("inputs",)),
+    "digamma": Operation("unary", ("inputs",)),
     "sign": Operation("unary"),
+    "floor": Operation("unary"),
+    "round": Operation("unary"),  # ties to even
 }
-"""All operations by name. Comparisons give 1 where they hold and 0 elsewhere, and have no derivative."""
+"""All operations by name. Comparisons give 1 where they hold and 0 elsewhere. They, signs and whole numbers have no
+derivative."""
 
 
 @dataclass(frozen=True)

@@ -168,6 +168,10 @@ FORWARD: dict[str, Callable[..., Tensor]] = {
     "mul": lambda s, x, y: x * y,
     "div": lambda s, x, y: x / y,
     "pow": lambda s, x, y: torch.pow(x, y),
+    "fmod": lambda s, x, y: torch.fmod(x, y),
+    "remainder": lambda s, x, y: torch.remainder(x, y),
+    "atan2": lambda s, y, x: torch.atan2(y, x),
+    "copysign": lambda s, x, y: torch.copysign(x, y),
     "minimum": lambda s, x, y: torch.minimum(x, y),
     "maximum": lambda s, x, y: torch.maximum(x, y),
     "gt": _comparison(torch.gt),
@@ -184,8 +188,10 @@ FORWARD: dict[str, Callable[..., Tensor]] = {
     "rsqrt": lambda s, x: x.rsqrt(),
     "exp": lambda s, x: x.exp(),
     "expm1": lambda s, x: x.expm1(),
+    "exp2": lambda s, x: x.exp2(),
     "log": lambda s, x: x.log(),
     "log1p": lambda s, x: x.log1p(),
+    "log2": lambda s, x: x.log2(),
     "sin": lambda s, x: x.sin(),
     "cos": lambda s, x: x.cos(),
     "tanh": lambda s, x: x.tanh(),
@@ -200,7 +206,13 @@ FORWARD: dict[str, Callable[..., Tensor]] = {
     "clamp": lambda s, x: x.clamp(*s),
     "power": lambda s, x: x.pow(s[0]),
     "erf": lambda s, x: x.erf(),
+    "erfc": lambda s, x: x.erfc(),
+    "erfinv": lambda s, x: x.erfinv(),
+    "lgamma": lambda s, x: x.lgamma(),
+    "digamma": lambda s, x: x.digamma(),
     "sign": lambda s, x: x.sign(),
+    "floor": lambda s, x: x.floor(),
+    "round": lambda s, x: x.round(),
 }
 """The value of each operation that works row by row, from its scalars and operands."""
 
@@ -224,6 +236,16 @@ def _extreme_pulled(sign: int) -> Callable[..., tuple[Tensor, ...]]:
         return shared.masked_fill(above < 0, 0), shared.masked_fill(above > 0, 0)
 
     return pulled
+
+
+def _atan2_pulled(s: Scalars, g: Tensor, out: Tensor, y: Tensor, x: Tensor) -> tuple[Tensor, ...]:
+    square = y * y + x * x
+    over = square.reciprocal().masked_fill(square == 0, 0)
+    return g * (x * over), -g * (y * over)
+
+
+def _copysign_pulled(s: Scalars, g: Tensor, out: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor | None, ...]:
+    return g * (out / x).masked_fill(x == 0, 0), None
 
 
 def _elu_pulled(s: Scalars, g: Tensor, out: Tensor, x: Tensor) -> tuple[Tensor]:
@@ -258,6 +280,10 @@ DERIVATIVES: dict[str, Callable[..., Sequence[Tensor | None]]] = {
     "mul": lambda s, g, out, x, y: (g * y, g * x),
     "div": lambda s, g, out, x, y: (g / y, -g * ((x / y) / y)),
     "pow": _pow_pulled,
+    "fmod": lambda s, g, out, x, y: (g, -g * (x / y).trunc()),
+    "remainder": lambda s, g, out, x, y: (g, -g * torch.div(x, y, rounding_mode="floor")),
+    "atan2": _atan2_pulled,
+    "copysign": _copysign_pulled,
     "minimum": _extreme_pulled(-1),
     "maximum": _extreme_pulled(1),
     "neg": lambda s, g, out, x: (-g,),
@@ -268,8 +294,10 @@ DERIVATIVES: dict[str, Callable[..., Sequence[Tensor | None]]] = {
     "rsqrt": lambda s, g, out, x: (-0.5 * g * out**3,),
     "exp": lambda s, g, out, x: (g * out,),
     "expm1": lambda s, g, out, x: (g * (out + 1),),
+    "exp2": lambda s, g, out, x: (g * out * math.log(2),),
     "log": lambda s, g, out, x: (g / x,),
     "log1p": lambda s, g, out, x: (g / (x + 1),),
+    "log2": lambda s, g, out, x: (g / (x * math.log(2)),),
     "sin": lambda s, g, out, x: (g * x.cos(),),
     "cos": lambda s, g, out, x: (-g * x.sin(),),
     "tanh": lambda s, g, out, x: (g * (1 - out * out),),
@@ -284,6 +312,10 @@ DERIVATIVES: dict[str, Callable[..., Sequence[Tensor | None]]] = {
     "clamp": lambda s, g, out, x: (torch.where((x >= s[0]) & (x <= s[1]), g, torch.zeros_like(g)),),
     "power": _power_pulled,
     "erf": lambda s, g, out, x: (g * (2 / math.sqrt(math.pi)) * torch.exp(-x * x),),
+    "erfc": lambda s, g, out, x: (g * (-2 / math.sqrt(math.pi)) * torch.exp(-x * x),),
+    "erfinv": lambda s, g, out, x: (g * (math.sqrt(math.pi) / 2) * torch.exp(out * out),),
+    "lgamma": lambda s, g, out, x: (g * x.digamma(),),
+    "digamma": lambda s, g, out, x: (g * torch.special.polygamma(1, x),),
 }
 """The gradient of each operand from the scalars, the gradient g of the result, the result and the operands; what is
 not here has none. At kinks as PyTorch has it: half to each where a maximum is a tie, all at the bounds of a clamp."""

@@ -43,6 +43,24 @@ def leaves_of(args: Any) -> Sequence[Any]:
     return args if plain else pytree.tree_leaves(args)
 
 
+_EXACT = {torch.float32: 1 << 24, torch.float64: 1 << 53}
+"""Up to where all whole numbers are numbers of a dtype."""
+
+
+def own_rows(x: Tensor, samples: int, dtype: torch.dtype) -> Tensor:
+    """An argument of each sample, (samples, rows); whole numbers as y's."""
+    rows = x.reshape(samples, -1)
+    if rows.dtype is not dtype:
+        most = _EXACT[dtype]
+        if rows.dtype is not torch.bool and bool((rows.abs() > most).any()):
+            raise Untraceable(
+                f"an argument of each sample holds whole numbers above {most}, which are none of {dtype}: solve by "
+                "backend='eager', or make y0 float64"
+            )
+        rows = rows.to(dtype)
+    return in_memory(rows)
+
+
 def any_time(y: Tensor, *, by_row: bool) -> Tensor:
     """A time as a field takes it beside a packed state, for a trace, which holds for all."""
     return y.new_zeros((len(y), *(1,) * (y.ndim - 1)) if by_row else ())
@@ -90,8 +108,8 @@ class Trace:
         """The program's inputs (samples, rows) at a time and a packed state."""
         samples = len(y) if self.rows else 1
         leaves = leaves_of(args)
-        given = [y, *(leaves[leaf] for leaf in self.batched)]
-        return [t.reshape(-1, 1).expand(samples, 1), *(x.reshape(samples, -1) for x in given)]
+        own = [own_rows(leaves[leaf], samples, self._dtype) for leaf in self.batched]
+        return [t.reshape(-1, 1).expand(samples, 1), y.reshape(samples, -1), *own]
 
 
 def trace(fun: Callable[..., Any], t: Tensor, y0: Any, args: tuple[Any, ...] = (), *, by_row: bool) -> Trace:
@@ -258,15 +276,15 @@ def _traced(
 
     # all may need a gradient in a solve, and a field may ask whether they do, to hang a hook on them
 
-    def given(number: int, shape: Sequence[int], *, uniform: bool = False) -> Tensor:
+    def given(number: int, shape: Sequence[int], dtype: torch.dtype = y.dtype, *, uniform: bool = False) -> Tensor:
         codes = torch.from_numpy(builder.input_codes(number, shape, uniform=uniform))
-        return tracer.traced(codes if rows else codes[0]).requires_grad_()
+        return tracer.traced(codes if rows else codes[0], dtype).requires_grad_(dtype == y.dtype)
 
     def argument(leaf: int, x: Any) -> Any:
         if leaf in batched:
-            if x.dtype != y.dtype:
+            if x.dtype not in (y.dtype, torch.int64, torch.int32, torch.bool):
                 raise Untraceable(f"an argument of each sample has dtype {x.dtype}, but y has dtype {y.dtype}")
-            return given(STATE + 1 + batched.index(leaf), x.shape[1:])
+            return given(STATE + 1 + batched.index(leaf), x.shape[1:], x.dtype)
         if not isinstance(x, Tensor):
             return x
         shared = tracer.shared(tracer.prologue.argument(leaf, x))
@@ -281,8 +299,8 @@ def _traced(
             out = _called(fun, time, state, layout, pytree.tree_unflatten(arguments, spec))
         if not isinstance(out, Tensor) or out.dtype != y.dtype or out.shape != (samples, *shape)[int(not rows) :]:
             raise Untraceable("the field does not return a tensor of the shape and dtype of y")
-        if getattr(out, "cut", False):
-            raise Untraceable("the field cuts its own gradient (detach)")
+        if cut := getattr(out, "cut", ""):
+            raise Untraceable(f"the field cuts its own gradient ({cut})")
         tracer.refuse_own_functions(out)
         return tracer.codes(out).reshape(samples, -1)
 

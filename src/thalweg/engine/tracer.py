@@ -56,8 +56,8 @@ class Traced(Tensor):
 
     codes: Tensor | None
     slot: int | None
-    cut: bool = False
-    """Whether no gradient may pass, though it depends on the sample: it serves to compare, and to look up places."""
+    cut: str = ""
+    """What keeps the gradient from it, if anything does: it may be compared, and serve to find places."""
 
     @staticmethod
     def of(like: Tensor, dtype: torch.dtype, *, codes: Tensor | None = None, slot: int | None = None) -> Traced:
@@ -82,7 +82,7 @@ class Traced(Tensor):
         with torch._C.DisableTorchFunctionSubclass():
             found = func(*args, **(kwargs or {}))
         if func in _DETACH and found.codes is not None:
-            found.cut = True
+            found.cut = "detach"
         return found
 
     @classmethod

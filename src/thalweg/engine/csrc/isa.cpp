@@ -42,14 +42,20 @@ void unary(Unary function, const T* in, T* out, std::size_t n) {
 }
 
 template <class T>
-void power(const T* base, const T* exponent, T* out, std::size_t n) {
-  map(out, n, [](Vec<T> x, Vec<T> y) { return pow(x, y); }, base, exponent);
+void binary(Binary function, const T* first, const T* second, T* out, std::size_t n) {
+  switch (function) {
+#define X(name)         \
+  case Binary::name##_: \
+    return map(out, n, [](Vec<T> x, Vec<T> y) { return name(x, y); }, first, second);
+    THALWEG_BINARY(X)
+#undef X
+  }
 }
 
 }  // namespace
 
 extern constinit const Isa isa{THALWEG_STRING(THALWEG_ISA), unary<float>,           unary<double>,
-                               power<float>,                power<double>,          solve_explicit<float>,
+                               binary<float>,               binary<double>,         solve_explicit<float>,
                                solve_explicit<double>,      solve_rosenbrock<float>, solve_rosenbrock<double>,
                                {sum_stages<float>, measure<float>, spread<float>, stage_times<float>},
                                {sum_stages<double>, measure<double>, spread<double>, stage_times<double>},

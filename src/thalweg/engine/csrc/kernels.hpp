@@ -346,6 +346,16 @@ THALWEG_INLINE void map(T* out, int rows, Reader<T> x, Reader<T> y, F f) {
     go(vector(x), vector(y));
 }
 
+// What is seldom asked for, in a loop of its own, so that the others keep their registers.
+template <class T, class F>
+[[gnu::noinline]] void map_apart(T* out, int rows, Reader<T> x, F f) {
+  map(out, rows, x, f);
+}
+template <class T, class F>
+[[gnu::noinline]] void map_apart(T* out, int rows, Reader<T> x, Reader<T> y, F f) {
+  map(out, rows, x, y, f);
+}
+
 template <class T>
 void gather(const Run<T>* runs, int count, const Frame<T>& frame, T* out) {
   constexpr int W = Vec<T>::lanes;
@@ -446,10 +456,18 @@ template <class T>
         });
         break;
       case Op::pow: binary([](V x, V y) { return pow(x, y); }); break;
+      case Op::floor: map_apart(out, step.size, at(0), [](V x) { return floor(x); }); break;
+      case Op::round: map_apart(out, step.size, at(0), [](V x) { return round(x); }); break;
+      case Op::copysign: map_apart(out, step.size, at(0), at(1), [](V x, V y) { return copysign(x, y); }); break;
+      case Op::fmod: map_apart(out, step.size, at(0), at(1), [](V x, V y) { return fmod(x, y); }); break;
+      case Op::remainder: map_apart(out, step.size, at(0), at(1), [](V x, V y) { return remainder(x, y); }); break;
+      case Op::atan2: map_apart(out, step.size, at(0), at(1), [](V y, V x) { return atan2(y, x); }); break;
       case Op::exp: unary([](V x) { return exp(x); }); break;
       case Op::expm1: unary([](V x) { return expm1(x); }); break;
+      case Op::exp2: map_apart(out, step.size, at(0), [](V x) { return exp2(x); }); break;
       case Op::log: unary([](V x) { return log(x); }); break;
       case Op::log1p: unary([](V x) { return log1p(x); }); break;
+      case Op::log2: map_apart(out, step.size, at(0), [](V x) { return log2(x); }); break;
       case Op::sin: unary([](V x) { return sin(x); }); break;
       case Op::cos: unary([](V x) { return cos(x); }); break;
       case Op::tanh: map_fours(out, step.size, at(0), [](auto x) { return tanh(x); }); break;
@@ -479,6 +497,10 @@ template <class T>
         break;
       }
       case Op::erf: unary([](V x) { return erf(x); }); break;
+      case Op::erfc: map_apart(out, step.size, at(0), [](V x) { return erfc(x); }); break;
+      case Op::erfinv: map_apart(out, step.size, at(0), [](V x) { return erfinv(x); }); break;
+      case Op::lgamma: map_apart(out, step.size, at(0), [](V x) { return lgamma(x); }); break;
+      case Op::digamma: map_apart(out, step.size, at(0), [](V x) { return digamma(x); }); break;
       case Op::count: break;
     }
   }
@@ -649,6 +671,30 @@ void pull_back(const Code<T>& code, const Frame<T>& frame, const T* seed, const 
           });
         break;
       }
+      case Op::fmod:
+        plain(0, [](V d) { return d; });
+        by_both(1, [](V d, V x, V y) { return -d * trunc(x / y); });
+        break;
+      case Op::remainder: {
+        plain(0, [](V d) { return d; });
+        const Reader<T> x = at(0), y = at(1);
+        give(to(1), [&](int row, int j) { return -down(row, j) * round((x(row, j) - out(row, j)) / y(row, j)); });
+        break;
+      }
+      case Op::atan2: {
+        const auto over = [&](V y, V x) {  // one over the square of the distance; 0 at it
+          const V square = y * y + x * x;
+          return select(square == zero, zero, one / square);
+        };
+        by_both(0, [&](V d, V y, V x) { return d * (x * over(y, x)); });
+        by_both(1, [&](V d, V y, V x) { return -d * (y * over(y, x)); });
+        break;
+      }
+      case Op::copysign:
+        by_both(0, [&](V d, V x, V y) {
+          return select(x == zero, zero, copysign(d, from_bits<T>(bits(d) ^ bits(x) ^ bits(y))));
+        });
+        break;
       case Op::minimum:
       case Op::maximum: {  // ties share
         const T sign = step.op == Op::minimum ? T(1) : T(-1);
@@ -664,8 +710,10 @@ void pull_back(const Code<T>& code, const Frame<T>& frame, const T* seed, const 
       case Op::rsqrt: by_output([](V y) { return T(-0.5) * (y * y * y); }); break;
       case Op::exp: by_output([](V y) { return y; }); break;
       case Op::expm1: by_output([&](V y) { return y + one; }); break;
+      case Op::exp2: by_output([](V y) { return y * T(0.69314718055994530942); }); break;
       case Op::log: by_input([](V x) { return T(1) / x; }); break;
       case Op::log1p: by_input([&](V x) { return T(1) / (x + one); }); break;
+      case Op::log2: by_input([](V x) { return T(1.44269504088896340736) / x; }); break;
       case Op::sin: by_input([](V x) { return cos(x); }); break;
       case Op::cos: by_input([](V x) { return -sin(x); }); break;
       case Op::tanh: by_output([&](V y) { return one - y * y; }); break;
@@ -714,7 +762,12 @@ void pull_back(const Code<T>& code, const Frame<T>& frame, const T* seed, const 
         break;
       }
       case Op::erf: by_input([](V x) { return exp(-(x * x)) * T(1.12837916709551257390); }); break;
-      case Op::gt: case Op::ge: case Op::lt: case Op::le: case Op::eq: case Op::ne: case Op::sign: case Op::count: break;
+      case Op::erfc: by_input([](V x) { return exp(-(x * x)) * T(-1.12837916709551257390); }); break;
+      case Op::erfinv: by_output([](V y) { return exp(y * y) * T(0.88622692545275801365); }); break;
+      case Op::lgamma: by_input([](V x) { return digamma(x); }); break;
+      case Op::digamma: by_input([](V x) { return trigamma(x); }); break;
+      case Op::gt: case Op::ge: case Op::lt: case Op::le: case Op::eq: case Op::ne: case Op::sign: case Op::floor:
+      case Op::round: case Op::count: break;
     }
   }
 }

@@ -8,7 +8,10 @@
 
 #pragma once
 
+#include <limits>
+
 #include "simd.hpp"
+#include "special.hpp"
 
 namespace thalweg::THALWEG_ISA {
 
@@ -55,6 +58,11 @@ struct Constants<float> {
     return polynomial(r, 0.5f, 0.1666654348373413f, 0.04166628047823906f, 0.008366591297090054f,
                       0.0013946470571681857f);
   }
+  // (atan z - z) / z^3, u = z^2, for |z| <= tan(π/8), to 2^-30 of the angle
+  THALWEG_INLINE static Vec<float> atan_rest(Vec<float> u) {
+    return polynomial(u, -0.33333316445350647f, 0.19998487830162048f, -0.14243824779987335f, 0.10595820099115372f,
+                      -0.06082971394062042f);
+  }
   // (log((1 + s)/(1 - s)) - 2s) / s^3, z = s^2, for |s| <= (√2 - 1)/(√2 + 1), to 2^-30 of the logarithm
   THALWEG_INLINE static Vec<float> log_rest(Vec<float> z) {
     return polynomial(z, 0.6666677594184875f, 0.39977535605430603f, 0.29871866106987f);
@@ -83,6 +91,12 @@ struct Constants<double> {
     return polynomial(r, 0.5, 0.16666666666666677, 0.0416666666666667, 0.008333333333321606, 0.0013888888888866704,
                       0.00019841269886183786, 2.4801587360760932e-05, 2.7557244153580416e-06, 2.7557242623717186e-07,
                       2.5109055708740708e-08, 2.092447555638395e-09);
+  }
+  // to 2^-59
+  THALWEG_INLINE static Vec<double> atan_rest(Vec<double> u) {
+    return polynomial(u, -0.333333333333332, 0.19999999999954, -0.14285714280239592, 0.11111110785671656,
+                      -0.09090897822526894, 0.07692061381182955, -0.06663117388565402, 0.058479865427857707,
+                      -0.05039742273188198, 0.03807564021628327, -0.017919283992378753);
   }
   // to 2^-59
   THALWEG_INLINE static Vec<double> log_rest(Vec<double> z) {
@@ -482,6 +496,87 @@ inline Vec<T> pow(Vec<T> x, Vec<T> y) {
     r = select(isnan(x) | isnan(y), x + y, r);
   }
   return select((y == zero) | (x == one), one, r);
+}
+
+// The angle of (x, y): of the smaller size over the larger one, less π/8 where that is above tan(π/8).
+template <class T>
+inline Vec<T> atan2(Vec<T> y, Vec<T> x) {
+  using C = Constants<T>;
+  const Vec<T> zero(T(0)), one(T(1)), rise = abs(y), run = abs(x);
+  const Mask<T> steep = rise > run;
+  const Vec<T> small = select(steep, run, rise), large = select(steep, rise, run);
+  Vec<T> ratio = select(large == zero, zero, small / large);
+  ratio = select(small == C::infinity, one, ratio);
+  const Mask<T> middle = ratio > Vec<T>(T(0.41421356237309504880));
+  const Vec<T> z = select(middle, (ratio - one) / (ratio + one), ratio), u = z * z;
+  Vec<T> angle = select(middle, T(0.78539816339744830962), zero) + fma(z * u, C::atan_rest(u), z);
+  angle = select(steep, T(1.57079632679489661923) - angle, angle);
+  angle = select(copysign(one, x) < zero, T(3.14159265358979323846) - angle, angle);
+  return select(isnan(x) | isnan(y), x + y, copysign(angle, y));
+}
+
+// Above it a quotient is left to the C library: below, and with the lower half of the divisor's digits cut off, products
+// of the two are exact.
+template <class T>
+inline constexpr T largest_quotient = sizeof(T) == 4 ? T(0x1p10) : T(0x1p24);
+
+template <class T>
+[[gnu::noinline, gnu::cold]] Vec<T> fmod_anywhere(Mask<T> where, Vec<T> x, Vec<T> y, Vec<T> r) {
+  for (std::size_t i = 0; i < Vec<T>::lanes; ++i)
+    if (where.v[i]) r.v[i] = sizeof(T) == 4 ? T(__builtin_fmodf(x[i], y[i])) : T(__builtin_fmod(x[i], y[i]));
+  return r;
+}
+
+// What is left of x when whole y have been taken from it, with the sign of x; exact, as in C. The nearest whole number of
+// them is taken first: what is left then has no more digits than y, so that each difference is exact.
+template <class T>
+inline Vec<T> fmod(Vec<T> x, Vec<T> y) {
+  using Integer = typename Raw<T>::Integer;
+  constexpr Integer upper = ~((Integer(1) << (Constants<T>::mantissa_bits / 2 + 1)) - 1);
+  const Vec<T> size = abs(x), divisor = abs(y), quotient = size / divisor, whole = round(quotient);
+  const Vec<T> high = from_bits<T>(bits(divisor) & Bits<T>(upper)), low = divisor - high;
+  Vec<T> rest = (size - whole * high) - whole * low;
+  rest = select(rest < T(0), rest + divisor, rest);
+  Vec<T> r = copysign(select(size < divisor, size, rest), x);
+  const Mask<T> usual = (quotient < largest_quotient<T>) & (size + divisor < T(0.25) * std::numeric_limits<T>::max());
+  if (!all(usual)) [[unlikely]]
+    r = fmod_anywhere(~usual, x, y, r);
+  return r;
+}
+
+// The same with the sign of y.
+template <class T>
+inline Vec<T> remainder(Vec<T> x, Vec<T> y) {
+  const Vec<T> rest = fmod(x, y), zero(T(0));
+  return select((rest != zero) & ((rest < zero) ^ (y < zero)), rest + y, rest);
+}
+
+// What is seldom asked for, number by number.
+template <class T, class F>
+[[gnu::noinline]] Vec<T> one_by_one(Vec<T> x, F f) {
+  Vec<T> y;
+  for (std::size_t i = 0; i < Vec<T>::lanes; ++i) y.v[i] = static_cast<T>(f(static_cast<double>(x[i])));
+  return y;
+}
+template <class T>
+inline Vec<T> erfc(Vec<T> x) {
+  return one_by_one(x, special::erfc);
+}
+template <class T>
+inline Vec<T> erfinv(Vec<T> x) {
+  return one_by_one(x, special::erfinv);
+}
+template <class T>
+inline Vec<T> lgamma(Vec<T> x) {
+  return one_by_one(x, special::lgamma);
+}
+template <class T>
+inline Vec<T> digamma(Vec<T> x) {
+  return one_by_one(x, special::digamma);
+}
+template <class T>
+inline Vec<T> trigamma(Vec<T> x) {
+  return one_by_one(x, special::trigamma);
 }
 
 template <class T>

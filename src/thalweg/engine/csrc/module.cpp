@@ -49,17 +49,29 @@ std::vector<std::string> names() {
   return names;
 }
 
-Unary function_named(const std::string& name) {
+[[noreturn]] void unknown(const std::string& name) {
+  throw std::invalid_argument("'" + name + "' is no elementary function of the engine");
+}
+
+Unary unary_named(const std::string& name) {
 #define X(function) \
   if (name == #function) return Unary::function##_;
   THALWEG_UNARY(X)
 #undef X
-  throw std::invalid_argument("'" + name + "' is no elementary function of the engine");
+  unknown(name);
+}
+
+Binary binary_named(const std::string& name) {
+#define X(function) \
+  if (name == #function) return Binary::function##_;
+  THALWEG_BINARY(X)
+#undef X
+  unknown(name);
 }
 
 void unary(const std::string& name, const std::string& isa, const std::string& dtype, std::uintptr_t in,
            std::uintptr_t out, std::size_t n) {
-  const Unary function = function_named(name);
+  const Unary function = unary_named(name);
   if (dtype == "float32")
     named(isa).unary_float(function, reinterpret_cast<const float*>(in), reinterpret_cast<float*>(out), n);
   else if (dtype == "float64")
@@ -68,14 +80,15 @@ void unary(const std::string& name, const std::string& isa, const std::string& d
     throw std::invalid_argument("dtype is '" + dtype + "'; the engine has float32 and float64");
 }
 
-void power(const std::string& isa, const std::string& dtype, std::uintptr_t base, std::uintptr_t exponent,
-           std::uintptr_t out, std::size_t n) {
+void binary(const std::string& name, const std::string& isa, const std::string& dtype, std::uintptr_t first,
+            std::uintptr_t second, std::uintptr_t out, std::size_t n) {
+  const Binary function = binary_named(name);
   if (dtype == "float32")
-    named(isa).pow_float(reinterpret_cast<const float*>(base), reinterpret_cast<const float*>(exponent),
-                         reinterpret_cast<float*>(out), n);
+    named(isa).binary_float(function, reinterpret_cast<const float*>(first), reinterpret_cast<const float*>(second),
+                            reinterpret_cast<float*>(out), n);
   else if (dtype == "float64")
-    named(isa).pow_double(reinterpret_cast<const double*>(base), reinterpret_cast<const double*>(exponent),
-                          reinterpret_cast<double*>(out), n);
+    named(isa).binary_double(function, reinterpret_cast<const double*>(first), reinterpret_cast<const double*>(second),
+                             reinterpret_cast<double*>(out), n);
   else
     throw std::invalid_argument("dtype is '" + dtype + "'; the engine has float32 and float64");
 }
@@ -404,8 +417,8 @@ NB_MODULE(_native, m) {
   m.def("isas", names);
   m.def("unary", unary, nb::arg("name"), nb::arg("isa"), nb::arg("dtype"), nb::arg("input"), nb::arg("output"),
         nb::arg("n"));
-  m.def("pow", power, nb::arg("isa"), nb::arg("dtype"), nb::arg("base"), nb::arg("exponent"), nb::arg("output"),
-        nb::arg("n"));
+  m.def("binary", binary, nb::arg("name"), nb::arg("isa"), nb::arg("dtype"), nb::arg("first"), nb::arg("second"),
+        nb::arg("output"), nb::arg("n"));
 
   m.def("operations", operations);
   m.def("poison", poison, nb::arg("on"));

@@ -91,6 +91,7 @@ std::size_t arity(Op op) {
     switch (op) {
         case Op::where: return 3;
         case Op::add: case Op::sub: case Op::mul: case Op::div: case Op::pow: case Op::minimum: case Op::maximum:
+        case Op::fmod: case Op::remainder: case Op::atan2: case Op::copysign:
         case Op::gt: case Op::ge: case Op::lt: case Op::le: case Op::eq: case Op::ne: return 2;
         default: return 1;
     }
@@ -216,13 +217,14 @@ std::vector<std::string> operations() { return {std::begin(NAMES), std::end(NAME
 
 Saves saves(Op op) {
     switch (op) {
-        case Op::amax: case Op::pow: return {true, true};
+        case Op::amax: case Op::pow: case Op::remainder: return {true, true};
         case Op::linear: case Op::where: case Op::mul: case Op::div: case Op::minimum: case Op::maximum: case Op::abs:
         case Op::square: case Op::log: case Op::log1p: case Op::sin: case Op::cos: case Op::leaky_relu: case Op::elu:
         case Op::gelu: case Op::gelu_tanh: case Op::silu: case Op::softplus: case Op::clamp: case Op::power:
-        case Op::erf: return {true, false};
-        case Op::reciprocal: case Op::sqrt: case Op::rsqrt: case Op::exp: case Op::expm1: case Op::tanh:
-        case Op::sigmoid: case Op::relu: return {false, true};
+        case Op::fmod: case Op::atan2: case Op::copysign: case Op::log2: case Op::erf: case Op::erfc: case Op::lgamma:
+        case Op::digamma: return {true, false};
+        case Op::reciprocal: case Op::sqrt: case Op::rsqrt: case Op::exp: case Op::expm1: case Op::exp2:
+        case Op::tanh: case Op::sigmoid: case Op::relu: case Op::erfinv: return {false, true};
         default: return {false, false};
     }
 }
@@ -230,8 +232,10 @@ Saves saves(Op op) {
 // Whether the way back adds to the adjoint of an operand.
 bool reaches(const Instruction& code, std::size_t operand) {
     switch (code.op) {
-        case Op::gt: case Op::ge: case Op::lt: case Op::le: case Op::eq: case Op::ne: case Op::sign: return false;
+        case Op::gt: case Op::ge: case Op::lt: case Op::le: case Op::eq: case Op::ne: case Op::sign:
+        case Op::floor: case Op::round: return false;
         case Op::where: return operand > 0;
+        case Op::copysign: return operand == 0;
         default: return true;
     }
 }

@@ -339,6 +339,12 @@ THALWEG_INLINE Vec<T> floor(Vec<T> x) {
   return copysign(select(rounded > x, rounded - T(1), rounded), x);
 }
 
+// Towards zero.
+template <class T>
+THALWEG_INLINE Vec<T> trunc(Vec<T> x) {
+  return copysign(floor(abs(x)), x);
+}
+
 // As many numbers as a register of doubles holds, as doubles, from or to those of T.
 template <class T>
 THALWEG_INLINE Vec<double> load_wide(const T* p) {

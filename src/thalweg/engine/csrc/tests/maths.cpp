@@ -33,10 +33,11 @@ bool close(T a, T b) {
 template <class T>
 struct Table {
   void (*unary)(Unary, const T*, T*, std::size_t);
-  void (*pow)(const T*, const T*, T*, std::size_t);
+  void (*binary)(Binary, const T*, const T*, T*, std::size_t);
 };
 
-// Whether each function is the same at every place of every array, and what the C library has for three and for powers.
+// Whether each function is the same at every place of every array, and what the C library has for three and for those of
+// two numbers.
 template <class T>
 bool right(Table<T> table) {
   const std::vector<T> all = numbers<T>();
@@ -56,11 +57,17 @@ bool right(Table<T> table) {
       if (f == static_cast<int>(Unary::sin_)) ok &= close(whole[i], std::sin(all[i]));
     }
   }
-  for (T exponent : all) {
-    const std::vector<T> y(all.size(), exponent);
-    std::vector<T> power(all.size());
-    table.pow(all.data(), y.data(), power.data(), all.size());
-    for (std::size_t i = 0; i < all.size(); ++i) ok &= close(power[i], std::pow(all[i], exponent));
+  for (T second : all) {
+    const std::vector<T> y(all.size(), second);
+    const auto made = [&](Binary function) {
+      std::vector<T> out(all.size());
+      table.binary(function, all.data(), y.data(), out.data(), all.size());
+      return out;
+    };
+    const std::vector<T> power = made(Binary::pow_), rest = made(Binary::fmod_), angle = made(Binary::atan2_);
+    for (std::size_t i = 0; i < all.size(); ++i)
+      ok &= close(power[i], std::pow(all[i], second)) && close(rest[i], std::fmod(all[i], second)) &&
+            close(angle[i], std::atan2(all[i], second));
   }
   return ok;
 }
@@ -76,7 +83,7 @@ int main() {
     std::vector<std::thread> threads;
     for (int i = 0; i < 4; ++i)
       threads.emplace_back([&ok, i, isa] {
-        ok[i] = right<float>({isa->unary_float, isa->pow_float}) && right<double>({isa->unary_double, isa->pow_double});
+        ok[i] = right<float>({isa->unary_float, isa->binary_float}) && right<double>({isa->unary_double, isa->binary_double});
       });
     for (std::thread& thread : threads) thread.join();
     const bool all = ok[0] && ok[1] && ok[2] && ok[3];

@@ -46,6 +46,7 @@ def operations(found):
 w = torch.randn(3, 3, dtype=F64)
 v = torch.rand(3, dtype=F64)
 A = torch.randn(4, 4, dtype=F64)
+tall = torch.randn(4, 3, dtype=F64)
 mask = torch.tensor([True, False, True])
 order = torch.tensor([1])
 
@@ -64,6 +65,13 @@ def in_place(t, y):
     out *= t
     out[:, 1:].add_(y[:, :2])
     return out.relu_()
+
+
+def moved_in_place(t, y):
+    out, matrix = y * 1, w * 1
+    out.unsqueeze_(1).transpose_(0, 1).squeeze_(0)
+    out[:, 0] = t.reshape(-1)
+    return out @ matrix.t_()
 
 
 def by_energy(t, y):
@@ -107,6 +115,7 @@ VECTORS = {
     ),
     "filled": filled,
     "in place": in_place,
+    "moved in place": moved_in_place,
     "constant": lambda t, y: torch.zeros_like(y),
     "shared alone": lambda t, y: (torch.tanh(v) * 2).expand_as(y),
     "the state": lambda t, y: y,
@@ -121,6 +130,8 @@ VECTORS = {
     "attention": lambda t, y: F.scaled_dot_product_attention(*[y.unsqueeze(-1)] * 3).squeeze(-1),
     "gradient": by_energy,
     "vmap": lambda t, y: torch.func.vmap(lambda z: torch.tanh(w @ z))(y),
+    "vmap from the right": lambda t, y: torch.func.vmap(lambda z: torch.tanh(z @ w))(y),
+    "jvp": lambda t, y: torch.func.jvp(lambda z: torch.cat([z, t.expand(len(z), 1)], 1).sin() @ tall, (y,), (y,))[1],
     "jacobian": lambda t, y: torch.func.vmap(torch.func.grad(lambda z: (torch.tanh(w @ z) ** 2).sum()))(y),
 }
 

@@ -24,7 +24,7 @@ from .tracer import Traced, Tracer, any_batched, is_batched
 _PRODUCTS = 4096
 """The most multiplications, of a sample, in a product of two values: instructions are made for vectors."""
 
-_MOVES = {
+MOVES = {
     *("_reshape_alias", "_unsafe_view", "alias", "as_strided", "cat", "clone", "detach", "diagonal", "expand", "flip"),
     *("lift_fresh", "permute", "repeat", "reshape", "roll", "select", "select_scatter", "slice", "slice_scatter"),
     *("split", "split_with_sizes", "squeeze", "stack", "t", "transpose", "unbind", "unfold", "unsafe_chunk"),
@@ -82,7 +82,7 @@ def lower(tracer: Tracer, func: Any, name: str, args: Sequence[Any], kwargs: dic
         not torch.is_grad_enabled(),
         any(isinstance(x, Traced) and x.cut for x in pytree.tree_leaves((args, kwargs))),
     )
-    moves = name in _MOVES or name == "_to_copy"
+    moves = name in MOVES or name == "_to_copy"
     if (within or after) and not (moves or name in _WITHOUT_GRADIENT):
         how = (
             f"{name} within no_grad, or in an autograd.grad without create_graph" if within else f"{name} after detach"
@@ -99,7 +99,7 @@ def lower(tracer: Tracer, func: Any, name: str, args: Sequence[Any], kwargs: dic
 
 def _computed(tracer: Tracer, func: Any, name: str, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
     """An operation that writes into none of its arguments."""
-    if name in _MOVES:
+    if name in MOVES:
         return _moved(tracer, func, args, kwargs)
     if name in _UNARY:
         return _each(tracer, name, args[0])
@@ -150,6 +150,8 @@ def _fill(name: str, args: Sequence[Any], kwargs: dict[str, Any]) -> tuple[Seque
     shape: Sequence[int]
     if name == "scalar_tensor":
         kind, shape, rest = name, (), args
+    elif name == "_efficientzerotensor":  # the tangent of what has none
+        kind, shape, rest = name, args[0], (0.0,)
     elif name == "_new_zeros_with_same_feature_meta":  # what forward differentiation begins with
         batch = args[0].shape[: kwargs.get("self_num_batch_dims", 0)]
         kind, dtype, shape, rest = name, args[1].dtype, (*batch, *args[1].shape), (0.0,)

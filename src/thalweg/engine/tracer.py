@@ -170,12 +170,33 @@ class Tracer(TorchDispatchMode):
             raise Untraceable(f"the field draws random numbers ({name})")
         if name == "lift_fresh":  # a tensor that the field has made of numbers, which it may write into
             func, name = torch.ops.aten.clone.default, "clone"
+        if torch.Tag.inplace_view in func.tags:
+            return self._turned(func, name, args, kwargs)
         if name == "_local_scalar_dense":
             return self.known(args[0], "reads a number out of a tensor (item, bool, float or int)").item()
         batched = any(isinstance(x, Traced) and x.codes is not None for x in tensors)
         if batched or operators.is_spread(self, name, args, kwargs):
             return operators.lower(self, func, name, args, kwargs)
         return self._before_the_solve(func, name, args, kwargs)
+
+    def _turned(self, func: Any, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """A movement in place, as `vmap` makes of vectors' products: the tensor becomes what has been moved of it."""
+        from . import operators
+
+        target = args[0]
+        if not (isinstance(target, Traced) and name[:-1] in operators.MOVES):
+            raise Untraceable(f"the field writes into a tensor that it holds ({name})")
+        with self:
+            moved = getattr(torch.ops.aten, name[:-1])(*args, **kwargs)
+        target.codes, target.slot, target.cut = moved.codes, moved.slot, moved.cut
+        meta = torch._C._meta_in_tls_dispatch_include()
+        torch._C._set_meta_in_tls_dispatch_include(True)  # it has no data, and its shape alone is to follow
+        try:
+            with torch._C._DisableTorchDispatch():
+                func(*args, **kwargs)
+        finally:
+            torch._C._set_meta_in_tls_dispatch_include(meta)
+        return target
 
     def _before_the_solve(self, func: Any, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """An operation on what is shared: the prologue's."""

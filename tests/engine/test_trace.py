@@ -49,6 +49,7 @@ A = torch.randn(4, 4, dtype=F64)
 tall = torch.randn(4, 3, dtype=F64)
 mask = torch.tensor([True, False, True])
 order = torch.tensor([1])
+ordered = torch.ones(3, 3, dtype=torch.bool).tril(-1)  # the first looks at nobody
 
 
 def filled(t, y):
@@ -128,6 +129,10 @@ VECTORS = {
     "solved": lambda t, y: torch.linalg.solve(torch.diag_embed(y * y + 1) + y.unsqueeze(-1) * v, y),
     "glu": lambda t, y: F.glu(y.repeat(1, 2), 1),
     "attention": lambda t, y: F.scaled_dot_product_attention(*[y.unsqueeze(-1)] * 3).squeeze(-1),
+    "attention with a mask": lambda t, y: F.scaled_dot_product_attention(
+        *[y.unsqueeze(-1)] * 3, attn_mask=ordered
+    ).squeeze(-1),
+    "a filled column": lambda t, y: y * torch.zeros(3, 1, dtype=F64).masked_fill_(mask.view(3, 1), 2.0).squeeze(1),
     "gradient": by_energy,
     "vmap": lambda t, y: torch.func.vmap(lambda z: torch.tanh(w @ z))(y),
     "vmap from the right": lambda t, y: torch.func.vmap(lambda z: torch.tanh(z @ w))(y),

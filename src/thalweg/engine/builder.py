@@ -471,7 +471,7 @@ def _entries(dtype: torch.dtype, places: Tensor, *tensors: Tensor) -> Tensor:
 
 
 def _row_by_row(operation: str, scalars: tuple[float, ...], *operands: Tensor) -> Tensor:
-    return reference.FORWARD[operation](scalars, *operands)
+    return reference.FORWARD[operation](scalars, *(x.reshape(-1) for x in operands))
 
 
 def _reduced(operation: str, size: int, x: Tensor) -> Tensor:
@@ -481,4 +481,6 @@ def _reduced(operation: str, size: int, x: Tensor) -> Tensor:
 
 def _product(shape: tuple[int, int, int], x: Tensor, weight: Tensor, *bias: Tensor) -> Tensor:
     n, n_out, n_in = shape
-    return torch.nn.functional.linear(x.reshape(n, n_in), weight.reshape(n_out, n_in), *bias).flatten()
+    return torch.nn.functional.linear(
+        x.reshape(n, n_in), weight.reshape(n_out, n_in), *(b.reshape(n_out) for b in bias)
+    ).flatten()

@@ -25,7 +25,7 @@ from ..output.saving import EndSaver
 from . import native
 from .program import Program
 from .reference import evaluate
-from .trace import Trace, in_memory, leaves_of
+from .trace import Trace, in_memory
 
 
 @dataclass(eq=False, slots=True)
@@ -66,10 +66,7 @@ class Native:
     def call(self, y0: Tensor, args: Any, times: GraphTimes | None, stats: Stats) -> tuple[Tensor, Call]:
         """The outputs, and what is known of the solve."""
         samples = y0.shape[0] if self.trace.rows else 1
-        own: list[Tensor] = []
-        if self.trace.batched:
-            leaves = leaves_of(args)
-            own = [in_memory(leaves[i].reshape(samples, -1)) for i in self.trace.batched]
+        own = self.trace.own(samples, args)
         shared = self.trace.shared(args)
         call = Call(self, samples, len(own), stats)
         if torch.is_grad_enabled() and (times is not None or any(x.requires_grad for x in (y0, *own, *shared))):

@@ -19,7 +19,7 @@ from torch.utils import _pytree as pytree
 from . import matrices
 from .builder import Codes, NoInstruction, Untraceable
 from .prologue import Slot
-from .tracer import Traced, Tracer, any_batched, is_batched
+from .tracer import Traced, Tracer, any_batched, given_to, is_batched
 
 _PRODUCTS = 4096
 """The most multiplications, of a sample, in a product of two values: instructions are made for vectors."""
@@ -68,9 +68,9 @@ def _has_rows(tracer: Tracer, shape: Sequence[int]) -> bool:
     return samples > 1 and any(size and size % samples == 0 for size in shape)
 
 
-def is_sure(name: str, args: Sequence[Any]) -> bool:
+def is_sure(func: Any, name: str, args: Sequence[Any], kwargs: dict[str, Any]) -> bool:
     """Whether an operation that may draw random numbers draws none this time."""
-    return name.startswith("_scaled_dot_product") and not any(args[3:4])  # no dropout
+    return name.startswith("_scaled_dot_product") and not given_to(func, args, kwargs).get("dropout_p")
 
 
 def lower(tracer: Tracer, func: Any, name: str, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
@@ -819,6 +819,12 @@ def _softmax(x: Tensor, dim: int, half_to_float: bool = False) -> Tensor:
     return powers / powers.sum(dim, True)
 
 
+def _safe_softmax(x: Tensor, dim: int, dtype: torch.dtype | None = None) -> Tensor:
+    """As attention has it: where nothing may be looked at, all is 0, and so is the gradient."""
+    nothing = (x == -math.inf).logical_not().sum(dim, True) == 0
+    return torch.where(nothing, 0.0, torch.softmax(torch.where(nothing, 0.0, x), dim, dtype))
+
+
 def _log_softmax(x: Tensor, dim: int, half_to_float: bool = False) -> Tensor:
     shifted = x - x.amax(dim, True)
     return shifted - shifted.exp().sum(dim, True).log()
@@ -1043,6 +1049,7 @@ DECOMPOSED: dict[str, Callable[..., Any]] = {
     "_native_batch_norm_legit": _batch_norm,
     "_native_batch_norm_legit_no_training": _running_norm,
     "_prelu_kernel": lambda x, weight: torch.where(x > 0, x, x * weight),
+    "_safe_softmax": _safe_softmax,
     "_softmax": _softmax,
     "_trilinear": _trilinear,
     "acos": lambda x: _angle(_cosine_of_sine(x), x),

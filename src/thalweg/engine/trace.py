@@ -94,12 +94,18 @@ class Trace:
             tensor.requires_grad == then for tensor, then in self._flagged
         )
 
+    def own(self, samples: int, args: Any) -> list[Tensor]:
+        """The arguments that each sample has of its own (samples, rows), each contiguous and of y's dtype."""
+        if not self.batched:
+            return []
+        leaves, dtype = leaves_of(args), self._dtype
+        found = [leaves[leaf].reshape(samples, -1) for leaf in self.batched]
+        return [in_memory(x if x.dtype is dtype else x.to(dtype)) for x in found]
+
     def inputs(self, t: Tensor, y: Tensor, args: Any) -> list[Tensor]:
         """The program's inputs (samples, rows) at a time and a packed state."""
         samples = len(y) if self.rows else 1
-        leaves = leaves_of(args)
-        given = [y, *(leaves[leaf] for leaf in self.batched)]
-        return [t.reshape(-1, 1).expand(samples, 1), *(x.reshape(samples, -1) for x in given)]
+        return [t.reshape(-1, 1).expand(samples, 1), y.reshape(samples, -1), *self.own(samples, args)]
 
 
 def trace(fun: Callable[..., Any], t: Tensor, y0: Any, args: tuple[Any, ...] = (), *, by_row: bool) -> Trace:
@@ -266,15 +272,15 @@ def _traced(
 
     # all may need a gradient in a solve, and a field may ask whether they do, to hang a hook on them
 
-    def given(number: int, shape: Sequence[int], *, uniform: bool = False) -> Tensor:
+    def given(number: int, shape: Sequence[int], dtype: torch.dtype = y.dtype, *, uniform: bool = False) -> Tensor:
         codes = torch.from_numpy(builder.input_codes(number, shape, uniform=uniform))
-        return tracer.traced(codes if rows else codes[0]).requires_grad_()
+        return tracer.traced(codes if rows else codes[0], dtype).requires_grad_(dtype != torch.bool)
 
     def argument(leaf: int, x: Any) -> Any:
         if leaf in batched:
-            if x.dtype != y.dtype:
+            if x.dtype not in (y.dtype, torch.bool):
                 raise Untraceable(f"an argument of each sample has dtype {x.dtype}, but y has dtype {y.dtype}")
-            return given(STATE + 1 + batched.index(leaf), x.shape[1:])
+            return given(STATE + 1 + batched.index(leaf), x.shape[1:], x.dtype)
         if not isinstance(x, Tensor):
             return x
         shared = tracer.shared(tracer.prologue.argument(leaf, x))

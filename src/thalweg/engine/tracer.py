@@ -166,7 +166,7 @@ class Tracer(TorchDispatchMode):
         kwargs = kwargs or {}
         name = operators.name_of(func)
         tensors = [x for x in pytree.tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
-        if torch.Tag.nondeterministic_seeded in func.tags and not operators.is_sure(name, args):
+        if torch.Tag.nondeterministic_seeded in func.tags and not operators.is_sure(func, name, args, kwargs):
             raise Untraceable(f"the field draws random numbers ({name})")
         if name == "lift_fresh":  # a tensor that the field has made of numbers, which it may write into
             func, name = torch.ops.aten.clone.default, "clone"
@@ -200,7 +200,7 @@ class Tracer(TorchDispatchMode):
 
     def _before_the_solve(self, func: Any, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """An operation on what is shared: the prologue's."""
-        given = {**dict(zip((spec.name for spec in func._schema.arguments), args, strict=False)), **kwargs}
+        given = given_to(func, args, kwargs)
         written = [given[spec.name] for spec in func._schema.arguments if _is_written(spec)]
         if func._schema.is_mutable and not all(self._own(x) for x in written):
             raise Untraceable(f"the field writes into a tensor that it holds ({name})")
@@ -327,6 +327,11 @@ def _deciding_size(func: Any, name: str, args: tuple[Any, ...]) -> Any:
     if name == "index":
         return [x for x in args[1] if isinstance(x, Tensor) and x.dtype in (torch.bool, torch.uint8)]
     return args
+
+
+def given_to(func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> dict[str, Any]:
+    """The arguments of an operation by their names."""
+    return {**dict(zip((spec.name for spec in func._schema.arguments), args, strict=False)), **kwargs}
 
 
 def is_batched(x: Any) -> bool:

@@ -124,6 +124,9 @@ VECTORS = {
     "built matrix": lambda t, y: y @ torch.stack([v, v * 2, torch.zeros(3, dtype=F64)]),
     "first extremes": lambda t, y: y.max(1, keepdim=True).values * y + t * y.min(1, keepdim=True)[0],
     "angles": lambda t, y: y.atan() + (y / 4).tanh().asin() + (y * t).cos().acos() + y.asinh() + y.tanh().atanh(),
+    "distances by products": lambda t, y: (
+        torch.cdist(y.unsqueeze(-1), y.unsqueeze(-1), compute_mode="use_mm_for_euclid_dist") ** 2
+    ).sum(-1),
     "lengths": lambda t, y: torch.hypot(y, t) + y.cumprod(1) + torch.sinc(y) + torch.xlogy(y, 2.0),
     "to places": lambda t, y: y.index_add(1, torch.tensor([2, 0, 2]), y * t).scatter(1, order.expand(len(y), 1), 0.0),
     "solved": lambda t, y: torch.linalg.solve(torch.diag_embed(y * y + 1) + y.unsqueeze(-1) * v, y),
@@ -160,6 +163,7 @@ TENSORS = {
     "heads": (lambda t, y: torch.einsum("hij,bhj->bhi", torch.stack([w, w * 2, w, w.T]), y), (4, 3)),
     "numbers": (lambda t, y: -y * t, ()),
     "heat": (lambda t, y: y.roll(1, -1) + y.roll(-1, -1) - 2 * y, (8,)),
+    "distances": (lambda t, y: torch.cdist(y, y) @ y + torch.cdist(y, A[:3, :2], p=1)[..., :2], (4, 2)),
     "cross": (lambda t, y: torch.linalg.cross(y, v.expand_as(y)), (3,)),
 }
 MODULES = {
@@ -168,6 +172,7 @@ MODULES = {
     "layer_norm": (nn.LayerNorm([4, 3]), (4, 3)),
     "batch_norm": (nn.BatchNorm1d(4).eval(), (4, 3)),
     "group_norm": (nn.GroupNorm(2, 4), (4, 3)),
+    "instance_norm": (nn.InstanceNorm1d(4, affine=True), (4, 3)),
     "prelu": (nn.PReLU(4), (4, 3)),
     "transformer": (nn.TransformerEncoderLayer(3, 1, 8, dropout=0.1, batch_first=True).eval(), (4, 3)),
     "gru": (nn.GRUCell(3, 3), (3,)),
@@ -488,7 +493,11 @@ REFUSED = {
     "convolution": (lambda t, y: F.conv1d(y.unsqueeze(1), w[:1, None], padding=1)[:, 0], "aten::convolution"),
     "random numbers": (noisy, "draws random numbers"),
     "dropout": (lambda t, y: F.dropout(y, 0.5), "draws random numbers"),
-    "batch_norm": (lambda t, y: F.batch_norm(y, None, None, training=True), "batch_norm in training mode"),
+    "batch_norm": (
+        lambda t, y: F.batch_norm(y, None, None, training=True),
+        "mixes samples .batch_norm in training mode",
+    ),
+    "statistics": (lambda t, y: F.instance_norm(y.unsqueeze(-1).repeat(1, 1, 2), v, v)[..., 0], "running statistics"),
     "running statistics": (lambda t, y: buffers(y), "writes into a tensor that it holds"),
     "mean of the batch": (lambda t, y: y - y.mean(0), "mixes samples"),
     "neighbours": (lambda t, y: y.roll(1, 0), "what belongs to another"),

@@ -19,7 +19,7 @@ from torch.utils import _pytree as pytree
 from . import matrices
 from .builder import Codes, NoInstruction, Untraceable
 from .prologue import Slot
-from .tracer import Traced, Tracer, any_batched, given_to, is_batched
+from .tracer import Traced, Tracer, any_batched, given_to, is_batched, is_mixed
 
 _PRODUCTS = 4096
 """The most multiplications, of a sample, in a product of two values: instructions are made for vectors."""
@@ -886,9 +886,25 @@ def _batch_norm(
     momentum: float,
     eps: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    if training or mean is None or variance is None:
-        raise Untraceable("the field mixes samples (batch_norm in training mode); call eval() on it, or use layer_norm")
-    return _running_norm(x, weight, bias, mean, variance, momentum, eps)
+    if not training and mean is not None and variance is not None:
+        return _running_norm(x, weight, bias, mean, variance, momentum, eps)
+    advice = "(batch_norm in training mode); call eval() on it, or use layer_norm"
+    if mean is not None:
+        raise Untraceable(f"the field writes running statistics {advice}")
+    found, center, scale = _normalized(x, [d for d in range(x.ndim) if d != 1], eps)
+    if is_mixed(found):  # that of instances, each a channel of its own, is not
+        raise Untraceable(f"the field mixes samples {advice}")
+    shape = (-1, *(1,) * (x.ndim - 2))
+    weight, bias = (p if p is None else p.view(shape) for p in (weight, bias))
+    return _affine(found, weight, bias), center.flatten(), scale.flatten()
+
+
+def _euclidean_distance(x: Tensor, y: Tensor) -> Tensor:
+    """As PyTorch finds it where there are many, by products; of what lies together the derivative is 0."""
+    products = torch.cat([-2 * x, x.square().sum(-1, True), torch.ones_like(x[..., :1])], -1)
+    squared = products @ torch.cat([y, torch.ones_like(y[..., :1]), y.square().sum(-1, True)], -1).mT
+    apart = squared > 0
+    return torch.where(apart, torch.where(apart, squared, 1.0).sqrt(), 0.0)
 
 
 def _prod(x: Tensor, dim: int | None = None, keepdim: bool = False, *, dtype: torch.dtype | None = None) -> Tensor:
@@ -1044,6 +1060,8 @@ def _logsigmoid(x: Tensor) -> tuple[Tensor, Tensor]:
 
 DECOMPOSED: dict[str, Callable[..., Any]] = {
     "_batch_norm_no_update": _running_norm,
+    "_cdist_forward": lambda x, y, p, mode: torch.linalg.vector_norm(x.unsqueeze(-2) - y.unsqueeze(-3), p, -1),
+    "_euclidean_dist": _euclidean_distance,
     "_fused_rms_norm": _rms_norm,
     "_log_softmax": _log_softmax,
     "_native_batch_norm_legit": _batch_norm,

@@ -20,7 +20,7 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
 from ..gradients.capture import nodes_of
-from .builder import Builder, KeepsTensor, Untraceable
+from .builder import MIXED, Builder, KeepsTensor, Untraceable
 from .prologue import Slot
 
 _CUTS: dict[Any, str] = {
@@ -337,6 +337,11 @@ def given_to(func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> dict[str
 def is_batched(x: Any) -> bool:
     """Whether it is a tensor that may differ between samples."""
     return isinstance(x, Traced) and x.codes is not None
+
+
+def is_mixed(x: Any) -> bool:
+    """Whether several samples have made a tensor."""
+    return is_batched(x) and bool((x.codes == MIXED).any())
 
 
 def any_batched(xs: Sequence[Any]) -> bool:

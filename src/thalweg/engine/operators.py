@@ -948,9 +948,22 @@ def _hardtanh(x: Tensor, low: float = -1, high: float = 1) -> Tensor:
 
 def _xlogy(x: Any, y: Any) -> Tensor:
     """By x log(y), and 0 where x is 0 and y has no logarithm; where both are 0, PyTorch's derivative to y is NaN."""
-    x, y = (z if isinstance(z, Tensor) else torch.full((), z, dtype=other.dtype) for z, other in ((x, y), (y, x)))
+    x, y = _tensors(x, y)
     none = (x == 0) & (y <= 0)
     return torch.where(none, y.abs().sqrt() * 0.0, x * torch.where(none, 1.0, y).log())
+
+
+def _xlog1py(x: Any, y: Any) -> Tensor:
+    """The same with 1 + y."""
+    x, y = _tensors(x, y)
+    none = (x == 0) & (y <= -1)
+    return torch.where(none, (1 + y).abs().sqrt() * 0.0, x * torch.where(none, 0.0, y).log1p())
+
+
+def _tensors(x: Any, y: Any) -> tuple[Tensor, Tensor]:
+    """Two of which one may be a number."""
+    a, b = (z if isinstance(z, Tensor) else torch.full((), z, dtype=other.dtype) for z, other in ((x, y), (y, x)))
+    return a, b
 
 
 def _angle(y: Tensor, x: Tensor) -> Tensor:
@@ -1116,9 +1129,11 @@ DECOMPOSED: dict[str, Callable[..., Any]] = {
     "sinh": lambda x: (x.expm1() - (-x).expm1()) / 2,
     "softshrink": lambda x, lambd=0.5: torch.where(x > lambd, x - lambd, torch.where(x < -lambd, x + lambd, x * 0.0)),
     "std": _std,
+    "std_mean": lambda x, dim=None, **how: (_std(x, dim, **how), _var_mean(x, dim, **how)[1]),
     "tanh_backward": lambda gradient, out: gradient * (1 - out.square()),
     "tan": lambda x: x.sin() / x.cos(),
     "threshold_backward": lambda gradient, x, threshold: torch.where(x <= threshold, 0.0, gradient),
+    "special_xlog1py": _xlog1py,
     "special_entr": lambda x: -torch.xlogy(x, x),
     "threshold": lambda x, threshold, value: torch.where(x <= threshold, value, x),
     "tril": _triangle(True),

@@ -170,7 +170,7 @@ class Tracer(TorchDispatchMode):
             raise Untraceable(f"the field draws random numbers ({name})")
         if name == "lift_fresh":  # a tensor that the field has made of numbers, which it may write into
             func, name = torch.ops.aten.clone.default, "clone"
-        if torch.Tag.inplace_view in func.tags:
+        if torch.Tag.inplace_view in func.tags and name[:-1] in operators.MOVES:
             return self._turned(func, name, args, kwargs)
         if name == "_local_scalar_dense":
             return self.known(args[0], "reads a number out of a tensor (item, bool, float or int)").item()
@@ -181,10 +181,8 @@ class Tracer(TorchDispatchMode):
 
     def _turned(self, func: Any, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """A movement in place, as `vmap` makes of vectors' products: the tensor becomes what has been moved of it."""
-        from . import operators
-
         target = args[0]
-        if not (isinstance(target, Traced) and name[:-1] in operators.MOVES):
+        if not isinstance(target, Traced):
             raise Untraceable(f"the field writes into a tensor that it holds ({name})")
         with self:
             moved = getattr(torch.ops.aten, name[:-1])(*args, **kwargs)

@@ -407,6 +407,20 @@ def test_arguments_of_another_precision(batching):
 
 
 @both
+def test_masks_of_each_sample(batching):
+    """They are no part of the program: what is seen in one solve may be hidden in the next."""
+    net, y0 = Net(), Y0.clone().requires_grad_()
+
+    def field(t, y, seen, moving):
+        return torch.where(seen, net(t, y), -y) * moving.unsqueeze(-1) + y * (seen & ~moving.unsqueeze(-1))
+
+    for seed in range(3):
+        given = torch.rand(3, 3, generator=torch.Generator().manual_seed(seed)) > 0.5
+        args = (given[:, :2], given[:, 2])
+        assert_both_backends(field, y0, [y0, *net.parameters()], args=args, batching=batching, rtol=1e-7)
+
+
+@both
 def test_a_batch_without_rows(batching):
     sol = solve_ivp(lambda t, y: -y, (0.0, 1.0), torch.ones(0, 2), batching=batching)
     assert sol.ys.shape == (2, 0, 2)

@@ -329,6 +329,18 @@ def test_a_field_that_counts_its_calls_is_refused_and_has_counted_none():
     assert (field.calls, field.times, field.seen, field.last, calls) == (0, [], {}, None, 0)
 
 
+def test_a_set_has_not_changed_where_its_copy_has_another_order():
+    """As that of one has from which much was taken."""
+    powers = set(range(100))
+    powers -= set(range(100)) - {3, 64}
+    assert list(powers) != list(powers.copy())
+    field = lambda t, y: -y * len(powers)  # noqa: E731
+    first = cached_trace(field, *two(), by_row=True)
+    assert cached_trace(field, *two(), by_row=True) is first
+    powers.add(5)
+    assert cached_trace(field, *two(), by_row=True) is not first
+
+
 def test_a_trace_is_made_once_and_anew_after_a_change():
     module, (t, y) = Rich().eval(), two()
     first = cached_trace(module, t, y, by_row=True)

@@ -56,6 +56,7 @@ EACH = {
     "hypot of extremes": (lambda y: torch.hypot(y, 2 * y), [1e-30, -1e30, 1e30, 1.0]),
     "nan_to_num": (lambda y: torch.nan_to_num(y.log(), 0.5, neginf=-3.0), [-1.0, 0.5, 2.0]),
     "sinc": (torch.sinc, [0.0, 0.5, -1.0, 2.0, 0.1]),
+    "xlog1py": (lambda y: torch.special.xlog1py(y, 2.0) + torch.special.xlog1py(y, y + 1), [0.0, -0.0, 1.0, -1.0]),
     "xlogy": (lambda y: torch.xlogy(y, 2.0) + torch.xlogy(y, y + 2), [0.0, -0.0, 1.0, -1.0]),
 }
 
@@ -141,6 +142,7 @@ ALONG = {
     "in order": lambda t, y: y.sort(stable=True, dim=-1, descending=True).values * torch.arange(5),
     "places in order": lambda t, y: y * y.flip(-1).sort(stable=True, dim=-1).indices,
     "distances": lambda t, y: torch.cdist(y.unsqueeze(-1), (y + 1).unsqueeze(-1)).sum(-1),
+    "deviations": lambda t, y: sum(torch.std_mean(y, -1, keepdim=True)) * y,
     "counts": lambda t, y: y * (y > 0).sum(-1, keepdim=True) + (y > 0.5).float() + (y > 1).long() * y,
     "chosen numbers": lambda t, y: y * torch.where(y > 0.5, 0.25, -1.0),
     "all but": lambda t, y: torch.where((y > 0).float().to(y.dtype) > 0, y, -y) * (y > 0).any(-1, keepdim=True),
@@ -446,6 +448,17 @@ def test_a_determinant_of_0_has_a_gradient():
         field = lambda t, y, n=n: torch.linalg.det(y.view(-1, n, n)).unsqueeze(-1).expand(-1, n * n)  # noqa: E731
         end = lambda y, field=field: solve_ivp(field, (0.0, 0.1), y, "rk4", step_size=0.1, backend="native").ys[-1]  # noqa: E731
         assert torch.autograd.gradcheck(end, matrix.detach().reshape(1, -1).requires_grad_())
+
+
+def test_the_determinant_of_a_matrix_without_an_inverse_is_0():
+    """Also of one of many rows, which is eliminated: a column of zeros has no pivot."""
+    y0 = torch.zeros(2, 16, dtype=F64)
+    y0[1] = torch.arange(16.0) % 3
+    y0[1].view(4, 4)[:, 1] = 0.0
+    sol = solve_ivp(
+        lambda t, y: torch.linalg.det(y.view(-1, 4, 4)).unsqueeze(-1).expand(-1, 16), (0.0, 1.0), y0, backend="native"
+    )
+    torch.testing.assert_close(sol.ys[-1], y0, rtol=0, atol=1e-12)
 
 
 def test_matrices_that_are_larger_are_pytorchs():

@@ -49,8 +49,10 @@ def operations(found):
 w = torch.randn(3, 3, dtype=F64)
 v = torch.rand(3, dtype=F64)
 A = torch.randn(4, 4, dtype=F64)
+tall = torch.randn(4, 3, dtype=F64)
 mask = torch.tensor([True, False, True])
 order = torch.tensor([1])
+ordered = torch.ones(3, 3, dtype=torch.bool).tril(-1)  # the first looks at nobody
 
 
 def filled(t, y):
@@ -67,6 +69,13 @@ def in_place(t, y):
     out *= t
     out[:, 1:].add_(y[:, :2])
     return out.relu_()
+
+
+def moved_in_place(t, y):
+    out, matrix = y * 1, w * 1
+    out.unsqueeze_(1).transpose_(0, 1).squeeze_(0)
+    out[:, 0] = t.reshape(-1)
+    return out @ matrix.t_()
 
 
 def by_energy(t, y):
@@ -113,6 +122,7 @@ VECTORS = {
     "filled": filled,
     "diagonal": lambda t, y: y @ torch.diag(torch.ones(3, dtype=F64) * 2),
     "in place": in_place,
+    "moved in place": moved_in_place,
     "constant": lambda t, y: torch.zeros_like(y),
     "shared alone": lambda t, y: (torch.tanh(v) * 2).expand_as(y),
     "the state": lambda t, y: y,
@@ -120,16 +130,25 @@ VECTORS = {
     "built matrix": lambda t, y: y @ torch.stack([v, v * 2, torch.zeros(3, dtype=F64)]),
     "first extremes": lambda t, y: y.max(1, keepdim=True).values * y + t * y.min(1, keepdim=True)[0],
     "angles": lambda t, y: y.atan() + (y / 4).tanh().asin() + (y * t).cos().acos() + y.asinh() + y.tanh().atanh(),
+    "distances by products": lambda t, y: (
+        torch.cdist(y.unsqueeze(-1), y.unsqueeze(-1), compute_mode="use_mm_for_euclid_dist") ** 2
+    ).sum(-1),
     "lengths": lambda t, y: torch.hypot(y, t) + y.cumprod(1) + torch.sinc(y) + torch.xlogy(y, 2.0),
     "to places": lambda t, y: y.index_add(1, torch.tensor([2, 0, 2]), y * t).scatter(1, order.expand(len(y), 1), 0.0),
     "solved": lambda t, y: torch.linalg.solve(torch.diag_embed(y * y + 1) + y.unsqueeze(-1) * v, y),
     "glu": lambda t, y: F.glu(y.repeat(1, 2), 1),
     "attention": lambda t, y: F.scaled_dot_product_attention(*[y.unsqueeze(-1)] * 3).squeeze(-1),
+    "attention with a mask": lambda t, y: F.scaled_dot_product_attention(
+        *[y.unsqueeze(-1)] * 3, attn_mask=ordered
+    ).squeeze(-1),
+    "a filled column": lambda t, y: y * torch.zeros(3, 1, dtype=F64).masked_fill_(mask.view(3, 1), 2.0).squeeze(1),
     "gradient": by_energy,
     "squeezed": lambda t, y: y.unsqueeze(1).sin().squeeze_(1).unsqueeze_(-1).transpose_(1, 2)[:, 0] * y,
     "quantile": lambda t, y: y - y.quantile(0.3, -1, keepdim=True),
     "energy": lambda t, y: torch.func.vmap(torch.func.grad(lambda z: energy(z).squeeze(-1)))(y),
     "vmap": lambda t, y: torch.func.vmap(lambda z: torch.tanh(w @ z))(y),
+    "vmap from the right": lambda t, y: torch.func.vmap(lambda z: torch.tanh(z @ w))(y),
+    "jvp": lambda t, y: torch.func.jvp(lambda z: torch.cat([z, t.expand(len(z), 1)], 1).sin() @ tall, (y,), (y,))[1],
     "jacobian": lambda t, y: torch.func.vmap(torch.func.grad(lambda z: (torch.tanh(w @ z) ** 2).sum()))(y),
 }
 
@@ -153,6 +172,7 @@ TENSORS = {
     "heads": (lambda t, y: torch.einsum("hij,bhj->bhi", torch.stack([w, w * 2, w, w.T]), y), (4, 3)),
     "numbers": (lambda t, y: -y * t, ()),
     "heat": (lambda t, y: y.roll(1, -1) + y.roll(-1, -1) - 2 * y, (8,)),
+    "distances": (lambda t, y: torch.cdist(y, y) @ y + torch.cdist(y, A[:3, :2], p=1)[..., :2], (4, 2)),
     "cross": (lambda t, y: torch.linalg.cross(y, v.expand_as(y)), (3,)),
 }
 MODULES = {
@@ -161,6 +181,7 @@ MODULES = {
     "layer_norm": (nn.LayerNorm([4, 3]), (4, 3)),
     "batch_norm": (nn.BatchNorm1d(4).eval(), (4, 3)),
     "group_norm": (nn.GroupNorm(2, 4), (4, 3)),
+    "instance_norm": (nn.InstanceNorm1d(4, affine=True), (4, 3)),
     "prelu": (nn.PReLU(4), (4, 3)),
     "transformer": (nn.TransformerEncoderLayer(3, 1, 8, dropout=0.1, batch_first=True).eval(), (4, 3)),
     "gru": (nn.GRUCell(3, 3), (3,)),
@@ -169,7 +190,6 @@ MODULES = {
         nn.Sequential(nn.Conv1d(4, 2, 3, padding=1), nn.Tanh(), nn.ConvTranspose1d(2, 4, 3, padding=1)),
         (4, 3),
     ),
-    "instance_norm": (nn.InstanceNorm1d(4, affine=True), (4, 3)),
 }
 
 
@@ -513,7 +533,11 @@ REFUSED = {
     "large windows": (lambda t, y: F.conv1d(y.repeat(1, 9000).unsqueeze(1), w[:1, None])[:, 0, :3], "80994 multipl"),
     "random numbers": (noisy, "draws random numbers"),
     "dropout": (lambda t, y: F.dropout(y, 0.5), "draws random numbers"),
-    "batch_norm": (lambda t, y: F.batch_norm(y, None, None, training=True), "batch_norm in training mode"),
+    "batch_norm": (
+        lambda t, y: F.batch_norm(y, None, None, training=True),
+        "mixes samples .batch_norm in training mode",
+    ),
+    "statistics": (lambda t, y: F.instance_norm(y.unsqueeze(-1).repeat(1, 1, 2), v, v)[..., 0], "running statistics"),
     "running statistics": (lambda t, y: buffers(y), "writes into a tensor that it holds"),
     "mean of the batch": (lambda t, y: y - y.mean(0), "mixes samples"),
     "neighbours": (lambda t, y: y.roll(1, 0), "what belongs to another"),

@@ -287,7 +287,8 @@ class TestFields:
     @pytest.mark.parametrize("gradient", CONTINUOUS)
     @pytest.mark.parametrize("batching", BATCHINGS)
     @pytest.mark.parametrize("method", ["tsit5", "kvaerno3", "scipy:RK45"])
-    def test_that_differentiate_inside_have_the_gradient_of_direct(self, method, batching, gradient):
+    @pytest.mark.parametrize("leaves", [1, 2])
+    def test_that_differentiate_inside_have_the_gradient_of_direct(self, leaves, method, batching, gradient):
         """As those of energies do, by the state and the time that they are given: these then begin a graph."""
         external = ":" in method
         if (batching, gradient) != ("joint", "adjoint") if external else gradient not in ways(method):
@@ -300,11 +301,15 @@ class TestFields:
                 by_time, by_state = torch.autograd.grad(energy, (t, y), create_graph=True)
             return by_time / len(y) - by_state
 
+        def fields(t, ys):
+            return [field(t, y) for y in ys]
+
         y0, options = torch.tensor([[1.0, 0.5], [0.3, -0.2]], dtype=F64), {"batching": batching, "rtol": 1e-7}
-        found = [
-            torch.autograd.grad(solve_ivp(field, (0, 0.5), y0, how, gradient=way, **options).ys[-1].square().sum(), w)
-            for how, way in (("tsit5" if external else method, "direct"), (method, gradient))
-        ]
+        start = y0 if leaves == 1 else [y0, -y0]
+        found = []
+        for how, way in (("tsit5" if external else method, "direct"), (method, gradient)):
+            ys = solve_ivp(field if leaves == 1 else fields, (0, 0.5), start, how, gradient=way, **options).ys
+            found.append(torch.autograd.grad((ys if leaves == 1 else ys[0] + ys[1] ** 2)[-1].square().sum(), w))
         torch.testing.assert_close(*found, rtol=1e-4, atol=1e-5)
 
     @pytest.mark.parametrize("gradient", CONTINUOUS)

@@ -177,7 +177,9 @@ class Field:
         """dy/dt, checked."""
         version = version_of(y)
         plain = not t.requires_grad
-        state = self.layout.unpack(y)
+        # where no graph is recorded a field that differentiates begins its own, which what is cut out of one cannot
+        recorded = not y.requires_grad or torch.is_grad_enabled()
+        state = self.layout.unpack(y if recorded else y.detach())
         try:
             slope = called(self.fun, t, state, *self.args)
         except Exception as error:

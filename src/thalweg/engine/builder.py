@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 Codes: TypeAlias = "NDArray[np.int64]"
 
-_MIXED = -(1 << 62)
+MIXED = -(1 << 62)
 """The code of an entry that several samples have made; an error where it reaches dy/dt. Sums over the batch that are
 only differentiated, as of energies, do not."""
 
@@ -140,7 +140,7 @@ class Builder:
     def number(self, codes: Codes) -> float | None:
         """The constant that all entries are, or None."""
         first = int(codes.flat[0]) if codes.size else 0
-        if not _MIXED < first < -_CONSTANTS or not (codes == first).all():
+        if not MIXED < first < -_CONSTANTS or not (codes == first).all():
             return None
         return self._numbers[-1 - _CONSTANTS - first]
 
@@ -207,7 +207,7 @@ class Builder:
         """The codes (M, R) of x (M, K) by a weight (R, K) and a bias (R,), each a slot or codes of what is shared."""
         n_out = self.prologue.values[weight].shape[0] if isinstance(weight, int) else weight.shape[0]
         try:
-            if not isinstance(weight, int) and (weight == _MIXED).any():
+            if not isinstance(weight, int) and (weight == MIXED).any():
                 raise _Mixed(self._why or self._unsaid)
             split = self._split(x, x.shape[:1])
         except _Mixed as error:
@@ -242,7 +242,7 @@ class Builder:
         """Items (N, width), which fill a tensor of that shape, sorted by sample."""
         if not items.size:
             raise Untraceable("the field computes with an empty tensor")
-        if (items == _MIXED).any():
+        if (items == MIXED).any():
             raise _Mixed(self._why or self._unsaid)
         base = self.samples + 1
         samples = np.where(items >= 0, items % base, self.samples)
@@ -267,12 +267,12 @@ class Builder:
     def unsaid(self, shape: Sequence[int], why: str) -> Codes:
         """The codes of what no program can say."""
         self._unsaid = why
-        return np.full(shape, _MIXED)
+        return np.full(shape, MIXED)
 
     def _mixed(self, shape: Sequence[int], error: _Mixed) -> Codes:
         """The codes of what several samples have made."""
         self._why = self._why or str(error)
-        return np.full(shape, _MIXED)
+        return np.full(shape, MIXED)
 
     def _uniform(self, entries: Codes, sample: NDArray[np.int64]) -> Split:
         """Items that are the same in all samples: each once, in the order in which they come."""
@@ -387,7 +387,7 @@ class Builder:
 
     def picked(self, codes: Codes) -> int | None:
         """The slot that holds entries, one after the other, if they are shared."""
-        mixed = bool((codes == _MIXED).any())
+        mixed = bool((codes == MIXED).any())
         if mixed and self._unsaid and not self._why:
             raise Untraceable(f"the field {self._unsaid}")
         return None if mixed or not codes.size or (codes >= 0).any() else self._picked(codes.ravel())
@@ -481,4 +481,6 @@ def _reduced(operation: str, size: int, x: Tensor) -> Tensor:
 
 def _product(shape: tuple[int, int, int], x: Tensor, weight: Tensor, *bias: Tensor) -> Tensor:
     n, n_out, n_in = shape
-    return torch.nn.functional.linear(x.reshape(n, n_in), weight.reshape(n_out, n_in), *bias).flatten()
+    return torch.nn.functional.linear(
+        x.reshape(n, n_in), weight.reshape(n_out, n_in), *(b.reshape(n_out) for b in bias)
+    ).flatten()

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from . import matrices, windows
 from .builder import Untraceable
-from .tracer import is_batched
+from .tracer import is_batched, is_mixed
 
 
 def dims_of(x: Tensor, dims: Sequence[int] | int | None) -> list[int]:
@@ -90,6 +90,12 @@ def _softmax(x: Tensor, dim: int, half_to_float: bool = False) -> Tensor:
     return powers / powers.sum(dim, True)
 
 
+def _safe_softmax(x: Tensor, dim: int, dtype: torch.dtype | None = None) -> Tensor:
+    """As attention has it: where nothing may be looked at, all is 0, and so is the gradient."""
+    nothing = (x == -math.inf).logical_not().sum(dim, True) == 0
+    return torch.where(nothing, 0.0, torch.softmax(torch.where(nothing, 0.0, x), dim, dtype))
+
+
 def _log_softmax(x: Tensor, dim: int, half_to_float: bool = False) -> Tensor:
     shifted = x - x.amax(dim, True)
     return shifted - shifted.exp().sum(dim, True).log()
@@ -151,14 +157,25 @@ def _batch_norm(
     momentum: float,
     eps: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    if mean is None and len(x) == 1:  # as each channel of each sample is one, for instance_norm
-        out, mean, scale = _normalized(x, [0, *range(2, x.ndim)], eps)
-        shape = (-1, *(1,) * (x.ndim - 2))
-        weight, bias = (None if p is None else p.view(shape) for p in (weight, bias))
-        return _affine(out, weight, bias), mean.flatten(), scale.flatten()
-    if training or mean is None or variance is None:
-        raise Untraceable("the field mixes samples (batch_norm in training mode); call eval() on it, or use layer_norm")
-    return _running_norm(x, weight, bias, mean, variance, momentum, eps)
+    if not training and mean is not None and variance is not None:
+        return _running_norm(x, weight, bias, mean, variance, momentum, eps)
+    advice = "(batch_norm in training mode); call eval() on it, or use layer_norm"
+    if mean is not None:
+        raise Untraceable(f"the field writes running statistics {advice}")
+    found, center, scale = _normalized(x, [d for d in range(x.ndim) if d != 1], eps)
+    if is_mixed(found):  # that of instances, each a channel of its own, is not
+        raise Untraceable(f"the field mixes samples {advice}")
+    shape = (-1, *(1,) * (x.ndim - 2))
+    weight, bias = (p if p is None else p.view(shape) for p in (weight, bias))
+    return _affine(found, weight, bias), center.flatten(), scale.flatten()
+
+
+def _euclidean_distance(x: Tensor, y: Tensor) -> Tensor:
+    """As PyTorch finds it where there are many, by products; of what lies together the derivative is 0."""
+    products = torch.cat([-2 * x, x.square().sum(-1, True), torch.ones_like(x[..., :1])], -1)
+    squared = products @ torch.cat([y, torch.ones_like(y[..., :1]), y.square().sum(-1, True)], -1).mT
+    apart = squared > 0
+    return torch.where(apart, torch.where(apart, squared, 1.0).sqrt(), 0.0)
 
 
 def _prod(x: Tensor, dim: int | None = None, keepdim: bool = False, *, dtype: torch.dtype | None = None) -> Tensor:
@@ -213,9 +230,22 @@ def _hardtanh(x: Tensor, low: float = -1, high: float = 1) -> Tensor:
 
 def _xlogy(x: Any, y: Any) -> Tensor:
     """By x log(y), and 0 where x is 0 and y has no logarithm; where both are 0, PyTorch's derivative to y is NaN."""
-    x, y = (z if isinstance(z, Tensor) else torch.full((), z, dtype=other.dtype) for z, other in ((x, y), (y, x)))
+    x, y = _tensors(x, y)
     none = (x == 0) & (y <= 0)
     return torch.where(none, y.abs().sqrt() * 0.0, x * torch.where(none, 1.0, y).log())
+
+
+def _xlog1py(x: Any, y: Any) -> Tensor:
+    """The same with 1 + y."""
+    x, y = _tensors(x, y)
+    none = (x == 0) & (y <= -1)
+    return torch.where(none, (1 + y).abs().sqrt() * 0.0, x * torch.where(none, 0.0, y).log1p())
+
+
+def _tensors(x: Any, y: Any) -> tuple[Tensor, Tensor]:
+    """Two of which one may be a number."""
+    a, b = (z if isinstance(z, Tensor) else torch.full((), z, dtype=other.dtype) for z, other in ((x, y), (y, x)))
+    return a, b
 
 
 def _horner(x: Tensor, coefficients: Sequence[float]) -> Tensor:
@@ -348,11 +378,13 @@ def _logsigmoid(x: Tensor) -> tuple[Tensor, Tensor]:
 
 DECOMPOSED: dict[str, Callable[..., Any]] = {
     "_batch_norm_no_update": _running_norm,
+    "_euclidean_dist": _euclidean_distance,
     "_fused_rms_norm": _rms_norm,
     "_log_softmax": _log_softmax,
     "_native_batch_norm_legit": _batch_norm,
     "_native_batch_norm_legit_no_training": _running_norm,
     "_prelu_kernel": lambda x, weight: torch.where(x > 0, x, x * weight),
+    "_safe_softmax": _safe_softmax,
     "_softmax": _softmax,
     "_trilinear": _trilinear,
     "acos": lambda x: torch.atan2(_cosine_of_sine(x), x),
@@ -410,9 +442,11 @@ DECOMPOSED: dict[str, Callable[..., Any]] = {
     "sinh": lambda x: (x.expm1() - (-x).expm1()) / 2,
     "softshrink": lambda x, lambd=0.5: torch.where(x > lambd, x - lambd, torch.where(x < -lambd, x + lambd, x * 0.0)),
     "std": _std,
+    "std_mean": lambda x, dim=None, **how: (_std(x, dim, **how), _var_mean(x, dim, **how)[1]),
     "tanh_backward": lambda gradient, out: gradient * (1 - out.square()),
     "tan": lambda x: x.sin() / x.cos(),
     "threshold_backward": lambda gradient, x, threshold: torch.where(x <= threshold, 0.0, gradient),
+    "special_xlog1py": _xlog1py,
     "special_entr": lambda x: -torch.xlogy(x, x),
     "trunc": lambda x: torch.copysign(x.abs().floor(), x),
     "threshold": lambda x, threshold, value: torch.where(x <= threshold, value, x),

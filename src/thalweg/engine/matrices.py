@@ -97,7 +97,8 @@ def _eliminated(a: Tensor) -> tuple[list[Tensor], Tensor]:
             pivot, others[i] = torch.where(swap, other, pivot), torch.where(swap, pivot, other)
             sign = torch.where(swap, -sign, sign)
         done.append(pivot)
-        rows = [row[..., 1:] - row[..., :1] / pivot[..., :1] * pivot[..., 1:] for row in others]
+        head = torch.where(pivot[..., :1] == 0, 1.0, pivot[..., :1])  # where it is 0, so are those below it
+        rows = [row[..., 1:] - row[..., :1] / head * pivot[..., 1:] for row in others]
     return done, sign
 
 

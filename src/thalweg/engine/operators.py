@@ -19,12 +19,12 @@ from . import matrices, windows
 from .builder import Codes, NoInstruction, Untraceable
 from .decompositions import DECOMPOSED, dims_of, in_order, no_errors, rounded_quotient, solve
 from .prologue import Slot
-from .tracer import Traced, Tracer, any_batched, is_batched
+from .tracer import Traced, Tracer, any_batched, given_to, is_batched
 
 _PRODUCTS = 4096
 """The most multiplications, of a sample, in a product of two values: instructions are made for vectors."""
 
-_MOVES = {
+MOVES = {
     *("_reshape_alias", "_unsafe_view", "alias", "as_strided", "cat", "clone", "detach", "diagonal", "expand", "flip"),
     *("lift_fresh", "permute", "repeat", "reshape", "roll", "select", "select_scatter", "slice", "slice_scatter"),
     *("split", "split_with_sizes", "squeeze", "stack", "t", "transpose", "unbind", "unfold", "unsafe_chunk"),
@@ -69,9 +69,9 @@ def _has_rows(tracer: Tracer, shape: Sequence[int]) -> bool:
     return samples > 1 and any(size and size % samples == 0 for size in shape)
 
 
-def is_sure(name: str, args: Sequence[Any]) -> bool:
+def is_sure(func: Any, name: str, args: Sequence[Any], kwargs: dict[str, Any]) -> bool:
     """Whether an operation that may draw random numbers draws none this time."""
-    return name.startswith("_scaled_dot_product") and not any(args[3:4])  # no dropout
+    return name.startswith("_scaled_dot_product") and not given_to(func, args, kwargs).get("dropout_p")
 
 
 def lower(tracer: Tracer, func: Any, name: str, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
@@ -84,7 +84,7 @@ def lower(tracer: Tracer, func: Any, name: str, args: Sequence[Any], kwargs: dic
     cut = "no_grad, or an autograd.grad without create_graph" if within else cuts[0] if cuts else ""
     cut = "" if name in _WITHOUT_GRADIENT else cut
     written = func._schema.is_mutable
-    if cut and (not getattr(args[0], "cut", "") if written else not (within or name in _MOVES or name == "_to_copy")):
+    if cut and (not getattr(args[0], "cut", "") if written else not (within or name in MOVES or name == "_to_copy")):
         raise Untraceable(f"the field cuts its own gradient ({name} after {cut})")
     if written:
         return _written(tracer, func, name, args, kwargs)
@@ -98,7 +98,7 @@ def lower(tracer: Tracer, func: Any, name: str, args: Sequence[Any], kwargs: dic
 
 def _computed(tracer: Tracer, func: Any, name: str, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
     """An operation that writes into none of its arguments."""
-    if name in _MOVES:
+    if name in MOVES:
         return _moved(tracer, func, args, kwargs)
     if name in _UNARY:
         return _each(tracer, name, args[0])
@@ -125,8 +125,6 @@ def _written(tracer: Tracer, func: Any, name: str, args: Sequence[Any], kwargs: 
     target = args[0]
     if not is_batched(target) or name[-1] != "_":
         raise Untraceable(f"the field writes what depends on the sample into a tensor that does not ({name})")
-    if torch.Tag.inplace_view in func.tags:
-        return _seen_otherwise(func, name, target, *args[1:])
     if name in ("copy_", "fill_"):
         made = args[1]
     elif name == "zero_":
@@ -142,15 +140,6 @@ def _written(tracer: Tracer, func: Any, name: str, args: Sequence[Any], kwargs: 
     return target
 
 
-def _seen_otherwise(func: Any, name: str, target: Traced, *args: Any) -> Traced:
-    """An operation that moves no entry and changes the shape of a tensor itself, as `squeeze_` does."""
-    assert target.codes is not None
-    target.codes = getattr(target.codes, name[:-1])(*args)
-    with torch._C._DisableTorchDispatch():  # that of the tensor without data
-        func(target, *args)
-    return target
-
-
 # tensors of one number
 
 
@@ -160,6 +149,8 @@ def _fill(name: str, args: Sequence[Any], kwargs: dict[str, Any]) -> tuple[Seque
     shape: Sequence[int]
     if name == "scalar_tensor":
         kind, shape, rest = name, (), args
+    elif name == "_efficientzerotensor":  # the tangent of what has none
+        kind, shape, rest = name, args[0], (0.0,)
     elif name == "_new_zeros_with_same_feature_meta":  # what forward differentiation begins with
         batch = args[0].shape[: kwargs.get("self_num_batch_dims", 0)]
         kind, dtype, shape, rest = name, args[1].dtype, (*batch, *args[1].shape), (0.0,)

@@ -129,7 +129,7 @@ class Prologue:
 
     def _add(self, tensor: Tensor, roots: frozenset[int] | None) -> int:
         number = len(self.values)
-        self.values.append(tensor)
+        self.values.append(torch.zeros_like(tensor) if tensor._is_zerotensor() else tensor)
         self._roots.append(frozenset([number]) if roots is None else roots)
         return number
 

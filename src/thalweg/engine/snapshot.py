@@ -19,7 +19,7 @@ class Snapshot:
     Attributes
     ----------
     sequences : list of pairs
-        Lists and sets, and their elements.
+        Lists and sets, and their elements in the order that they have there, which a copy of a set need not have.
     cells : list of pairs
         Those of closures, and what they held.
     """
@@ -28,7 +28,7 @@ class Snapshot:
         self._dicts: list[tuple[dict[Any, Any], dict[Any, Any]]] = []
         self._globals: list[tuple[dict[str, Any], dict[str, Any], Sequence[str]]] = []
         self._classes: list[tuple[type, dict[str, Any]]] = []
-        self.sequences: list[tuple[list[Any] | set[Any], list[Any] | set[Any]]] = []
+        self.sequences: list[tuple[list[Any] | set[Any], list[Any]]] = []
         self.cells: list[tuple[types.CellType, Any]] = []
         self._caches: list[tuple[Any, int]] = []
 
@@ -46,7 +46,7 @@ class Snapshot:
 
     def keep_sequence(self, found: list[Any] | set[Any]) -> None:
         """All elements."""
-        self.sequences.append((found, found.copy()))
+        self.sequences.append((found, list(found)))
 
     def keep_cell(self, cell: types.CellType) -> None:
         """What a closure holds."""

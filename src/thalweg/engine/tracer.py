@@ -20,7 +20,7 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
 from ..gradients.capture import nodes_of
-from .builder import Builder, KeepsTensor, Untraceable
+from .builder import MIXED, Builder, KeepsTensor, Untraceable
 from .prologue import Slot
 
 _CUTS: dict[Any, str] = {
@@ -171,10 +171,12 @@ class Tracer(TorchDispatchMode):
         kwargs = kwargs or {}
         name = operators.name_of(func)
         tensors = [x for x in pytree.tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
-        if torch.Tag.nondeterministic_seeded in func.tags and not operators.is_sure(name, args):
+        if torch.Tag.nondeterministic_seeded in func.tags and not operators.is_sure(func, name, args, kwargs):
             raise Untraceable(f"the field draws random numbers ({name})")
         if name == "lift_fresh":  # a tensor that the field has made of numbers, which it may write into
             func, name = torch.ops.aten.clone.default, "clone"
+        if torch.Tag.inplace_view in func.tags and name[:-1] in operators.MOVES:
+            return self._turned(func, name, args, kwargs)
         if name == "_local_scalar_dense":
             return self.known(args[0], "reads a number out of a tensor (item, bool, float or int)").item()
         batched = any(isinstance(x, Traced) and x.codes is not None for x in tensors)
@@ -182,9 +184,26 @@ class Tracer(TorchDispatchMode):
             return operators.lower(self, func, name, args, kwargs)
         return self._before_the_solve(func, name, args, kwargs)
 
+    def _turned(self, func: Any, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """A movement in place, as `vmap` makes of vectors' products: the tensor becomes what has been moved of it."""
+        target = args[0]
+        if not isinstance(target, Traced):
+            raise Untraceable(f"the field writes into a tensor that it holds ({name})")
+        with self:
+            moved = getattr(torch.ops.aten, name[:-1])(*args, **kwargs)
+        target.codes, target.slot, target.cut = moved.codes, moved.slot, moved.cut
+        meta = torch._C._meta_in_tls_dispatch_include()
+        torch._C._set_meta_in_tls_dispatch_include(True)  # it has no data, and its shape alone is to follow
+        try:
+            with torch._C._DisableTorchDispatch():
+                func(*args, **kwargs)
+        finally:
+            torch._C._set_meta_in_tls_dispatch_include(meta)
+        return target
+
     def _before_the_solve(self, func: Any, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """An operation on what is shared: the prologue's."""
-        given = {**dict(zip((spec.name for spec in func._schema.arguments), args, strict=False)), **kwargs}
+        given = given_to(func, args, kwargs)
         written = [given[spec.name] for spec in func._schema.arguments if _is_written(spec)]
         if func._schema.is_mutable and not all(self._own(x) for x in written):
             raise Untraceable(f"the field writes into a tensor that it holds ({name})")
@@ -313,9 +332,19 @@ def _deciding_size(func: Any, name: str, args: tuple[Any, ...]) -> Any:
     return args
 
 
+def given_to(func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> dict[str, Any]:
+    """The arguments of an operation by their names."""
+    return {**dict(zip((spec.name for spec in func._schema.arguments), args, strict=False)), **kwargs}
+
+
 def is_batched(x: Any) -> bool:
     """Whether it is a tensor that may differ between samples."""
     return isinstance(x, Traced) and x.codes is not None
+
+
+def is_mixed(x: Any) -> bool:
+    """Whether several samples have made a tensor."""
+    return is_batched(x) and bool((x.codes == MIXED).any())
 
 
 def any_batched(xs: Sequence[Any]) -> bool:

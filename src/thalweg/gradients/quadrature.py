@@ -86,6 +86,7 @@ class _EvaluatedQuadrature:
             state = torch.where(across(taken.accept, state.ndim), state, taken.y)  # others may not be finite
         z, a = field.at(time, state)
         scale = across(scale.to(a.dtype), a.ndim) if isinstance(scale, Tensor) else scale
+        z = z.detach().requires_grad_()  # as the solve back gives it: a field that differentiates by z asks it for that
         with torch.enable_grad():
             slope = field.field(time, z)
         self.evaluations += 1

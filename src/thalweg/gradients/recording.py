@@ -124,6 +124,8 @@ def _watched_once(fun: Callable[..., Any], meter: _Meter, known: Sequence[Tensor
     """The function, whose first call is measured, and refused where it uses a tensor that is not known."""
 
     def watched(t: Tensor, y: Any, *args: Any) -> Any:
+        # a field that differentiates by a part of a state that is in no graph would begin one there
+        y = pytree.tree_map(lambda x: x if x.requires_grad or x.is_inference() else x.detach().requires_grad_(), y)
         slope = meter.watch(lambda: fun(t, y, *args), _tensors_of)
         check_reach(_tensors_of(slope), [*known, *_tensors_of((t, y))])
         return slope

@@ -15,7 +15,7 @@ from scipy.integrate import solve_ivp as scipy_solve_ivp
 
 from pairs import solve
 from problems import PROBLEMS
-from thalweg import PID, SolveError, Status, solve_ivp
+from thalweg import PID, Adjoint, SolveError, Status, solve_ivp
 from thalweg.methods import get_method, methods
 
 F64 = torch.float64
@@ -385,6 +385,7 @@ BAD = [
     ({"fun": lambda t, y: y.detach().numpy()}, "fun must return a tensor"),
     ({"fun": lambda t, y: None}, "fun must return a tensor"),
     ({"y0": torch.ones(2, dtype=torch.int64)}, "y0 has dtype"),
+    ({"y0": torch.eye(2).to_sparse()}, "y0 has layout torch.sparse_coo, but a state must be dense"),
     ({"y0": ["a"]}, "y0 must be"),
     ({"y0": {}}, "y0 holds no tensor"),
     ({"y0": [torch.ones(2), torch.ones(2, dtype=F64)]}, "dtype"),
@@ -416,11 +417,17 @@ BAD = [
     ({"step_size": -0.1}, "step_size must be a positive number"),
     ({"step_size": 0.1, "first_step": 0.1}, "step_size fixes every step"),
     ({"first_step": 0}, "first_step must be a positive number"),
+    ({"first_step": torch.tensor(0.1)}, "first_step must be a positive number.*item"),
     ({"max_step": 0}, "max_step must be a positive number"),
     ({"max_steps": 0}, "max_steps must be a positive integer"),
     ({"max_steps": 2.5}, "max_steps must be a positive integer"),
     ({"controller": "p"}, "controller must be one of"),
     ({"controller": 3}, "controller"),
+    ({"controller": PID}, r"an object such as thalweg.PID\(\), got <class"),
+    ({"gradient": Adjoint}, r"an object such as thalweg.Adjoint\(\), got <class"),
+    ({"norm": 2}, "norm must be callable"),
+    ({"norm": lambda e: e}, r"norm must return one number.*shape \(2,\)"),
+    ({"norm": lambda e: None}, "norm must return one number.*NoneType"),
     ({"batching": "each"}, "batching must be one of"),
     ({"gradient": "backprop"}, "gradient must be one of"),
     ({"backend": "fast"}, "backend must be one of"),
@@ -434,6 +441,21 @@ def test_bad_input_is_one_clear_sentence(change, message):
     call = {"fun": decay, "t_span": (0.0, 1.0), "y0": torch.ones(2), **change}
     with pytest.raises((ValueError, TypeError), match=message):
         solve_ivp(**call)
+
+
+def test_numbers_and_states_may_be_numpys():
+    """A state of one number in its precision, too."""
+    options = {"rtol": np.float32(2**-10), "atol": np.int64(1), "first_step": np.float32(0.25), "max_step": np.int32(1),
+               "min_step": np.float32(0.125), "max_steps": np.int64(99)}  # fmt: skip
+    plain = {name: number.item() for name, number in options.items()}
+    sol = solve_ivp(decay, (0.0, 3.0), np.float64(1.0), **options)
+    assert sol.ys.dtype == F64
+    assert torch.equal(sol.ys, solve_ivp(decay, (0.0, 3.0), torch.tensor(1.0, dtype=F64), **plain).ys)
+
+
+def test_a_tolerance_of_nothing_is_told():
+    with pytest.raises(SolveError, match="an atol above 0 where the state is 0"):
+        solve_ivp(decay, (0.0, 1.0), [1.0, 0.0], atol=0.0)
 
 
 class TestWritingIntoTheState:

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from gradient_checks import give_room
+from pairs import taken
 from thalweg import Adjoint, Checkpointed, Event, SolveError, Status, solve_ivp
 from thalweg.methods import as_method, methods
 
@@ -377,6 +378,64 @@ class TestStopsOfRows:
     def test_others_are_refused(self, times, message):
         with pytest.raises(ValueError, match=f"jump_ts must be .*{message}"):
             solve_ivp(oscillate, (0, 1), torch.ones(2, 2), batching="per_sample", jump_ts=times)
+
+
+@pytest.mark.parametrize("batching", ["joint", "per_sample"])
+@pytest.mark.parametrize(
+    ("name", "sparsity"),
+    [
+        *((method.name, None) for method in methods()),
+        *((name, ("banded", 0, 0)) for name in ("trbdf2", "rosenbrock23")),
+    ],
+)
+def test_a_field_may_write_all_slopes_into_one_tensor(name, sparsity, batching):
+    """As one does that calls another program; here beside one that computes the same anew, neither in a graph."""
+    method = as_method(name)
+
+    def anew(fun):
+        return lambda t, y: fun(t, y).detach()
+
+    def into_its_own(fun):
+        out = torch.empty(0, dtype=torch.float64)
+        return lambda t, y: out.resize_(y.shape).copy_(fun(t, y).detach())
+
+    def end(wrapped):
+        y0 = torch.ones(3, 2, dtype=torch.float64, requires_grad=True)
+        fun, y0 = taken(lambda t, y: -(1 + t) * y, y0, name)
+        fun = tuple(map(wrapped, fun)) if method.pair else wrapped(fun)
+        sizes = {} if method.adaptive else {"step_size": 0.1}
+        return solve_ivp(
+            fun, (0.0, 1.0), y0, name, (0.0, 0.3, 1.0), jump_ts=(0.5,), jac_sparsity=sparsity, batching=batching,
+            backend="eager", **sizes,
+        ).ys  # fmt: skip
+
+    for recorded in (False, True):
+        with torch.set_grad_enabled(recorded):
+            torch.testing.assert_close(end(into_its_own), end(anew), rtol=0, atol=1e-14)
+
+
+@pytest.mark.parametrize("name", ["trbdf2", "radau5"])
+def test_all_jacobians_may_be_written_into_one_tensor(name):
+    """Rows keep theirs from step to step, and a gradient asks for one of each stage."""
+    stiffness, out = torch.tensor([1.0, 5.0, 30.0], dtype=torch.float64), torch.empty(3, 2, 2, dtype=torch.float64)
+
+    def van_der_pol(t, y):
+        x, v = y.unbind(1)
+        return torch.stack([v, stiffness * (1 - x**2) * v - x], 1)
+
+    def jacobian(t, y):
+        x, v = y.detach().unbind(1)
+        rows = [torch.stack([0 * x, x**0], 1), torch.stack([-2 * stiffness * x * v - 1, stiffness * (1 - x**2)], 1)]
+        return torch.stack(rows, 1)
+
+    def solved(jac):
+        y0 = torch.tensor([[2.0, 0.0]] * 3, dtype=torch.float64, requires_grad=True)
+        ys = solve_ivp(van_der_pol, (0.0, 1.0), y0, name, jac=jac, batching="per_sample").ys[-1]
+        with torch.no_grad():
+            alone = solve_ivp(van_der_pol, (0.0, 1.0), y0, name, jac=jac, batching="per_sample").ys[-1]
+        return alone, *torch.autograd.grad(ys.sum(), y0)
+
+    torch.testing.assert_close(solved(lambda t, y: out.copy_(jacobian(t, y))), solved(jacobian), rtol=0, atol=1e-14)
 
 
 @pytest.mark.parametrize("method", [m.name for m in methods() if m.pair is None])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Sequence
+from numbers import Integral, Real
 from typing import Any, TypeAlias
 
 import torch
@@ -101,9 +102,26 @@ def check_jacobian(jac: Any, sparsity: Sparsity | None, method: str, implicit: b
 
 def positive(name: str, value: float) -> float:
     """The value as a float, which must be above 0, and finite."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
-        raise ValueError(f"{name} must be a positive number, got {value!r}")
+    if not is_number(value) or not 0 < value < math.inf:
+        raise ValueError(f"{name} must be a positive number, got {value!r}{_of_a_tensor(value)}")
     return float(value)
+
+
+def positive_integer(name: str, value: int) -> int:
+    """The value as an integer, which must be above 0."""
+    if isinstance(value, bool) or not isinstance(value, Integral) or value <= 0:
+        raise ValueError(f"{name} must be a positive integer, got {value!r}{_of_a_tensor(value)}")
+    return int(value)
+
+
+def is_number(value: Any) -> bool:
+    """Whether it is one real number, Python's or NumPy's; a truth value is none."""
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
+def _of_a_tensor(value: Any) -> str:
+    """How to make a number of it, where it is a tensor: no gradient would reach it."""
+    return "; give its .item()" if isinstance(value, Tensor) and value.numel() == 1 else ""
 
 
 def check_shrink(by_row: bool, **asked: bool) -> None:
@@ -222,7 +240,7 @@ def as_tolerance(rtol: float | Tensor, atol: float | Tensor, y0: Tensor) -> Tole
 def _allowed(name: str, value: float | Tensor, y0: Tensor) -> float | Tensor:
     """One of the tolerances: a number, or a tensor shaped like y0."""
     if not isinstance(value, Tensor):
-        if isinstance(value, bool) or not isinstance(value, int | float) or not value >= 0:
+        if not is_number(value) or not value >= 0:
             raise ValueError(f"{name} must be a number that is not negative, or a tensor of such, got {value!r}")
         return float(value)
     value = value.detach().to(device=y0.device, dtype=y0.real.dtype if y0.is_complex() else y0.dtype)

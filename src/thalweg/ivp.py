@@ -21,10 +21,12 @@ from .arguments import (
     check_jacobian,
     check_shrink,
     ends_of,
+    is_number,
     no_times,
     one_of,
     output_times,
     positive,
+    positive_integer,
     stop_times,
 )
 from .core.arithmetic import Flag, Number, anywhere, negate, wide_dtype
@@ -400,13 +402,12 @@ class _Choice:
         control, first = _control(method, self.controller, self.step_size, self.first_step)
         if self.max_step != math.inf:
             positive("max_step", self.max_step)
-        if isinstance(self.max_steps, bool) or not (isinstance(self.max_steps, int) and self.max_steps > 0):
-            raise ValueError(f"max_steps must be a positive integer, got {self.max_steps!r}")
-        number = isinstance(self.min_step, int | float) and not isinstance(self.min_step, bool)
-        if not (number and 0 <= self.min_step <= self.max_step):
+        if not (is_number(self.min_step) and 0 <= self.min_step <= self.max_step):
             raise ValueError(f"min_step must lie between 0 and max_step, {self.max_step}, got {self.min_step!r}")
         if units.by_row and self.norm is not None:
             raise ValueError("norm is one for all rows of y0 and needs batching='joint'")
+        if not (self.norm is None or callable(self.norm)):
+            raise ValueError(f"norm must be callable as norm(e) -> number, got {type(self.norm).__name__}")
         if not (self.callback is None or callable(self.callback)):
             raise ValueError(f"callback must be callable as callback(step), got {type(self.callback).__name__}")
         rows = y0.shape[0] if units.by_row else None
@@ -428,7 +429,7 @@ class _Choice:
             "first_step": None if first is None else units.number(torch.tensor(first, dtype=wide, device=y0.device)),
             "max_step": float(self.max_step),
             "min_step": float(self.min_step),
-            "max_steps": self.max_steps,
+            "max_steps": positive_integer("max_steps", self.max_steps),
             "stops": stops,
             "callback": None if self.callback is None else _callback(self.callback, layout, back),
         }
@@ -451,13 +452,18 @@ class _Choice:
             )
 
 
-def _norm(
-    norm: Callable[..., float | Tensor], layout: Layout, back: BackState | None
-) -> Callable[[Tensor], float | Tensor]:
+def _norm(norm: Callable[..., float | Tensor], layout: Layout, back: BackState | None) -> Callable[[Tensor], float]:
     """The user's norm of a packed error."""
-    if back is not None:
-        return lambda error: norm(*(layout.unpack(part) for part in back.split(error)))
-    return lambda error: norm(layout.unpack(error))
+
+    def size(error: Tensor) -> float:
+        found = norm(*(layout.unpack(part) for part in ([error] if back is None else back.split(error))))
+        try:
+            return float(found)
+        except (TypeError, ValueError, RuntimeError):
+            got = f"shape {tuple(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
+            raise ValueError(f"norm must return one number, how large the error is, but returned {got}") from None
+
+    return size
 
 
 def _callback(
@@ -504,7 +510,7 @@ def _gradient(gradient: str | GradientMethod | None, method: Method | External) 
         )
     if isinstance(gradient, str):
         return GRADIENTS[one_of("gradient", gradient, tuple(GRADIENTS))]
-    if not callable(getattr(gradient, "run", None)):
+    if isinstance(gradient, type) or not callable(getattr(gradient, "run", None)):
         names = ", ".join(map(repr, GRADIENTS))
         raise ValueError(f"gradient must be one of {names} or an object such as thalweg.Adjoint(), got {gradient!r}")
     return gradient
@@ -631,7 +637,7 @@ def _control(
         controller = CONTROLLERS[one_of("controller", controller, tuple(CONTROLLERS))]
     usual = CONTROLLERS[_USUAL.get(method.kind, "i") if isinstance(method, Method) else "i"]
     control: Controller = usual if controller is None else controller
-    if not callable(getattr(control, "adapt", None)):
+    if isinstance(control, type) or not callable(getattr(control, "adapt", None)):
         raise ValueError(
             f"controller must be one of {', '.join(map(repr, CONTROLLERS))} or an object such as thalweg.PID(), "
             f"got {controller!r}"

@@ -358,3 +358,16 @@ class TestTrouble:
     def test_transforms_are_refused(self):
         with pytest.raises(ValueError, match=r"torch\.autograd alone"):
             torch.func.grad(lambda a: steady_state(lambda t, y: a - y, torch.zeros(1)).y.sum())(torch.ones(1))
+
+
+@pytest.mark.parametrize("batching", BATCHINGS)
+@pytest.mark.parametrize("method", METHODS)
+def test_a_field_may_write_all_slopes_into_one_tensor(method, batching):
+    out = torch.empty(3, 2, dtype=F64)
+
+    def field(t, y):
+        return out.copy_((torch.cos(y) - y).detach())
+
+    with torch.no_grad():
+        rest = steady_state(field, torch.linspace(0, 1, 6, dtype=F64).view(3, 2), method=method, batching=batching)
+    torch.testing.assert_close(rest.y, torch.full((3, 2), 0.7390851332151607, dtype=F64), rtol=1e-8, atol=0)

@@ -248,9 +248,10 @@ def test_rows_that_leave_the_batch_keep_their_gradients():
         assert_exact(solve, [f.weight, y0, k, t1])
 
 
+@pytest.mark.parametrize("batching", ["joint", "per_sample"])
 @pytest.mark.parametrize("stops", ["step_ts", "jump_ts"])
 @pytest.mark.parametrize("t_eval", [None, (0.0, 0.5, 0.7, 2.0)])
-def test_gradients_go_through_stops_and_jumps(stops, t_eval):
+def test_gradients_go_through_stops_and_jumps(stops, t_eval, batching):
     f, y0, k = field(), randn(3, 2, seed=5).requires_grad_(), torch.tensor(0.6, dtype=F64, requires_grad=True)
 
     def jumping(t, y, k):
@@ -258,8 +259,9 @@ def test_gradients_go_through_stops_and_jumps(stops, t_eval):
 
     def solve(gradient):
         return solve_ivp(
-            jumping, (0.0, 2.0), y0, t_eval=t_eval, args=(k,), gradient=gradient, **{stops: (0.7, 1.6)}, **ROUGH
-        )
+            jumping, (0.0, 2.0), y0, t_eval=t_eval, args=(k,), batching=batching, gradient=gradient,
+            **{stops: (0.7, 1.6)}, **ROUGH,
+        )  # fmt: skip
 
     assert_exact(solve, [f.weight, y0, k])
 

@@ -333,6 +333,26 @@ def test_gradients_do_not_feel_rows_that_fail(gradient):
     assert_rows_that_fail_are_not_felt("adams", gradient)
 
 
+@pytest.mark.parametrize("batching", ["joint", "per_sample"])
+def test_no_step_ends_where_the_slope_is_not_finite(batching):
+    """Near its pole the state is a number still where its square, the slope, is none."""
+    k = torch.tensor(1.0, dtype=F64, requires_grad=True)
+    y0 = torch.tensor([[0.1], [5.0]] if batching == "per_sample" else [5.0], dtype=F64)
+    slopes = []
+
+    def see(step):
+        slopes.extend((step.y_new**2)[torch.as_tensor(step.accepted)].flatten().tolist())
+
+    sol = solve_ivp(
+        lambda t, y, k: k * y**2, (0.0, 1.0), y0, "adams", args=(k,), batching=batching, gradient="direct",
+        callback=see, on_failure="return",
+    )  # fmt: skip
+    assert all(map(math.isfinite, slopes))
+    if batching == "per_sample":
+        (found,) = torch.autograd.grad(sol.ys[-1, 0].sum(), [k])
+        torch.testing.assert_close(found, torch.tensor((0.1 / 0.9) ** 2, dtype=F64), rtol=1e-3, atol=0)
+
+
 @pytest.mark.parametrize("name", ["adams", "adams_moulton4"])
 def test_second_derivatives_by_direct(name):
     """d²/dk² exp(-k) = exp(-k)."""

@@ -417,11 +417,11 @@ class _Setting:
         rtol, atol = _tolerance(self.rtol, self.y0, eps / 2), _tolerance(self.atol, self.y0, 0.0)
         # `solve_ivp` takes none below 10 eps: a larger tolerance, and a norm as many times as large, are the same
         larger = max(1.0, 10 * eps / (float(rtol.min()) if isinstance(rtol, Tensor) else rtol))
-        steps = {
+        steps: dict[str, Any] = {
             "method": self.method,
             "rtol": rtol * larger,
             "atol": atol * larger,
-            "max_steps": self.options.get("max_num_steps", 2**31 - 1),
+            "max_steps": int(self.options.get("max_num_steps", 2**31 - 1)),
             "callback": self._callback(),
         }
         if self.kind == "fixed":

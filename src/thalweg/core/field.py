@@ -48,7 +48,7 @@ class FieldLike(Protocol):
     """What the loop and the steppers ask of a field."""
 
     def __call__(self, t: Tensor, y: Tensor) -> Tensor:
-        """dy/dt at a time made by `times`."""
+        """dy/dt at a time made by `times`; it may hold until the next evaluation alone (see `kept`)."""
 
     def times(self, t: Number, h: Number, c: Tensor) -> Sequence[Tensor]:
         """The times t + c h, shaped and typed as the user's function takes them."""
@@ -235,7 +235,9 @@ class Field:
         size = math.prod(y.shape[len(rows) :])
         if not isinstance(matrix, Tensor):
             raise ValueError(f"jac must return a tensor, got {type(matrix).__name__}; collect entries with torch.stack")
-        if isinstance(self.jac, Tensor) and matrix.shape == (size, size):
+        if not isinstance(self.jac, Tensor):
+            matrix = kept(matrix)
+        elif matrix.shape == (size, size):
             matrix = matrix.expand(*rows, size, size)
         if matrix.shape != (*rows, size, size):
             raise ValueError(
@@ -356,6 +358,14 @@ def _half_layout(layout: Layout, like: Tensor) -> Layout:
         )
     single = isinstance(state[0], Tensor)
     return Layout(None if single else parts[0][1], tuple(shapes[0]), layout.by_row)
+
+
+def kept(slope: Tensor) -> Tensor:
+    """A slope, or a Jacobian, that outlives the next: a field may hand out one tensor of its own again and again.
+
+    One that is part of a graph is no such tensor.
+    """
+    return slope if slope.requires_grad else slope.clone()
 
 
 def version_of(y: Tensor) -> int:

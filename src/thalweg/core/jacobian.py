@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from .arithmetic import across
-from .field import FieldLike
+from .field import FieldLike, kept
 from .sparsity import Seeds
 
 LARGEST = 4096
@@ -98,7 +98,7 @@ class Jacobians:
             given = field.jacobian(time, z)
             if recorded and given is not None and not given.requires_grad:
                 given = None  # a gradient could not pass through it
-            slope = field(time, z)
+            slope = kept(field(time, z))
             made, change = self._made(field, slope, None if given is not None else z, time if timed else None, recorded)
         if given is None:
             given = self._differences(field, t, y, slope) if made is None else made
@@ -106,8 +106,7 @@ class Jacobians:
             change = self._time_differences(field, t, y, slope)
         if recorded:
             return Linearization(slope, given, change)
-        # a copy: the field may hand out one tensor of its own again and again
-        return Linearization(slope.detach().clone(), given.detach(), None if change is None else change.detach())
+        return Linearization(slope.detach(), given.detach(), None if change is None else change.detach())
 
     def _made(
         self, field: FieldLike, slope: Tensor, z: Tensor | None, time: Tensor | None, recorded: bool
@@ -232,8 +231,9 @@ class Jacobians:
         if seeds is not None:
             room = y.abs().clamp(min=_SMALL) * torch.finfo(y.dtype).eps ** 0.5
             sizes = (y + room) - y  # what is added, after rounding
-            moved = [field(t, torch.where(unit != 0, y + room, y)) for unit in self._shaped(seeds.columns, y)]
-            return seeds.from_columns(self._flat(torch.stack(moved) - slope), self._flat(sizes))
+            states = [torch.where(unit != 0, y + room, y) for unit in self._shaped(seeds.columns, y)]
+            rises = torch.stack([field(t, state) - slope for state in states])
+            return seeds.from_columns(self._flat(rises), self._flat(sizes))
         columns = []
         for unit in self._vectors(y):
             moved = y + unit * (y.abs().clamp(min=_SMALL) * torch.finfo(y.dtype).eps ** 0.5)

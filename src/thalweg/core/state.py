@@ -64,16 +64,16 @@ def layout_of(y0: Any, *, by_row: bool) -> tuple[Layout, Tensor]:
     Raises
     ------
     ValueError
-        When there is no tensor in `y0`, when dtypes or devices differ, when a dtype is not floating or complex, or,
-        per sample, when the first dimensions differ.
+        When there is no tensor in `y0`, when dtypes or devices differ, when a dtype is not floating or complex, when a
+        tensor is sparse, or, per sample, when the first dimensions differ.
     """
-    if isinstance(y0, list | tuple) and y0 and all(isinstance(v, int | float | complex) for v in y0):
+    if type(y0).__module__ == "numpy":  # its float64 is a float of Python's too, but says its dtype
+        y0 = torch.as_tensor(y0)
+    elif isinstance(y0, list | tuple) and y0 and all(isinstance(v, int | float | complex) for v in y0):
         y0 = torch.tensor(y0)  # SciPy's habit: a list of numbers is a vector
         y0 = y0 if y0.is_floating_point() or y0.is_complex() else y0.to(torch.get_default_dtype())
     elif isinstance(y0, float | int | complex):
         y0 = torch.tensor(y0, dtype=None if isinstance(y0, complex) else torch.get_default_dtype())
-    elif type(y0).__module__ == "numpy":
-        y0 = torch.as_tensor(y0)
     if isinstance(y0, Tensor):
         leaves, spec = [y0], None
     else:
@@ -88,6 +88,8 @@ def layout_of(y0: Any, *, by_row: bool) -> tuple[Layout, Tensor]:
             )
         if not (leaf.is_floating_point() or leaf.is_complex()):
             raise ValueError(f"y0 has dtype {leaf.dtype}, but a state must be floating or complex; use y0.float()")
+        if leaf.layout is not torch.strided:
+            raise ValueError(f"y0 has layout {leaf.layout}, but a state must be dense; use y0.to_dense()")
     if len({leaf.dtype for leaf in leaves}) > 1:
         raise ValueError(f"y0 mixes dtypes {sorted({str(leaf.dtype) for leaf in leaves})}; convert its leaves to one")
     if len({leaf.device for leaf in leaves}) > 1:

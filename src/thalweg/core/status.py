@@ -50,7 +50,8 @@ MESSAGES = {
     "times in jump_ts, or smooth it) or be too stiff (try method='rodas5p'), events may change the state ever faster, "
     "or the tolerance asks for more than the dtype holds (loosen rtol and atol, or use float64)",
     Status.NONFINITE: "the state or the field became NaN or infinite and no smaller step avoided it: "
-    "check the field at the time of failure, bound its output (tanh, weight decay), or shorten t_span",
+    "check the field at the time of failure, bound its output (tanh, weight decay), shorten t_span, or give an "
+    "atol above 0 where the state is 0",
     Status.NOT_CONVERGED: "the equations of an implicit step could not be solved, or a stabilised one needs more "
     "stages than rounding allows: check that the field is smooth and the solution does not become infinite there, "
     "give a smaller step_size or first_step, or choose a method that does not iterate, such as 'tsit5'",

@@ -16,7 +16,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from ..arguments import Time, as_time, as_tolerance, one_of
+from ..arguments import Time, as_time, as_tolerance, one_of, positive_integer
 from ..core.arithmetic import across, anywhere, negate
 from ..core.derivatives import transformed
 from ..core.field import Field, time_of
@@ -188,10 +188,9 @@ def steady_state(
     tolerance = as_tolerance(relative if rtol is None else rtol, absolute if atol is None else atol, packed)
     system = System(field, time_of(field, time.detach(), packed.device), packed, tolerance)
     name = one_of("method", method or ("flow" if system.size <= _SMALL else "krylov"), tuple(_STEPS))
-    if max_steps is not None and not (isinstance(max_steps, int) and not isinstance(max_steps, bool) and max_steps > 0):
-        raise ValueError(f"max_steps must be a positive integer, got {max_steps!r}")
+    most = _STEPS[name] if max_steps is None else positive_integer("max_steps", max_steps)
     with torch.no_grad():
-        found = _search(name, system, system.rows(packed), max_steps or _STEPS[name])
+        found = _search(name, system, system.rows(packed), most)
     result = _Root(field, time, system, found, dense=name in ("flow", "newton")).result()
     failed = anywhere(negate(result.success))
     if failed and on_failure == "raise":

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..core.arithmetic import across
-from ..core.field import Field
+from ..core.field import Field, kept
 from ..core.jacobian import Jacobians
 from ..core.norms import Tolerance, rms_of_rows
 
@@ -57,7 +57,7 @@ class System:
     def __call__(self, z: Tensor, asked: Tensor) -> Tensor:
         """F, counted for the rows that asked."""
         self.nfev = self.nfev + asked
-        return self.rows(self.field(self.time, self.packed(z)))
+        return self.rows(kept(self.field(self.time, self.packed(z))))
 
     def jacobian(self, z: Tensor, asked: Tensor) -> tuple[Tensor, Linear]:
         """F and J, ready to be solved with."""

@@ -180,15 +180,14 @@ class _RowTrack:
         self.y, self.apart = self._put(taken, taken.step.y, self.y), self._put(taken, taken.step.carry[0], self.apart)
 
     def _keep_joined(self, taken: TakenStep, accept: Tensor, rows: Tensor) -> None:
-        """Keep the states of rows whose step begins where they were joined."""
+        """Keep the states of rows whose step begins where they were joined, as their last step left them."""
         assert taken.carry is not None
-        apart, joined, *_ = taken.carry
-        where_joined = joined & accept & (self._counts[rows] > 0)
+        where_joined = taken.carry[1] & accept & (self._counts[rows] > 0)
         if bool(where_joined.any()):
             before = self._counts[rows] - 1
             for n in before[where_joined].unique().tolist():
-                mine = where_joined & (before == n)
-                self.joined.setdefault(n, []).append((rows[mine], taken.y[mine], apart[mine]))
+                mine = rows[where_joined & (before == n)]
+                self.joined.setdefault(n, []).append((mine, self.y[mine], self.apart[mine]))
 
     def _put(self, taken: TakenStep, new: Tensor, old: Tensor) -> Tensor:
         """The new states of the rows that took the step, among those of all."""

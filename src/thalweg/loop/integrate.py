@@ -35,7 +35,7 @@ from ..core.arithmetic import (
 from ..core.arithmetic import most as most_of
 from ..core.compiled import in_memory
 from ..core.derivatives import recorded
-from ..core.field import Divisible, FieldLike, time_of
+from ..core.field import Divisible, FieldLike, kept, time_of
 from ..core.norms import Tolerance
 from ..core.rows import rows_of, stand_ins
 from ..core.status import Status
@@ -421,9 +421,7 @@ def _start(problem: Problem, direction: Number) -> tuple[Number, Carry | None, i
     slope, evaluations = None, 0
     t_graph, _ = _in_graph(problem, problem.t0, 0.0, problem.t1, False, False, True)
     if choose or stepper.needs_slope:
-        slope = problem.field(time_of(problem.field, t_graph, y.device, direction), y)
-        if not torch.is_grad_enabled():
-            slope = slope.clone()  # the field may hand out one tensor of its own again and again
+        slope = kept(problem.field(time_of(problem.field, t_graph, y.device, direction), y))
         evaluations += len(problem.field.parts)
     if problem.first_step is not None:
         return _bounded(problem, direction * problem.first_step, direction), stepper.init(slope), evaluations
@@ -481,7 +479,7 @@ def begun_anew(problem: Problem, t: Number, y: Tensor, carry: Carry | None, anew
         # others are left out by taking the place of one that begins: theirs might not be finite
         rows = stand_ins(of_rows(anew))
         t, y = of_rows(t)[rows], y[rows]
-        slope = problem.field(time_of(problem.field, t, y.device, sign(problem.t1 - t)), y)
+        slope = kept(problem.field(time_of(problem.field, t, y.device, sign(problem.t1 - t)), y))
     fresh = problem.stepper.init(slope, anew)
     if fresh is None or carry is None:
         return fresh

@@ -329,6 +329,7 @@ class VariableAdamsStepper(_Adams):
         slope = field(end, y_new)
         with torch.no_grad():
             error = (self._near(_MARGIN * (beyond - last)) * change).view(y.shape)
+            error = torch.add(error, slope, alpha=0.0)  # NaN where the slope is not finite, from which none goes on
 
         width = min(past.shape[1] + 1, self._kept)
         differences = self._next_differences(predicted, slope, width)

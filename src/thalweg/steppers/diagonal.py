@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ..core.arithmetic import Count, Flag, Number, weighted_sum, wide_dtype
-from ..core.field import FieldLike
+from ..core.field import FieldLike, kept
 from ..core.norms import Tolerance
 from ..core.step import Carry, Step
 from ..methods.tableau import DiagonalTableau
@@ -121,7 +121,7 @@ class DiagonalStepper(StageInterpolation):
         size = torch.as_tensor(h, dtype=y.dtype, device=y.device).reshape(-1)  # (R,)
         known = [] if carry is None else [carry]
         if tableau.explicit_first and not known:
-            known = [tuple(function(start, y) for function in functions)]
+            known = [tuple(kept(function(start, y)) for function in functions)]
         evaluations = 0 if carry is not None else sum(map(len, known))
         if recorded:
             self.forget()
@@ -186,7 +186,7 @@ class DiagonalStepper(StageInterpolation):
             w, active = newton.solve(_SlopeAt(g, times[i], phi), guess, active)
             increments.append(w)
             state = phi + w
-            slopes.append((divided(w, scale), *(other(times[i], state) for other in others)))
+            slopes.append((divided(w, scale), *(kept(other(times[i], state)) for other in others)))
         return _Stages(slopes, increments, state, active, rows * (len(others) * len(increments)))
 
     def _in_graph(
@@ -207,7 +207,7 @@ class DiagonalStepper(StageInterpolation):
                 factors = newton.exact(g, times[i].detach(), phi.detach() + w)
             w = Solved.apply(w, scale * g(times[i], phi + w) - w, *factors)
             state = phi + w
-            slopes.append((divided(w, scale), *(other(times[i], state) for other in others)))
+            slopes.append((divided(w, scale), *(kept(other(times[i], state)) for other in others)))
         evaluations = found.evaluations + len(others) * len(found.increments)
         return _Stages(slopes, found.increments, state, found.solved, evaluations)
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from ..core.arithmetic import Flag, Number, across, weighted_sum
 from ..core.compiled import in_memory, is_compiled, native
 from ..core.derivatives import recorded
-from ..core.field import FieldLike
+from ..core.field import FieldLike, kept
 from ..core.step import Carry, Step
 from ..methods.tableau import Tableau
 from .interpolation import StageInterpolation
@@ -103,7 +103,7 @@ class ExplicitRK(StageInterpolation):
         else:
             stages = list(step.stages)
             for row, time in zip(rows, times, strict=True):
-                stages.append(field(time, self._combine(y, h, row, stages)))
+                stages.append(kept(field(time, self._combine(y, h, row, stages))))
         return replace(step, stages=stages, nfev=step.nfev + len(rows))
 
     def stage_state(self, i: int, y: Tensor, h: Number, stages: Sequence[Tensor]) -> Tensor:
@@ -121,7 +121,7 @@ class ExplicitRK(StageInterpolation):
                 state = self._end(y, h, tableau.a[i], stages)
             elif i:
                 state = self._combine(y, h, tableau.a[i], stages)
-            stages.append(field(t, state))
+            stages.append(kept(field(t, state)))
         y_new = state if tableau.fsal else self._end(y, h, tableau.b, stages)
         with torch.no_grad():
             error, coarse = (

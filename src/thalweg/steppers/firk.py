@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from ..core.arithmetic import Count, Flag, Number, across, where, wide_dtype
-from ..core.field import FieldLike
+from ..core.field import FieldLike, kept
 from ..core.norms import Tolerance, rms_of_rows
 from ..core.step import Carry, Step
 from ..methods.tableau import FullTableau
@@ -231,7 +231,7 @@ class _Slopes:
     def __call__(self, z: Tensor) -> Tensor:
         axis = self.newton.axis
         states = (self.y.unsqueeze(axis) + z).unbind(axis)
-        slopes = [self.field(time, state) for time, state in zip(self.times, states, strict=True)]
+        slopes = [kept(self.field(time, state)) for time, state in zip(self.times, states, strict=True)]
         return self.newton.mixed(self.newton.a, torch.stack(slopes, axis))
 
 

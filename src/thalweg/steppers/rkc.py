@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from ..core.arithmetic import Count, Flag, Number, across, as_list, weighted_sum, wide_dtype
-from ..core.field import FieldLike
+from ..core.field import FieldLike, kept
 from ..core.norms import Tolerance
 from ..core.step import Carry, Step
 from ..methods.rkc import Stabilised, rkc, stages_for
@@ -93,7 +93,7 @@ class StabilisedStepper(StageInterpolation):
         start, end = field.times(t, h, self._ends)
         nfev: Count = 0
         if carry is None:
-            carry, nfev = self.init(field(start, y)), 1
+            carry, nfev = self.init(kept(field(start, y))), 1
         assert carry is not None
         slope, radius, vector = carry
         with torch.no_grad():
@@ -104,7 +104,7 @@ class StabilisedStepper(StageInterpolation):
         mean = self._advance(field, t, h, y, slope, stages)
         size = self._beside(h, y)
         y_new = y + size * mean
-        after = field(end, y_new)
+        after = kept(field(end, y_new))
         with torch.no_grad():
             error = size * weighted_sum((-0.8 * _MARGIN, 0.4 * _MARGIN, 0.4 * _MARGIN), (mean, slope, after))
         nfev = nfev + (evaluations if self.by_row else int(evaluations))

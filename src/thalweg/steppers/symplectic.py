@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..core.arithmetic import Flag, Number, across, wide_dtype
-from ..core.field import FieldLike, halves
+from ..core.field import FieldLike, halves, kept
 from ..core.step import Carry, Step
 from ..methods.symplectic import Splitting
 from .interpolation import CUBIC, StageInterpolation
@@ -65,7 +65,7 @@ class SplittingStepper(StageInterpolation):
         v, f = field.parts
         times, size = field.times(t, h, self._c), self._shaped(h, y)
         q0, p0 = halves(y)
-        first = last = _kept(f(times[0], q0)) if carry is None else carry[0]
+        first = last = kept(f(times[0], q0)) if carry is None else carry[0]
         # what a step adds is summed before it is added: one rounding to the size of the state
         moved_q, moved_p = torch.zeros_like(q0), self.splitting.kick[0] * first
         for drift, kick, t_drift, t_kick in zip(
@@ -76,7 +76,7 @@ class SplittingStepper(StageInterpolation):
             moved_p = moved_p + kick * last
         mean = torch.cat([moved_q, moved_p], -1)
         evaluations = 2 * self.splitting.stages + (carry is None)
-        return Step(y + size * mean, None, (mean, first), (_kept(last),), evaluations)
+        return Step(y + size * mean, None, (mean, first), (kept(last),), evaluations)
 
     def extend(self, field: FieldLike, t: Number, h: Number, y: Tensor, step: Step) -> Step:
         """The step with the slopes at both its ends, of which f was evaluated."""
@@ -97,8 +97,3 @@ class SplittingStepper(StageInterpolation):
             return h
         h = h.to(y.real.dtype if y.is_complex() else y.dtype)
         return across(h, y.ndim) if self.by_row else h
-
-
-def _kept(slope: Tensor) -> Tensor:
-    """A slope that outlives the next evaluation: the field may hand out one tensor of its own again and again."""
-    return slope if torch.is_grad_enabled() else slope.clone()

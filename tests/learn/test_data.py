@@ -312,6 +312,16 @@ class TestFeatures:
         target = before.target.encode(frame["price"])[rows]
         assert (target.mean(), target.std()) == (pytest.approx(0, abs=1e-15), pytest.approx(1))
 
+    @pytest.mark.parametrize("far", [0.0, 2.0**40, -(2.0**50)])
+    def test_deviations_are_one_however_far_from_zero(self, far):
+        """Unless they are nothing but rounding."""
+        frame = pd.DataFrame({"size": far + np.arange(50.0), "price": far + np.arange(50.0) ** 2})
+        schema = Schema.learn(frame, "price", "regression")
+        for numbers in (schema.features(frame), schema.target.encode(frame["price"])):
+            assert (numbers.mean(), numbers.std()) == (pytest.approx(0, abs=1e-12), pytest.approx(1))
+        rounded = Schema.learn(frame.assign(price=[0.1 + 0.2, 0.3] * 25), "price", "regression")
+        assert rounded.target.scale == 1
+
     @pytest.mark.parametrize(
         ("values", "reason"),
         [

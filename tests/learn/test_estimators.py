@@ -427,6 +427,21 @@ def test_numbers_whose_squares_are_zero_are_learnt_from_as_others_are(make, unit
 
 
 @pytest.mark.parametrize(
+    "make", [np.asarray, lambda X: pd.DataFrame(X, columns=list("ab")).assign(town=["Aix", "Bar"] * 150)]
+)
+def test_numbers_that_differ_in_their_last_digits_are_learnt_from_as_others_are(make):
+    """Such as frequencies of 9 GHz that differ by hertz."""
+    rng = np.random.default_rng(0)
+    X = np.rint(100 * rng.normal(size=(300, 2)))
+    y = X[:, 0] + np.rint(X[:, 1] / 2)
+    far, step = 2.0**44, 2.0**-7  # half of which is the last digit
+    regressor = NeuralODERegressor(max_epochs=3, random_state=0)
+    known = regressor.fit(make(X), y).predict(make(X))
+    answers = regressor.fit(make(far + step * X), far + step * y).predict(make(far + step * X))
+    np.testing.assert_allclose((answers - far) / step, known, atol=1)  # of a hundred
+
+
+@pytest.mark.parametrize(
     ("make", "held"),
     [
         (lambda frame: frame.to_numpy(), "the text 'Aix': ndarray"),

@@ -23,6 +23,7 @@ from .values import (
     Label,
     a_few,
     bare_text,
+    centre_and_scale,
     dates_of,
     floats,
     is_category,
@@ -37,7 +38,6 @@ from .values import (
     sound,
     standardised,
     text_of,
-    unit_of,
 )
 
 _MOST_LEVELS = 50  # of a category; rarer ones are as unseen ones
@@ -408,13 +408,8 @@ def _number_column(values: pd.Series, name: str, rows: NDArray[np.intp], weight:
     absent = np.isnan(learnt)
     fill = weighted_median(learnt[~absent], weight[~absent])
     filled = np.where(absent, fill, learnt)
-    return NumberColumn(
-        name=name,
-        mean=float(np.average(filled, weights=weight)),
-        scale=_scale(filled, weight),
-        fill=fill,
-        missing=bool(absent.any()),
-    )
+    mean, scale = centre_and_scale(filled, weight)
+    return NumberColumn(name=name, mean=float(mean), scale=float(scale), fill=fill, missing=bool(absent.any()))
 
 
 def _date_column(
@@ -428,11 +423,12 @@ def _date_column(
     seen, weight = learnt[dated], weight[rows][dated]
     seconds = _seconds(seen)
     fill = weighted_median(seconds, weight)
+    mean, scale = centre_and_scale(seconds, weight)
     cycles: list[Any] = [cycle for cycle in _CYCLES if len(np.unique(np.floor(_phase(seen, cycle)))) > 1]
     return DateColumn(
         name=name,
-        mean=float(np.average(seconds, weights=weight)),
-        scale=_scale(seconds, weight),
+        mean=float(mean),
+        scale=float(scale),
         fill=fill,
         missing=bool(learnt.isna().any()),
         cycles=cycles,
@@ -509,8 +505,8 @@ def _target(values: pd.Series, name: str, task: Task | None, rows: NDArray[np.in
                 f"{_aside(looks_like(values))}; leave out the task, or choose classification"
             )
         numbers = numbers_of(values, name)[rows]
-        scale = _scale(numbers, np.ones(len(numbers)))
-        return Target(name=name, task=task, reason=reason, mean=float(numbers.mean()), scale=scale)
+        mean, scale = centre_and_scale(numbers, np.ones(len(numbers)))
+        return Target(name=name, task=task, reason=reason, mean=float(mean), scale=float(scale))
     counts = pd.Series(labels, dtype=object).value_counts()
     single = [label for label in distinct if counts[label] < 2]
     if single:
@@ -553,11 +549,3 @@ def weighted_median(numbers: Array, weight: Array) -> float:
     reached = np.cumsum(weight[order]) / weight.sum()
     middle = np.searchsorted(reached, [0.5 - 1e-12, 0.5 + 1e-12])  # two numbers where one ends at the half
     return float(numbers[order[middle]].mean())
-
-
-def _scale(numbers: Array, weight: Array) -> float:
-    """The standard deviation, or 1 where it is nothing but rounding."""
-    unit = unit_of(numbers)
-    rest = (numbers - np.average(numbers, weights=weight)) / unit
-    scale = float(unit * np.sqrt(np.average(np.square(rest), weights=weight)))
-    return scale if scale > 1e-12 * float(np.abs(numbers).max()) else 1.0

@@ -24,6 +24,8 @@ LARGEST: Final = 1e150
 FARTHEST: Final = 1e30
 """The most standard deviations to compute with: float32, which models are trained in, ends at 3e38."""
 
+_ROUNDING = 1e-14  # a hundred times by how much a number is rounded, beside itself
+
 _DATE = (
     r"^(?:(?P<year>\d{4})[-/.](?P<month>\d{1,2})[-/.](?P<day>\d{1,2})"
     r"|(?P<first>\d{1,2})[-/.](?P<second>\d{1,2})[-/.](?P<last>\d{4}))(?P<clock>[T ].*)?$"
@@ -140,6 +142,26 @@ def unit_of(numbers: NDArray[Any]) -> Any:
     """
     largest = np.abs(numbers).max(axis=0)
     return np.where((largest > 0) & (largest < 1e-100), np.ldexp(1.0, np.frexp(largest)[1]), 1.0)
+
+
+def centre_and_scale(numbers: NDArray[Any], weight: Array) -> tuple[Any, Any]:
+    """The mean and the standard deviation (…) of numbers (N, …) that count as often as `weight` (N,) says.
+
+    A deviation that is nothing but rounding is 1 instead.
+
+    Examples
+    --------
+    >>> mean, scale = centre_and_scale(np.array([[1e12, 0.3], [1e12 + 0.5, 0.1 + 0.2]]), np.ones(2))
+    >>> mean[0].item(), scale.tolist()
+    (1000000000000.25, [0.25, 1.0])
+    """
+    unit, largest = unit_of(numbers), np.abs(numbers).max(axis=0)
+    mean = np.average(numbers.astype(np.float64), axis=0, weights=weight)
+    rest = numbers - mean
+    slip = np.average(rest, axis=0, weights=weight)  # of a mean that is large beside the deviations
+    mean, rest = mean + slip, (rest - slip) / unit
+    scale = unit * np.sqrt(np.average(np.square(rest, out=rest), axis=0, weights=weight))
+    return mean, np.where(scale > _ROUNDING * largest, scale, 1.0)
 
 
 def standardised(numbers: NDArray[Any], mean: ArrayLike, scale: ArrayLike) -> NDArray[Any]:

@@ -205,6 +205,17 @@ class TestColumns:
         schema, _ = learn(x=["true", "false", "false"] * 4)
         assert schema.features(pd.DataFrame({"x": [True, False, False]})).tolist() == [[0, 1], [1, 0], [1, 0]]
 
+    def test_a_whole_number_is_one_category_however_it_is_written(self):
+        """A column of whole numbers is one of decimal ones to pandas as soon as a row lacks its own."""
+        schema, _ = learn(x=pd.Categorical([7, -1, -1] * 4))
+        again = pd.DataFrame({"x": [7.0, np.nan, -1.0, 7.5]})
+        assert schema.features(again).tolist() == [[0, 1], [0, 0], [1, 0], [0, 0]]
+        assert schema.columns[0].unseen(again["x"]) == ["7.5"]
+        schema, _ = learn(x=pd.Categorical([7.0, 0.5, 0.5] * 4))
+        assert schema.features(pd.DataFrame({"x": [7, 0]})).tolist() == [[0, 1], [0, 0]]
+        schema, _ = learn(x=["007", "B", "B"] * 4)
+        assert schema.features(pd.DataFrame({"x": ["7", "007", "07"]})).tolist() == [[0, 0], [1, 0], [0, 0]]
+
     @pytest.mark.parametrize("name", ["", "Unnamed: 0"])
     def test_a_column_without_a_name_is_left_out_whether_it_is_there_or_not(self, name):
         frame = pd.DataFrame({name: range(ROWS), "x": NUMBERS, "kind": WORDS})

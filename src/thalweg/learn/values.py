@@ -43,6 +43,7 @@ _LIKE_DATE = (  # 2 Jan 2024, Jan 2, 2024, 2/1/24, 2024-01, 01/2024, with a day 
 )
 _MARKED = r"^[+-]?\d{1,3}(?:[ .,'’\u00a0\u202f]?\d{3})*(?:[.,]\d+)?$"
 _MEASURED = r"^[+-]?(?P<before>[$€£¥₹₩₽])? ?[+-]?\d[\d., ]*(?P<after>[^\d\s.,:/-].{0,11})?$"
+_WHOLE = re.compile(r"(-?\d+)(?:\.0)?")
 _CODE = r"[+-]?0\d"  # how a number does not begin
 _INSTANT: Final = "datetime64[us, UTC]"
 
@@ -276,7 +277,24 @@ def _label(written: Any, number: float) -> Label:
 
 
 def like(text: pd.Series, known: list[str]) -> list[str]:
-    """Text, with truth written as it is among what is known: Parquet's True is what a CSV file may call true."""
+    """Text, with truth and whole numbers written as they are among what is known.
+
+    Parquet's True is what a CSV file may call true, and 1 is 1.0 in a column of pandas where another row has none.
+
+    Examples
+    --------
+    >>> like(pd.Series(["true", "1.0", "A", "b"]), ["1", "True", "a"])
+    ['True', '1', 'A', 'b']
+    """
     seen = set(known)
-    truths = {word.lower(): word for word in known if word.lower() in ("true", "false")}
-    return [word if word in seen else truths.get(word.lower(), word) for word in text]
+    spelt = {key: word for word in known if (key := _truth_or_whole(word))}
+    words = {word: word if word in seen else spelt.get(_truth_or_whole(word), word) for word in text.unique()}
+    return [words[word] for word in text]
+
+
+def _truth_or_whole(word: str) -> str:
+    """A word for truth, or a whole number, in one of the ways to write it; empty where it is neither."""
+    if word.lower() in ("true", "false"):
+        return word.lower()
+    whole = _WHOLE.fullmatch(word)
+    return whole[1] if whole else ""

@@ -404,6 +404,29 @@ def test_text_is_no_target_of_a_regressor():
         NeuralODERegressor(**QUICK).fit([[0.0], [1.0]], ["a", "b"])
 
 
+@pytest.mark.parametrize(
+    ("y", "got"),
+    [
+        (pd.Series(pd.date_range("2026-01-01", periods=4)), "got '2026-01-01T"),
+        (pd.Series(pd.to_timedelta([1, 2, 3, 4], unit="s")), "got '1"),
+        (pd.Series(pd.date_range("2026-01-01", periods=4, tz="UTC")), "not 'Timestamp'"),
+    ],
+    ids=["dates", "spans", "zoned"],
+)
+def test_times_are_no_target_of_a_regressor(y, got):
+    with pytest.raises(ValueError, match=f"^y must hold numbers.*{got}"):
+        NeuralODERegressor(**QUICK).fit(np.arange(4.0)[:, None], y)
+
+
+def test_complex_numbers_are_refused_where_a_frame_holds_text_too():
+    frame = pd.DataFrame({"z": np.arange(6) * 1j, "x": np.arange(6.0), "town": ["Aix", "Bar"] * 3})
+    with pytest.raises(ValueError, match="column 'z' holds complex numbers; give their real and imaginary parts"):
+        NeuralODERegressor(**QUICK).fit(frame, np.arange(6.0))
+    fitted = NeuralODERegressor(**QUICK).fit(frame.assign(z=np.arange(6.0)), np.arange(6.0))
+    with pytest.raises(ValueError, match="column 'z' holds complex numbers"):
+        fitted.predict(frame)
+
+
 def test_only_a_flow_has_paths():
     model = NeuralODEClassifier(**QUICK, flow="resnet").fit(*MOONS)
     with pytest.raises(ValueError, match="flow='ode'"):

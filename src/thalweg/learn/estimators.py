@@ -584,9 +584,14 @@ class NeuralODERegressor(RegressorMixin, _Estimator):
         return len(self._mean)
 
     def _check_target(self, X: Any, y: Any) -> NDArray[Any]:
-        y = _check_y(X, y, self, multi_output=True, y_numeric=True)
+        try:
+            y = _check_y(X, y, self, multi_output=True, y_numeric=True)
+        except TypeError as error:  # of objects that are no numbers
+            raise ValueError(f"y must hold numbers: {error}") from None
         if y.dtype.kind in "SU":
             raise ValueError(f"y must hold numbers, got text, {str(y.flat[0])!r}: classes are NeuralODEClassifier's")
+        if y.dtype.kind in "mM":
+            raise ValueError(f"y must hold numbers, got {str(y.flat[0])!r}: write it as seconds, or days, since some day")
         _check_size(y, "y")
         return y
 

@@ -96,6 +96,10 @@ def bare_text(values: pd.Series) -> pd.Series:
 
 def floats(values: pd.Series) -> Array:
     """As float64, NaN where missing or no number."""
+    if values.dtype.kind == "c":
+        raise ValueError(
+            f"column {values.name!r} holds complex numbers; give their real and imaginary parts as columns of their own"
+        )
     if is_number(values) or is_bool(values):
         return values.to_numpy(dtype=np.float64, na_value=np.nan)
     if is_duration(values):

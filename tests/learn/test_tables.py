@@ -1,6 +1,10 @@
 """Files of tables: whichever way they are written, the same table is read, or none."""
 
+import bz2
+import gzip
 import io
+import lzma
+import zipfile
 
 import numpy as np
 import pandas as pd
@@ -56,6 +60,39 @@ def test_dialects_of_csv(write, content, first):
     assert list(frame.columns) == ["x", "colour", "kind"]
     assert frame.iloc[0].tolist() == first
     assert len(frame) == ROWS
+
+
+def zipped(content, **more):
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as archive:
+        for name, text in {
+            "folder/": b"",
+            "folder/table.csv": content,
+            "__MACOSX/folder/._table.csv": b"\0",
+            **more,
+        }.items():
+            archive.writestr(name, text)
+    return packed.getvalue()
+
+
+@pytest.mark.parametrize("pack", [gzip.compress, bz2.compress, lzma.compress, zipped])
+def test_a_packed_table_is_read_as_what_is_in_it(write, pack):
+    plain = read_frame(write(CSV))
+    pd.testing.assert_frame_equal(read_frame(write(pack(CSV.encode()), "table.csv.packed")), plain)
+    parquet = io.BytesIO()
+    plain.to_parquet(parquet)
+    pd.testing.assert_frame_equal(read_frame(write(pack(parquet.getvalue()))), plain)
+
+
+@pytest.mark.parametrize("pack", [gzip.compress, zipped])
+def test_a_packed_table_that_is_damaged_is_said_to_be(write, pack):
+    with pytest.raises(ValueError, match="is packed, and cannot be unpacked"):
+        read_frame(write(pack(CSV.encode())[:-9]))
+
+
+def test_an_archive_of_several_files_is_no_table(write):
+    with pytest.raises(ValueError, match="neither a CSV nor a Parquet file"):
+        read_frame(write(zipped(CSV.encode(), other=CSV)))
 
 
 @pytest.mark.parametrize("separator", [";", "\t", "|"])

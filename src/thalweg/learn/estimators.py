@@ -591,7 +591,7 @@ class NeuralODERegressor(RegressorMixin, _Estimator):
         if y.dtype.kind in "SU":
             raise ValueError(f"y must hold numbers, got text, {str(y.flat[0])!r}: classes are NeuralODEClassifier's")
         if y.dtype.kind in "mM":
-            raise ValueError(f"y must hold numbers, got {str(y.flat[0])!r}: write it as seconds, or days, since some day")
+            raise ValueError(f"y must hold numbers, got {str(y.flat[0])!r}: write it as seconds since some day")
         _check_size(y, "y")
         return y
 

@@ -6,15 +6,20 @@ point alone, whichever way the file writes them.
 
 from __future__ import annotations
 
+import bz2
 import codecs
 import csv
 import difflib
+import gzip
 import hashlib
 import io
+import lzma
 import re
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, TypeAlias
@@ -101,8 +106,9 @@ def load_table(
     Parameters
     ----------
     source : str
-        A CSV file (comma, semicolon or tab; a first row of names), a Parquet file, a folder of folders of images, or a
-        name of `BUNDLED`. A column of a file that names images is replaced by their pixels.
+        A CSV file (comma, semicolon or tab; a first row of names), also packed as `.gz` or the like, a Parquet file, a
+        folder of folders of images, or a name of `BUNDLED`. A column of a file that names images is replaced by their
+        pixels.
     target : str, optional
         The column to predict; bundled data sets know theirs, and that of a folder of images is `class`.
     data_dir : str, optional
@@ -242,7 +248,7 @@ def read_frame(path: str | Path, *, decimal: Decimal | None = None, likely: Deci
     Parameters
     ----------
     path : str or Path
-        `-` is standard input.
+        `-` is standard input. What is packed, as `.gz`, `.bz2`, `.xz` or alone in a `.zip`, is unpacked.
     decimal : {"point", "comma"}, optional
         How a CSV file writes decimals. By default the file tells: commas between its values, or one number that is
         none otherwise.
@@ -300,7 +306,7 @@ def _read(
         near = difflib.get_close_matches(str(path), BUNDLED, n=1)
         hint = f"; did you mean the bundled {near[0]!r}?" if near else f" (bundled data sets: {', '.join(BUNDLED)})"
         raise ValueError(f"there is no file {path}{hint}")
-    content = sys.stdin.buffer.read() if str(path) == "-" else path.read_bytes()
+    content = _unpacked(path, sys.stdin.buffer.read() if str(path) == "-" else path.read_bytes())
     if not content.strip():
         raise ValueError(f"{path} is empty")
     if content[:4] == b"PAR1":
@@ -327,6 +333,32 @@ def _is_stream(path: Path) -> bool:
     return str(path) == "-" or (path.exists() and not path.is_file() and not path.is_dir())
 
 
+def _unpacked(path: Path, content: bytes) -> bytes:
+    """What is in a file, or in the one file in it where it is packed."""
+    unpack = next((unpack for mark, unpack in _PACKED.items() if re.match(mark, content)), None)
+    if unpack is None:
+        return content
+    try:
+        return unpack(content)
+    except (OSError, EOFError, zlib.error, lzma.LZMAError, zipfile.BadZipFile, RuntimeError) as error:
+        raise ValueError(f"{path} is packed, and cannot be unpacked: {error}") from None
+
+
+def _unzipped(content: bytes) -> bytes:
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        files = [file for file in archive.infolist() if not file.is_dir() and not file.filename.startswith("__MACOSX")]
+        return archive.read(files[0]) if len(files) == 1 else content  # several are a spreadsheet, or who knows what
+
+
+_PACKED: dict[bytes, Callable[[bytes], bytes]] = {
+    rb"\x1f\x8b": gzip.decompress,
+    rb"BZh[1-9]1AY&SY": bz2.decompress,
+    rb"\xfd7zXZ\0": lzma.decompress,
+    rb"PK\x03\x04": _unzipped,
+}
+"""How files that are packed begin, and what unpacks them."""
+
+
 def _read_parquet(path: Path, content: bytes) -> pd.DataFrame:
     try:
         frame = pd.read_parquet(io.BytesIO(content))
@@ -346,8 +378,8 @@ def _decoded(path: Path, content: bytes) -> str:
             continue
     if "\0" in text:
         raise ValueError(
-            f"{path} is neither a CSV nor a Parquet file: it holds binary data; save a spreadsheet as CSV, unpack what "
-            "is packed, and fit an estimator, such as NeuralODEClassifier, to an array"
+            f"{path} is neither a CSV nor a Parquet file: it holds binary data; save a spreadsheet as CSV, unpack an "
+            "archive, and fit an estimator, such as NeuralODEClassifier, to an array"
         )
     return text
 

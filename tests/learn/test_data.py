@@ -1,6 +1,7 @@
 """Tables: what is in them is found out once, kept, and asked for again."""
 
 import datetime
+import re
 
 import numpy as np
 import pandas as pd
@@ -493,6 +494,24 @@ class TestTargets:
         values = pd.Series(np.arange(ROWS) * 1e4 + 0.5, name="y")
         target = Target.learn(values)
         assert np.allclose(target.decode(target.encode(values)), values, rtol=1e-14)
+
+    @pytest.mark.parametrize(
+        ("far", "said"),
+        [
+            ({}, "is a number: mean"),
+            ({7: 1e12}, r"is a number \(1 of 300 rows, such as 1e\+12, makes up 100% of its variance\): mean"),
+            (
+                {7: -999.0, 30: -999.0},
+                r"is a number \(2 of 300 rows, such as -999, make up 99% of its variance\): mean",
+            ),
+            ({7: 1e12, 310: 1e15}, r"\(1 of 300 rows, such as 1e\+12"),  # of those that are learnt from
+            (dict.fromkeys(range(30), 20.0), "is a number: mean"),
+        ],
+    )
+    def test_a_few_rows_that_are_all_that_is_learnt_are_named(self, far, said):
+        values = pd.Series(np.random.default_rng(0).normal(size=320), name="y")
+        values[list(far)] = list(far.values())
+        assert re.search(said, Target.learn(values, rows=np.arange(300)).describe())
 
     def test_text_stays_text_where_few_rows_look_like_numbers(self):
         target = Target.learn(pd.Series(["1.0", "other"] * 6, name="y"))

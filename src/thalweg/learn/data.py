@@ -506,6 +506,7 @@ def _target(values: pd.Series, name: str, task: Task | None, rows: NDArray[np.in
             )
         numbers = numbers_of(values, name)[rows]
         mean, scale = centre_and_scale(numbers, np.ones(len(numbers)))
+        reason += _decided_by(numbers, np.square((numbers - mean) / scale))
         return Target(name=name, task=task, reason=reason, mean=float(mean), scale=float(scale))
     counts = pd.Series(labels, dtype=object).value_counts()
     single = [label for label in distinct if counts[label] < 2]
@@ -516,6 +517,17 @@ def _target(values: pd.Series, name: str, task: Task | None, rows: NDArray[np.in
             + (", or choose regression" if numeric else _aside(looks_like(values)))
         )
     return Target(name=name, task=task, reason=reason, classes=distinct)
+
+
+def _decided_by(numbers: Array, squares: Array) -> str:
+    """An aside on the few rows, if any, that are most of a variance: a model then learns to predict these alone."""
+    few = np.argsort(-squares)[: max(1, len(numbers) // 100)]
+    few = few[squares[few] >= squares[few[0]] / 100]  # as one mistyped row among them may be
+    share = squares[few].sum() / (squares.sum() or 1.0)
+    if len(numbers) < _FEW_VALUES or share < 0.5:
+        return ""
+    make, farthest = "makes" if len(few) == 1 else "make", numbers[few[0]]
+    return f" ({len(few)} of {len(numbers)} rows, such as {farthest:g}, {make} up {share:.0%} of its variance)"
 
 
 def _aside(looks: str | None) -> str:

@@ -231,6 +231,26 @@ class TestColumns:
         assert "identifier" in schema.columns[0].describe()
         assert schema.features(frame.drop(columns="id")).shape == (30, 1)
 
+    @pytest.mark.parametrize(
+        ("name", "numbers", "left_out"),
+        [
+            ("PassengerId", range(1, 31), True),
+            ("patient id", [str(n) for n in range(1000, 1030)], True),
+            ("customerID", [None, *np.random.default_rng(0).permutation(29)], True),
+            ("id", np.arange(30) % 5, False),  # of five, and many rows of each
+            ("id", np.arange(30) + 0.5, False),
+            ("width", range(30), False),
+            ("year", range(1990, 2020), False),
+        ],
+    )
+    def test_numbers_that_name_the_rows_are_left_out(self, name, numbers, left_out):
+        """New rows have numbers beyond them; a row that is kept apart to judge by has not, and would not tell."""
+        frame = pd.DataFrame({name: numbers, "x": np.arange(30) % 7, "y": np.arange(30) % 2})
+        schema = Schema.learn(frame, "y")
+        assert ("its name says that it is an identifier" in schema.columns[0].describe()) == left_out
+        twice = learn_columns(frame.loc[frame.index.repeat(2)].reset_index(drop=True))
+        assert twice[0].role == learn_columns(frame, weight=np.full(30, 2.0))[0].role
+
     def test_numbers_with_one_slip_say_which(self):
         frame = pd.DataFrame({"id": [*map(str, range(29)), "1O"], "x": range(30), "y": np.arange(30) % 2})
         assert "97% are numbers, but not '1O'" in Schema.learn(frame, "y").columns[0].describe()

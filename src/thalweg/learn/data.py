@@ -43,6 +43,7 @@ from .values import (
 _MOST_LEVELS = 50  # of a category; rarer ones are as unseen ones
 _FEW_VALUES = 20  # with no more different values than this, an integer target names classes, and text is what it is
 _CYCLES = {"month": 12, "weekday": 7, "hour": 24}
+_WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")  # of a name such as patient_id, PatientId or patientID
 _NAMELESS = re.compile(r"(?:Unnamed: \d+)?")  # as pandas calls what has no name in a file
 
 
@@ -401,7 +402,7 @@ def _column(values: pd.Series, name: str, rows: NDArray[np.intp], weight: Array)
 
 def _number_column(values: pd.Series, name: str, rows: NDArray[np.intp], weight: Array) -> NumberColumn | IgnoredColumn:
     numbers = floats(values)
-    reason = _nothing_to_learn(pd.Series(numbers), rows)
+    reason = _nothing_to_learn(pd.Series(numbers), rows) or _names_rows(name, numbers, weight)
     if reason:
         return IgnoredColumn(name=name, reason=reason)
     learnt, weight = sound(numbers, values, name)[rows], weight[rows]
@@ -442,8 +443,7 @@ def _category_column(
     reason = _nothing_to_learn(text.mask(text.eq("")), rows)
     if reason:
         return IgnoredColumn(name=name, reason=reason)
-    count = max(len(text), int(weight.sum()))  # weights may be shares of one, and yet no row is less than a row
-    if text.nunique() > max(20, count // 2):
+    if text.nunique() > max(20, _rows_counted(weight) // 2):
         reason = "nearly every row has its own text, as an identifier has"
         looks = _nearly_numbers_or_dates(text) or looks_like(text)
         return IgnoredColumn(name=name, reason=f"{reason}; {looks}" if looks else reason)
@@ -477,6 +477,28 @@ def _nothing_to_learn(values: pd.Series, rows: NDArray[np.intp]) -> str | None:
         if part.nunique() == 1 and part.notna().all():
             return f"it is constant{where}"
     return None
+
+
+def _names_rows(name: str, numbers: Array, weight: Array) -> str | None:
+    """Why numbers say no more than which row it is, if so: new rows have others, beyond all that were learnt from.
+
+    Examples
+    --------
+    >>> names, rows = ["id", "PassengerId", "ORDER_ID", "grid", "Idaho"], np.ones(3)
+    >>> [_names_rows(name, np.arange(3.0), rows) is not None for name in names]
+    [True, True, True, False, False]
+    """
+    if "id" not in (word.lower() for word in _WORD.findall(name)):
+        return None
+    there = numbers[~np.isnan(numbers)]
+    if len(np.unique(there)) <= _rows_counted(weight) // 2 or np.mod(there, 1).any():
+        return None
+    return "nearly every row has its own number, and its name says that it is an identifier; by another it is a number"
+
+
+def _rows_counted(weight: Array) -> int:
+    """How many rows there are, where weights may be shares of one, and yet no row is less than a row."""
+    return max(len(weight), int(weight.sum()))
 
 
 def _target(values: pd.Series, name: str, task: Task | None, rows: NDArray[np.intp]) -> Target:

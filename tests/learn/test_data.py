@@ -311,7 +311,8 @@ class TestFeatures:
         ("change", "message"),
         [
             (lambda f: f.drop(columns="size"), "lacks column 'size'"),
-            (lambda f: f.drop(columns=["size", "day"]), "lacks columns 'size', 'day'"),
+            (lambda f: f.drop(columns=["size", "day"]), "lacks columns 'size', 'day', which .* trained with$"),
+            (lambda f: f.rename(columns={"size": "SIZE"}), "lacks column 'size', which .* with; it has 'SIZE'$"),
             (
                 lambda f: f.assign(size="big"),
                 "column 'size' must hold numbers, .* but 'big' is none",
@@ -615,6 +616,7 @@ class TestTargets:
             (pd.DataFrame({"x": [1, 2], "y": [None, "a"]}), "one row with a target"),
             (pd.DataFrame({"x": [1], "y": ["a"]}), "one row with a target"),
             (pd.DataFrame({"x": [1], "yy": ["a"]}), "no column 'y' to predict; did you mean 'yy'"),
+            (pd.DataFrame({"x": [1], "Y": ["a"]}), "no column 'y' to predict; did you mean 'Y'"),
             (pd.DataFrame({"x": [1], "price": ["a"]}), "no column 'y' to predict; the columns are x, price"),
             (pd.DataFrame([[1, 2]], columns=["y", "y"]), "2 columns of the name 'y'"),
         ],

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from .datasets import Task
 from .images import ImageForm
-from .tables import Decimal, check_names, check_target
+from .tables import Decimal, check_names, check_target, nearest
 from .values import (
     Array,
     Label,
@@ -366,8 +366,10 @@ def frame_features(columns: Sequence[Column], frame: pd.DataFrame) -> Array:
     missing = [column.name for column in used if column.name not in frame.columns]
     if missing:
         shown = ", ".join(map(repr, missing[:12])) + (", …" if len(missing) > 12 else "")
+        near = nearest(missing[0], [name for name in frame.columns if name not in {column.name for column in columns}])
         raise ValueError(
             f"the table lacks column{'s' if len(missing) > 1 else ''} {shown}, which the model was trained with"
+            + (f"; it has {near!r}" if near is not None else "")
         )
     check_names(frame[[column.name for column in used]].columns)
     return np.concatenate([column.features(frame[column.name]) for column in used], axis=1)

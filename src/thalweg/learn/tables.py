@@ -273,14 +273,27 @@ def check_target(frame: pd.DataFrame, target: str) -> None:
     """
     if target not in frame.columns:
         names = [str(name) for name in frame.columns]
-        near = difflib.get_close_matches(str(target), names, n=1)
+        near = nearest(str(target), names)
         hint = (
-            f"did you mean {near[0]!r}?"
-            if near
+            f"did you mean {near!r}?"
+            if near is not None
             else f"the columns are {', '.join(names[:12])}" + (", …" if len(names) > 12 else "")
         )
         raise ValueError(f"there is no column {target!r} to predict; {hint}")
     check_names(frame[[target]].columns)
+
+
+def nearest(name: str, names: Sequence[str]) -> str | None:
+    """The name that one was likely meant to be, in small letters or capitals, if there is one.
+
+    Examples
+    --------
+    >>> nearest("PRICE", ["size", "Prize", "price"]), nearest("town", ["size", "price"])
+    ('price', None)
+    """
+    folded = {other.casefold(): other for other in names}
+    near = difflib.get_close_matches(name.casefold(), folded, n=1)
+    return folded[near[0]] if near else None
 
 
 def check_names(names: pd.Index) -> None:

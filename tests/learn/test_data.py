@@ -40,7 +40,7 @@ NUMBERS = [float(x) for x in range(ROWS)]
 WORDS = ["red", "green", "blue"] * 4
 ISO = [f"2026-{month:02d}-28" for month in range(1, 13)]
 
-SPELLINGS = ["", "NA", "n/a", "NaN", "null", "None", "?", "-", " nan ", "<NA>", "NaT"]
+SPELLINGS = ["", "NA", "n/a", "#N/A", "NaN", "null", "None", "?", "-", " nan ", "<NA>", "NaT"]
 
 KINDS = [
     (NUMBERS, "number"),

@@ -62,6 +62,22 @@ def test_dialects_of_csv(write, content, first):
     assert len(frame) == ROWS
 
 
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+@pytest.mark.parametrize(
+    ("names", "row", "values"),
+    [
+        ("x, in kg;colour;kind", "0,5;red;a", ["0.5", "red", "a"]),
+        ("x, in kg\tcolour\tkind", "0,5\tred\ta", ["0.5", "red", "a"]),
+        ("x|colour, or tint|kind", '0|"red\n, or so"|a', ["0", "red\n, or so", "a"]),
+        ("x,colour; or tint,kind", "0,red; pink,a", ["0", "red; pink", "a"]),
+    ],
+)
+def test_of_marks_in_the_names_the_one_counts_that_makes_most_of_every_row(write, names, row, values, end):
+    frame = read_frame(write(end.join([names, *[row] * ROWS])))
+    assert frame.iloc[-1].tolist() == values
+    assert len(frame.columns) == 3
+
+
 def zipped(content, **more):
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w") as archive:
@@ -243,9 +259,9 @@ def test_one_column_is_enough_to_predict_and_too_few_to_learn_from(write, conten
 
 
 def test_a_word_for_none_is_missing_where_a_file_has_no_other_way_to_say_so(write):
-    words = ["", "NA", "n/a", "NaN", "null", "?", "<NA>", "NaT", "none", "-", "x"]
-    frame = pd.DataFrame({"n": range(11), "y": words})
-    assert read_frame(write(frame.to_csv(index=False)))["y"].isna().tolist() == [True] * 8 + [False] * 3
+    words = ["", "NA", "n/a", "#N/A", "NaN", "null", "?", "<NA>", "NaT", "none", "-", "x"]
+    frame = pd.DataFrame({"n": range(12), "y": words})
+    assert read_frame(write(frame.to_csv(index=False)))["y"].isna().tolist() == [True] * 9 + [False] * 3
     frame.to_parquet(path := write("", "table.parquet"))
     assert read_frame(path)["y"].tolist() == words
 

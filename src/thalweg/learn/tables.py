@@ -21,6 +21,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Literal, TypeAlias
 
@@ -409,10 +410,23 @@ def _separated(text: str) -> tuple[str, str]:
         return text, found[0]
     if not found and names.count('"') % 2 == 0:  # one name, which ends in this line
         return text, _NO_SEPARATOR
+    counts = {x: _values_of_a_row(text, x) for x in found}
+    if counts and max(counts.values()) > 1:
+        return text, max(counts, key=lambda x: counts[x])
     try:
         return text, csv.Sniffer().sniff("\n".join(lines[:50]), delimiters=_SEPARATORS).delimiter
     except csv.Error:
         return text, ","
+
+
+def _values_of_a_row(text: str, separator: str) -> int:
+    """How many values a separator makes of each of the first rows; 0 where not of all as many."""
+    rows = csv.reader(io.StringIO(text, newline=None), delimiter=separator, skipinitialspace=True)
+    try:
+        counts = {len(row) for row in islice(filter(None, rows), 50)}
+    except csv.Error:  # of a value too long for Python's reader
+        return 0
+    return counts.pop() if len(counts) == 1 else 0
 
 
 def _read_csv(path: Path, text: str, separator: str) -> pd.DataFrame:

@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 Array: TypeAlias = NDArray[np.float64]
 Label: TypeAlias = bool | int | float | str
 
-MISSING = frozenset({"", "na", "n/a", "nan", "null", "?", "<na>", "nat"})
+MISSING = frozenset({"", "na", "n/a", "#n/a", "nan", "null", "?", "<na>", "nat"})
 """What stands for no value in a CSV file, which has no other way to say so, in any case of letters."""
 
 BESIDE_NUMBERS = MISSING | {"none", "-"}

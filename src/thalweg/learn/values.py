@@ -161,7 +161,7 @@ def centre_and_scale(numbers: NDArray[Any], weight: Array) -> tuple[Any, Any]:
     (1000000000000.25, [0.25, 1.0])
     """
     unit, largest = unit_of(numbers), np.abs(numbers).max(axis=0)
-    mean = np.average(numbers.astype(np.float64), axis=0, weights=weight)
+    mean = np.average(numbers.astype(np.float64, copy=False), axis=0, weights=weight)
     rest = numbers - mean
     slip = np.average(rest, axis=0, weights=weight)  # of a mean that is large beside the deviations
     mean, rest = mean + slip, (rest - slip) / unit

@@ -12,7 +12,7 @@ from torch import nn
 from thalweg.figures import flow_figures
 from thalweg.figures.model import draw_flow
 from thalweg.figures.plane import plane_figure
-from thalweg.figures.style import Colouring
+from thalweg.figures.style import Colouring, class_colour
 from thalweg.figures.view import choose_view
 from thalweg.figures.water import exact_plane
 from thalweg.learn.model import FlowModel
@@ -263,6 +263,13 @@ def test_one_class_alone_among_the_rows_keeps_its_own_colour():
     assert colours[0] < colours[1]
 
 
+def test_a_class_of_few_rows_among_very_many_has_boats():
+    x, y = torch.randn(40_000, 2), torch.zeros(40_000, dtype=torch.int64)
+    y[[7, 20_000, 39_000]] = 2
+    ax = draw_flow(model_of(1), x, y, "classification", NAMES)["figure1-flow"].axes[0]
+    assert {line.get_color() for line in ax.lines if line.get_label() == "_path"} == {class_colour(0), class_colour(2)}
+
+
 def test_a_few_targets_far_from_all_others_do_not_decide_the_colours():
     y = torch.linspace(-1, 1, 300)
     y[:3] = torch.tensor([1e4, -1e4, 5e3])
@@ -334,6 +341,16 @@ def test_the_key_to_many_classes_of_any_name_fits(name):
     figure = draw_flow(model_of(1), x, y, "classification", [name] * 30)["figure1-flow"]
     figure.canvas.draw()
     assert figure.legends[0].get_window_extent().x1 < figure.bbox.x1
+
+
+def test_names_of_classes_that_begin_alike_are_told_apart_in_the_key():
+    x, y = torch.randn(60, 2), torch.arange(60) % 20
+    names = [f"a leaf of a tomato, {'well' if k < 10 else 'ill, of kind'} {k}, as seen from above" for k in range(20)]
+    figure = draw_flow(model_of(1), x, y, "classification", names)["figure1-flow"]
+    texts = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert len(set(texts)) == 20
+    assert texts[0] == "a leaf…well 0, as…"
+    assert max(map(len, texts)) <= 18
 
 
 def test_many_rows_and_classes_and_long_names_with_signs_fit():

@@ -29,10 +29,12 @@ def test_three_classes_have_two_discriminants():
     assert (np.linalg.norm(view.directions[:2], axis=0) > 0.99).all()
 
 
-def test_a_target_grows_along_its_direction():
+@pytest.mark.parametrize("unit", [1.0, 1e-13, 1e-200, 1e150])
+def test_a_target_grows_along_its_direction_whatever_its_unit(unit):
     z = cloud()
-    view = choose_view(z, -3.0 * z[:, 1], "regression")
+    view = choose_view(z, -3.0 * unit * z[:, 1], "regression")
     np.testing.assert_allclose(view.directions[:, 0], [0, -1, 0, 0, 0, 0], atol=0.05)
+    assert view.labels[0] == "z along the target's slope"
 
 
 @pytest.mark.parametrize("y", [np.zeros(5, int), np.arange(5)])

@@ -1,6 +1,7 @@
 """Tables: what is in them is found out once, kept, and asked for again."""
 
 import datetime
+import re
 
 import numpy as np
 import pandas as pd
@@ -39,7 +40,7 @@ NUMBERS = [float(x) for x in range(ROWS)]
 WORDS = ["red", "green", "blue"] * 4
 ISO = [f"2026-{month:02d}-28" for month in range(1, 13)]
 
-SPELLINGS = ["", "NA", "n/a", "NaN", "null", "None", "?", "-", " nan ", "<NA>", "NaT"]
+SPELLINGS = ["", "NA", "n/a", "#N/A", "NaN", "null", "None", "?", "-", " nan ", "<NA>", "NaT"]
 
 KINDS = [
     (NUMBERS, "number"),
@@ -205,6 +206,17 @@ class TestColumns:
         schema, _ = learn(x=["true", "false", "false"] * 4)
         assert schema.features(pd.DataFrame({"x": [True, False, False]})).tolist() == [[0, 1], [1, 0], [1, 0]]
 
+    def test_a_whole_number_is_one_category_however_it_is_written(self):
+        """A column of whole numbers is one of decimal ones to pandas as soon as a row lacks its own."""
+        schema, _ = learn(x=pd.Categorical([7, -1, -1] * 4))
+        again = pd.DataFrame({"x": [7.0, np.nan, -1.0, 7.5]})
+        assert schema.features(again).tolist() == [[0, 1], [0, 0], [1, 0], [0, 0]]
+        assert schema.columns[0].unseen(again["x"]) == ["7.5"]
+        schema, _ = learn(x=pd.Categorical([7.0, 0.5, 0.5] * 4))
+        assert schema.features(pd.DataFrame({"x": [7, 0]})).tolist() == [[0, 1], [0, 0]]
+        schema, _ = learn(x=["007", "B", "B"] * 4)
+        assert schema.features(pd.DataFrame({"x": ["7", "007", "07"]})).tolist() == [[0, 0], [1, 0], [0, 0]]
+
     @pytest.mark.parametrize("name", ["", "Unnamed: 0"])
     def test_a_column_without_a_name_is_left_out_whether_it_is_there_or_not(self, name):
         frame = pd.DataFrame({name: range(ROWS), "x": NUMBERS, "kind": WORDS})
@@ -218,6 +230,26 @@ class TestColumns:
         schema = Schema.learn(frame, "y")
         assert "identifier" in schema.columns[0].describe()
         assert schema.features(frame.drop(columns="id")).shape == (30, 1)
+
+    @pytest.mark.parametrize(
+        ("name", "numbers", "left_out"),
+        [
+            ("PassengerId", range(1, 31), True),
+            ("patient id", [str(n) for n in range(1000, 1030)], True),
+            ("customerID", [None, *np.random.default_rng(0).permutation(29)], True),
+            ("id", np.arange(30) % 5, False),  # of five, and many rows of each
+            ("id", np.arange(30) + 0.5, False),
+            ("width", range(30), False),
+            ("year", range(1990, 2020), False),
+        ],
+    )
+    def test_numbers_that_name_the_rows_are_left_out(self, name, numbers, left_out):
+        """New rows have numbers beyond them; a row that is kept apart to judge by has not, and would not tell."""
+        frame = pd.DataFrame({name: numbers, "x": np.arange(30) % 7, "y": np.arange(30) % 2})
+        schema = Schema.learn(frame, "y")
+        assert ("its name says that it is an identifier" in schema.columns[0].describe()) == left_out
+        twice = learn_columns(frame.loc[frame.index.repeat(2)].reset_index(drop=True))
+        assert twice[0].role == learn_columns(frame, weight=np.full(30, 2.0))[0].role
 
     def test_numbers_with_one_slip_say_which(self):
         frame = pd.DataFrame({"id": [*map(str, range(29)), "1O"], "x": range(30), "y": np.arange(30) % 2})
@@ -279,7 +311,8 @@ class TestFeatures:
         ("change", "message"),
         [
             (lambda f: f.drop(columns="size"), "lacks column 'size'"),
-            (lambda f: f.drop(columns=["size", "day"]), "lacks columns 'size', 'day'"),
+            (lambda f: f.drop(columns=["size", "day"]), "lacks columns 'size', 'day', which .* trained with$"),
+            (lambda f: f.rename(columns={"size": "SIZE"}), "lacks column 'size', which .* with; it has 'SIZE'$"),
             (
                 lambda f: f.assign(size="big"),
                 "column 'size' must hold numbers, .* but 'big' is none",
@@ -311,6 +344,16 @@ class TestFeatures:
         assert (features.mean(), features.std()) == (pytest.approx(0, abs=1e-15), pytest.approx(1))
         target = before.target.encode(frame["price"])[rows]
         assert (target.mean(), target.std()) == (pytest.approx(0, abs=1e-15), pytest.approx(1))
+
+    @pytest.mark.parametrize("far", [0.0, 2.0**40, -(2.0**50)])
+    def test_deviations_are_one_however_far_from_zero(self, far):
+        """Unless they are nothing but rounding."""
+        frame = pd.DataFrame({"size": far + np.arange(50.0), "price": far + np.arange(50.0) ** 2})
+        schema = Schema.learn(frame, "price", "regression")
+        for numbers in (schema.features(frame), schema.target.encode(frame["price"])):
+            assert (numbers.mean(), numbers.std()) == (pytest.approx(0, abs=1e-12), pytest.approx(1))
+        rounded = Schema.learn(frame.assign(price=[0.1 + 0.2, 0.3] * 25), "price", "regression")
+        assert rounded.target.scale == 1
 
     @pytest.mark.parametrize(
         ("values", "reason"),
@@ -473,6 +516,24 @@ class TestTargets:
         target = Target.learn(values)
         assert np.allclose(target.decode(target.encode(values)), values, rtol=1e-14)
 
+    @pytest.mark.parametrize(
+        ("far", "said"),
+        [
+            ({}, "is a number: mean"),
+            ({7: 1e12}, r"is a number \(1 of 300 rows, such as 1e\+12, makes up 100% of its variance\): mean"),
+            (
+                {7: -999.0, 30: -999.0},
+                r"is a number \(2 of 300 rows, such as -999, make up 99% of its variance\): mean",
+            ),
+            ({7: 1e12, 310: 1e15}, r"\(1 of 300 rows, such as 1e\+12"),  # of those that are learnt from
+            (dict.fromkeys(range(30), 20.0), "is a number: mean"),
+        ],
+    )
+    def test_a_few_rows_that_are_all_that_is_learnt_are_named(self, far, said):
+        values = pd.Series(np.random.default_rng(0).normal(size=320), name="y")
+        values[list(far)] = list(far.values())
+        assert re.search(said, Target.learn(values, rows=np.arange(300)).describe())
+
     def test_text_stays_text_where_few_rows_look_like_numbers(self):
         target = Target.learn(pd.Series(["1.0", "other"] * 6, name="y"))
         assert target.encode(pd.Series(["1.0", "1.0"])).tolist() == [0, 0]
@@ -555,6 +616,7 @@ class TestTargets:
             (pd.DataFrame({"x": [1, 2], "y": [None, "a"]}), "one row with a target"),
             (pd.DataFrame({"x": [1], "y": ["a"]}), "one row with a target"),
             (pd.DataFrame({"x": [1], "yy": ["a"]}), "no column 'y' to predict; did you mean 'yy'"),
+            (pd.DataFrame({"x": [1], "Y": ["a"]}), "no column 'y' to predict; did you mean 'Y'"),
             (pd.DataFrame({"x": [1], "price": ["a"]}), "no column 'y' to predict; the columns are x, price"),
             (pd.DataFrame([[1, 2]], columns=["y", "y"]), "2 columns of the name 'y'"),
         ],

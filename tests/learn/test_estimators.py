@@ -404,6 +404,29 @@ def test_text_is_no_target_of_a_regressor():
         NeuralODERegressor(**QUICK).fit([[0.0], [1.0]], ["a", "b"])
 
 
+@pytest.mark.parametrize(
+    ("y", "got"),
+    [
+        (pd.Series(pd.date_range("2026-01-01", periods=4)), "got '2026-01-01T"),
+        (pd.Series(pd.to_timedelta([1, 2, 3, 4], unit="s")), "got '1"),
+        (pd.Series(pd.date_range("2026-01-01", periods=4, tz="UTC")), "not 'Timestamp'"),
+    ],
+    ids=["dates", "spans", "zoned"],
+)
+def test_times_are_no_target_of_a_regressor(y, got):
+    with pytest.raises(ValueError, match=f"^y must hold numbers.*{got}"):
+        NeuralODERegressor(**QUICK).fit(np.arange(4.0)[:, None], y)
+
+
+def test_complex_numbers_are_refused_where_a_frame_holds_text_too():
+    frame = pd.DataFrame({"z": np.arange(6) * 1j, "x": np.arange(6.0), "town": ["Aix", "Bar"] * 3})
+    with pytest.raises(ValueError, match="column 'z' holds complex numbers; give their real and imaginary parts"):
+        NeuralODERegressor(**QUICK).fit(frame, np.arange(6.0))
+    fitted = NeuralODERegressor(**QUICK).fit(frame.assign(z=np.arange(6.0)), np.arange(6.0))
+    with pytest.raises(ValueError, match="column 'z' holds complex numbers"):
+        fitted.predict(frame)
+
+
 def test_only_a_flow_has_paths():
     model = NeuralODEClassifier(**QUICK, flow="resnet").fit(*MOONS)
     with pytest.raises(ValueError, match="flow='ode'"):
@@ -424,6 +447,21 @@ def test_numbers_whose_squares_are_zero_are_learnt_from_as_others_are(make, unit
     small = regressor.fit(make(unit * X), unit * y).predict(make(unit * X))
     np.testing.assert_allclose(small / unit, known, rtol=1e-9, atol=1e-12)
     assert np.isfinite(regressor.predict(make(X)[:2])).all()  # by far beyond the rows of fit
+
+
+@pytest.mark.parametrize(
+    "make", [np.asarray, lambda X: pd.DataFrame(X, columns=list("ab")).assign(town=["Aix", "Bar"] * 150)]
+)
+def test_numbers_that_differ_in_their_last_digits_are_learnt_from_as_others_are(make):
+    """Such as frequencies of 9 GHz that differ by hertz."""
+    rng = np.random.default_rng(0)
+    X = np.rint(100 * rng.normal(size=(300, 2)))
+    y = X[:, 0] + np.rint(X[:, 1] / 2)
+    far, step = 2.0**44, 2.0**-7  # half of which is the last digit
+    regressor = NeuralODERegressor(max_epochs=3, random_state=0)
+    known = regressor.fit(make(X), y).predict(make(X))
+    answers = regressor.fit(make(far + step * X), far + step * y).predict(make(far + step * X))
+    np.testing.assert_allclose((answers - far) / step, known, atol=1)  # of a hundred
 
 
 @pytest.mark.parametrize(

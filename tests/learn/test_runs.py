@@ -2,6 +2,7 @@
 
 import dataclasses
 import errno
+import gzip
 import itertools
 import json
 import os
@@ -220,6 +221,10 @@ def test_without_a_name_the_next_free_number_is_taken(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     names = [train_run(configure("iris", epochs=1)).path.as_posix() for _ in range(2)]
     assert names == ["runs/iris-1", "runs/iris-2"]
+    with gzip.open("flowers.csv.gz", "wt") as file:
+        file.write("x,kind\n" + "1,a\n2,b\n" * 6)
+    flowers = configure("flowers.csv.gz", epochs=1).with_overrides(["data.target=kind"])
+    assert train_run(flowers).path.as_posix() == "runs/flowers-1"
 
 
 @pytest.mark.skipif(os.name == "nt", reason="links need a privilege there")

@@ -1,6 +1,10 @@
 """Files of tables: whichever way they are written, the same table is read, or none."""
 
+import bz2
+import gzip
 import io
+import lzma
+import zipfile
 
 import numpy as np
 import pandas as pd
@@ -56,6 +60,55 @@ def test_dialects_of_csv(write, content, first):
     assert list(frame.columns) == ["x", "colour", "kind"]
     assert frame.iloc[0].tolist() == first
     assert len(frame) == ROWS
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+@pytest.mark.parametrize(
+    ("names", "row", "values"),
+    [
+        ("x, in kg;colour;kind", "0,5;red;a", ["0.5", "red", "a"]),
+        ("x, in kg\tcolour\tkind", "0,5\tred\ta", ["0.5", "red", "a"]),
+        ("x|colour, or tint|kind", '0|"red\n, or so"|a', ["0", "red\n, or so", "a"]),
+        ("x,colour; or tint,kind", "0,red; pink,a", ["0", "red; pink", "a"]),
+    ],
+)
+def test_of_marks_in_the_names_the_one_counts_that_makes_most_of_every_row(write, names, row, values, end):
+    frame = read_frame(write(end.join([names, *[row] * ROWS])))
+    assert frame.iloc[-1].tolist() == values
+    assert len(frame.columns) == 3
+
+
+def zipped(content, **more):
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as archive:
+        for name, text in {
+            "folder/": b"",
+            "folder/table.csv": content,
+            "__MACOSX/folder/._table.csv": b"\0",
+            **more,
+        }.items():
+            archive.writestr(name, text)
+    return packed.getvalue()
+
+
+@pytest.mark.parametrize("pack", [gzip.compress, bz2.compress, lzma.compress, zipped])
+def test_a_packed_table_is_read_as_what_is_in_it(write, pack):
+    plain = read_frame(write(CSV))
+    pd.testing.assert_frame_equal(read_frame(write(pack(CSV.encode()), "table.csv.packed")), plain)
+    parquet = io.BytesIO()
+    plain.to_parquet(parquet)
+    pd.testing.assert_frame_equal(read_frame(write(pack(parquet.getvalue()))), plain)
+
+
+@pytest.mark.parametrize("pack", [gzip.compress, zipped])
+def test_a_packed_table_that_is_damaged_is_said_to_be(write, pack):
+    with pytest.raises(ValueError, match="is packed, and cannot be unpacked"):
+        read_frame(write(pack(CSV.encode())[:-9]))
+
+
+def test_an_archive_of_several_files_is_no_table(write):
+    with pytest.raises(ValueError, match="neither a CSV nor a Parquet file"):
+        read_frame(write(zipped(CSV.encode(), other=CSV)))
 
 
 @pytest.mark.parametrize("separator", [";", "\t", "|"])
@@ -206,9 +259,9 @@ def test_one_column_is_enough_to_predict_and_too_few_to_learn_from(write, conten
 
 
 def test_a_word_for_none_is_missing_where_a_file_has_no_other_way_to_say_so(write):
-    words = ["", "NA", "n/a", "NaN", "null", "?", "<NA>", "NaT", "none", "-", "x"]
-    frame = pd.DataFrame({"n": range(11), "y": words})
-    assert read_frame(write(frame.to_csv(index=False)))["y"].isna().tolist() == [True] * 8 + [False] * 3
+    words = ["", "NA", "n/a", "#N/A", "NaN", "null", "?", "<NA>", "NaT", "none", "-", "x"]
+    frame = pd.DataFrame({"n": range(12), "y": words})
+    assert read_frame(write(frame.to_csv(index=False)))["y"].isna().tolist() == [True] * 9 + [False] * 3
     frame.to_parquet(path := write("", "table.parquet"))
     assert read_frame(path)["y"].tolist() == words
 

@@ -33,6 +33,7 @@ from .water import Water, exact_plane, exact_water, mean_plane, mean_water
 Array = NDArray[np.float64]
 
 _CROWD = 600  # boats that tell where the water runs
+_OF_EACH = 5  # boats of a class, at least, where there are so many rows of it
 _FEW = 8  # boats where each is to be followed by eye
 _AT_MOST = 12  # the same, where there are more classes
 
@@ -63,7 +64,8 @@ def flow_figures(
     model : Module
         With `encoder` and `flow`, the latter a `NeuralODE` or a `ResNet`.
     x : (N, inputs)
-        What the encoder takes. At most 600 rows, chosen at random with a fixed seed, become boats.
+        What the encoder takes. At most 600 rows, chosen at random with a fixed seed, become boats: of each class five
+        at least, as far as there is room.
     y : (N,) or (N, outputs)
         Class codes from 0, or targets, of which the first gives the colour.
     out_dir : str or Path
@@ -133,7 +135,7 @@ def draw_flow(
     values, names = _meaning(y, task, class_names)
     if len(values) != len(x) or not len(x):
         raise ValueError(f"x and y must have as many rows as each other, at least one; got {len(x)} and {len(values)}")
-    rows = np.sort(np.random.default_rng(0).permutation(len(x))[:_CROWD])
+    rows = _crowd(values if names else np.zeros(len(x), int))
     values = values[rows]
     colours = Colouring(values, names, target)
     if names is None:
@@ -164,6 +166,16 @@ def _river_before(model: nn.Module, x: Tensor | Array, rows: NDArray[np.intp], a
             f"before must make states like those of model, {tuple(after.z0.shape[1:])}, got {tuple(z0.shape[1:])}"
         )
     return _River(flow, z0, after.colours, after.view)
+
+
+def _crowd(codes: NDArray[np.integer[Any]]) -> NDArray[np.intp]:
+    """The rows that become boats: at random, but of each class a few, however rare it is."""
+    order = np.random.default_rng(0).permutation(len(codes))
+    by_class = order[np.argsort(codes[order], kind="stable")]
+    met = np.empty(len(codes), int)  # how many of its class come before a row
+    met[by_class] = np.arange(len(codes)) - np.searchsorted(codes[by_class], codes[by_class])
+    first = order[np.argsort(met[order] >= _OF_EACH, kind="stable")]
+    return np.sort(first[:_CROWD])
 
 
 def _meaning(y: Any, task: Task, class_names: Sequence[Any] | None) -> tuple[NDArray[Any], list[str] | None]:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import wraps
 from io import BytesIO
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
@@ -49,6 +51,7 @@ CLASS_COLOURS = (
 CLASS_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "p", "<", ">")
 _NO_GLYPH = r"Glyph \d+ .* missing from"
 _MOST_KEYS = 24  # classes that a key has room for
+_BEGUN = re.compile(r"[^\W_]{1,5}\Z")  # the letters of a word in the midst of which a text ends
 
 _FALLBACKS = (
     *("Noto Sans CJK JP", "Noto Sans CJK SC", "Noto Sans CJK TC", "Noto Sans CJK KR", "Noto Sans CJK HK"),
@@ -239,7 +242,7 @@ class Colouring:
         """The key to the classes; none for one class or for numbers."""
         if self.names is None or len(self.names) < 2:
             return []
-        keys = [mark(class_marker(k), class_colour(k), 8, label=shorten(name)) for k, name in enumerate(self.names)]
+        keys = [mark(class_marker(k), class_colour(k), 8, label=name) for k, name in enumerate(told_apart(self.names))]
         more = len(keys) - _MOST_KEYS
         return keys if more <= 0 else [*keys[:_MOST_KEYS], Line2D([], [], linestyle="none", label=f"and {more} more")]
 
@@ -289,5 +292,34 @@ def mark(shape: str, colour: Any, size: float, *, label: str = "", edge: str = D
 
 def shorten(text: str, most: int = 18) -> str:
     """A name that fits in a key, with no sign in it read as mathematics."""
-    text = str(text)
-    return (text if len(text) <= most else text[: most - 1] + "…").replace("$", r"\$")
+    return _cut(str(text), 0, most).replace("$", r"\$")
+
+
+def told_apart(names: Sequence[str], most: int = 18) -> list[str]:
+    """Names that fit in a key, where those that begin alike show what tells them apart.
+
+    Examples
+    --------
+    >>> told_apart(["hail", "a field in the sun", "a field under light snow", "a field under lightning"])
+    ['hail', 'a field in the sun', 'a fiel…light snow', 'a fiel…lightning']
+    """
+    return [name.replace("$", r"\$") for name in _apart([str(name) for name in names], 0, most)]
+
+
+def _apart(names: Sequence[str], start: int, most: int) -> list[str]:
+    cut = [_cut(name, start, most) for name in names]
+    for alike in {text for text, times in Counter(cut).items() if times > 1}:
+        places = [n for n, text in enumerate(cut) if text == alike]
+        group = [names[n] for n in places]
+        if len(set(group)) > 1:
+            shared = next(n for n, letters in enumerate(zip_longest(*group)) if len(set(letters)) > 1)
+            further = len(_BEGUN.sub("", group[0][:shared]))
+            for n, text in zip(places, _apart(group, further, most), strict=True):
+                cut[n] = text
+    return cut
+
+
+def _cut(name: str, start: int, most: int) -> str:
+    """The beginning of a name; where it is to be read from further on, little of it and what is there."""
+    text = name if start == 0 else f"{name[: most // 3]}…{name[start:]}"
+    return text if len(text) <= most else text[: most - 1] + "…"

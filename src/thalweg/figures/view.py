@@ -90,7 +90,10 @@ def _discriminants(z: Array, y: NDArray[np.generic]) -> Array:
 
 def _slope(z: Array, y: NDArray[np.generic]) -> Array:
     """The direction (D, 1) in which a linear reading of the state says that the target grows; (D, 0) if none does."""
-    slope: Array = Ridge(alpha=1e-3 * len(z)).fit(z, y).coef_[:, None]
+    largest = np.abs(y - y.mean()).max()
+    if largest == 0:
+        return np.zeros((z.shape[1], 0))
+    slope: Array = Ridge(alpha=1e-3 * len(z)).fit(z, (y - y.mean()) / largest).coef_[:, None]  # whatever the unit of y
     return slope if np.abs(slope).max() > 1e-12 else slope[:, :0]
 
 

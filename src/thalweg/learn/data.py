@@ -17,12 +17,13 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from .datasets import Task
 from .images import ImageForm
-from .tables import Decimal, check_names, check_target
+from .tables import Decimal, check_names, check_target, nearest
 from .values import (
     Array,
     Label,
     a_few,
     bare_text,
+    centre_and_scale,
     dates_of,
     floats,
     is_category,
@@ -37,12 +38,12 @@ from .values import (
     sound,
     standardised,
     text_of,
-    unit_of,
 )
 
 _MOST_LEVELS = 50  # of a category; rarer ones are as unseen ones
 _FEW_VALUES = 20  # with no more different values than this, an integer target names classes, and text is what it is
 _CYCLES = {"month": 12, "weekday": 7, "hour": 24}
+_WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")  # of a name such as patient_id, PatientId or patientID
 _NAMELESS = re.compile(r"(?:Unnamed: \d+)?")  # as pandas calls what has no name in a file
 
 
@@ -365,8 +366,10 @@ def frame_features(columns: Sequence[Column], frame: pd.DataFrame) -> Array:
     missing = [column.name for column in used if column.name not in frame.columns]
     if missing:
         shown = ", ".join(map(repr, missing[:12])) + (", …" if len(missing) > 12 else "")
+        near = nearest(missing[0], [name for name in frame.columns if name not in {column.name for column in columns}])
         raise ValueError(
             f"the table lacks column{'s' if len(missing) > 1 else ''} {shown}, which the model was trained with"
+            + (f"; it has {near!r}" if near is not None else "")
         )
     check_names(frame[[column.name for column in used]].columns)
     return np.concatenate([column.features(frame[column.name]) for column in used], axis=1)
@@ -401,20 +404,15 @@ def _column(values: pd.Series, name: str, rows: NDArray[np.intp], weight: Array)
 
 def _number_column(values: pd.Series, name: str, rows: NDArray[np.intp], weight: Array) -> NumberColumn | IgnoredColumn:
     numbers = floats(values)
-    reason = _nothing_to_learn(pd.Series(numbers), rows)
+    reason = _nothing_to_learn(pd.Series(numbers), rows) or _names_rows(name, numbers, weight)
     if reason:
         return IgnoredColumn(name=name, reason=reason)
     learnt, weight = sound(numbers, values, name)[rows], weight[rows]
     absent = np.isnan(learnt)
     fill = weighted_median(learnt[~absent], weight[~absent])
     filled = np.where(absent, fill, learnt)
-    return NumberColumn(
-        name=name,
-        mean=float(np.average(filled, weights=weight)),
-        scale=_scale(filled, weight),
-        fill=fill,
-        missing=bool(absent.any()),
-    )
+    mean, scale = centre_and_scale(filled, weight)
+    return NumberColumn(name=name, mean=float(mean), scale=float(scale), fill=fill, missing=bool(absent.any()))
 
 
 def _date_column(
@@ -428,11 +426,12 @@ def _date_column(
     seen, weight = learnt[dated], weight[rows][dated]
     seconds = _seconds(seen)
     fill = weighted_median(seconds, weight)
+    mean, scale = centre_and_scale(seconds, weight)
     cycles: list[Any] = [cycle for cycle in _CYCLES if len(np.unique(np.floor(_phase(seen, cycle)))) > 1]
     return DateColumn(
         name=name,
-        mean=float(np.average(seconds, weights=weight)),
-        scale=_scale(seconds, weight),
+        mean=float(mean),
+        scale=float(scale),
         fill=fill,
         missing=bool(learnt.isna().any()),
         cycles=cycles,
@@ -446,8 +445,7 @@ def _category_column(
     reason = _nothing_to_learn(text.mask(text.eq("")), rows)
     if reason:
         return IgnoredColumn(name=name, reason=reason)
-    count = max(len(text), int(weight.sum()))  # weights may be shares of one, and yet no row is less than a row
-    if text.nunique() > max(20, count // 2):
+    if text.nunique() > max(20, _rows_counted(weight) // 2):
         reason = "nearly every row has its own text, as an identifier has"
         looks = _nearly_numbers_or_dates(text) or looks_like(text)
         return IgnoredColumn(name=name, reason=f"{reason}; {looks}" if looks else reason)
@@ -483,6 +481,28 @@ def _nothing_to_learn(values: pd.Series, rows: NDArray[np.intp]) -> str | None:
     return None
 
 
+def _names_rows(name: str, numbers: Array, weight: Array) -> str | None:
+    """Why numbers say no more than which row it is, if so: new rows have others, beyond all that were learnt from.
+
+    Examples
+    --------
+    >>> names, rows = ["id", "PassengerId", "ORDER_ID", "grid", "Idaho"], np.ones(3)
+    >>> [_names_rows(name, np.arange(3.0), rows) is not None for name in names]
+    [True, True, True, False, False]
+    """
+    if "id" not in (word.lower() for word in _WORD.findall(name)):
+        return None
+    there = numbers[~np.isnan(numbers)]
+    if len(np.unique(there)) <= _rows_counted(weight) // 2 or np.mod(there, 1).any():
+        return None
+    return "nearly every row has its own number, and its name says that it is an identifier; by another it is a number"
+
+
+def _rows_counted(weight: Array) -> int:
+    """How many rows there are, where weights may be shares of one, and yet no row is less than a row."""
+    return max(len(weight), int(weight.sum()))
+
+
 def _target(values: pd.Series, name: str, task: Task | None, rows: NDArray[np.intp]) -> Target:
     """What the target is; every row has one."""
     numeric = says_numbers(values)
@@ -509,8 +529,9 @@ def _target(values: pd.Series, name: str, task: Task | None, rows: NDArray[np.in
                 f"{_aside(looks_like(values))}; leave out the task, or choose classification"
             )
         numbers = numbers_of(values, name)[rows]
-        scale = _scale(numbers, np.ones(len(numbers)))
-        return Target(name=name, task=task, reason=reason, mean=float(numbers.mean()), scale=scale)
+        mean, scale = centre_and_scale(numbers, np.ones(len(numbers)))
+        reason += _decided_by(numbers, np.square((numbers - mean) / scale))
+        return Target(name=name, task=task, reason=reason, mean=float(mean), scale=float(scale))
     counts = pd.Series(labels, dtype=object).value_counts()
     single = [label for label in distinct if counts[label] < 2]
     if single:
@@ -520,6 +541,17 @@ def _target(values: pd.Series, name: str, task: Task | None, rows: NDArray[np.in
             + (", or choose regression" if numeric else _aside(looks_like(values)))
         )
     return Target(name=name, task=task, reason=reason, classes=distinct)
+
+
+def _decided_by(numbers: Array, squares: Array) -> str:
+    """An aside on the few rows, if any, that are most of a variance: a model then learns to predict these alone."""
+    few = np.argsort(-squares)[: max(1, len(numbers) // 100)]
+    few = few[squares[few] >= squares[few[0]] / 100]  # as one mistyped row among them may be
+    share = squares[few].sum() / (squares.sum() or 1.0)
+    if len(numbers) < _FEW_VALUES or share < 0.5:
+        return ""
+    make, farthest = "makes" if len(few) == 1 else "make", numbers[few[0]]
+    return f" ({len(few)} of {len(numbers)} rows, such as {farthest:g}, {make} up {share:.0%} of its variance)"
 
 
 def _aside(looks: str | None) -> str:
@@ -553,11 +585,3 @@ def weighted_median(numbers: Array, weight: Array) -> float:
     reached = np.cumsum(weight[order]) / weight.sum()
     middle = np.searchsorted(reached, [0.5 - 1e-12, 0.5 + 1e-12])  # two numbers where one ends at the half
     return float(numbers[order[middle]].mean())
-
-
-def _scale(numbers: Array, weight: Array) -> float:
-    """The standard deviation, or 1 where it is nothing but rounding."""
-    unit = unit_of(numbers)
-    rest = (numbers - np.average(numbers, weights=weight)) / unit
-    scale = float(unit * np.sqrt(np.average(np.square(rest), weights=weight)))
-    return scale if scale > 1e-12 * float(np.abs(numbers).max()) else 1.0

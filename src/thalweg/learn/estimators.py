@@ -16,7 +16,7 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
-from sklearn.preprocessing import LabelEncoder, StandardScaler
+from sklearn.preprocessing import LabelEncoder
 from sklearn.utils import check_random_state, check_X_y
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
@@ -29,7 +29,7 @@ from .data import Column, frame_features, learn_columns, weighted_median
 from .datasets import Task
 from .model import FlowModel, build_model
 from .training import Samples, fit, hold_out, outputs
-from .values import LARGEST, standardised, unit_of
+from .values import LARGEST, centre_and_scale, standardised
 
 _PARTS = {
     "model": (
@@ -164,14 +164,13 @@ class _Numbers:
         return rows
 
     def learn(self, X: NDArray[Any], weight: NDArray[np.float64] | None) -> None:
-        weight = None if weight is None else weight / weight.max()
-        self.scaler = _scaler(X, weight)
-        weight = np.ones(len(X)) if weight is None else weight
+        weight = np.ones(len(X)) if weight is None else weight / weight.max()
+        self.mean, self.scale = centre_and_scale(X, weight)
         self.medians = np.array([weighted_median(column, weight) for column in X.T])
 
     def features(self, X: NDArray[Any]) -> NDArray[Any]:
         X = np.where(np.isnan(X), self.medians.astype(X.dtype), X)
-        return standardised(X, self.scaler.mean_, self.scaler.scale_)
+        return standardised(X, self.mean, self.scale)
 
 
 class _Frames:
@@ -586,30 +585,35 @@ class NeuralODERegressor(RegressorMixin, _Estimator):
 
         A target's mean may be so large beside its spread that no float32 tells one answer from another.
         """
-        deviations = self._outputs(X).double().numpy()
-        answers: NDArray[Any] = self._target_scaler.inverse_transform(deviations)
+        answers: NDArray[Any] = self._outputs(X).double().numpy() * self._scale + self._mean
         return answers[:, 0] if self._flat else answers
 
     @property
     def _n_outputs(self) -> int:
-        return len(self._target_scaler.scale_)
+        return len(self._mean)
 
     def _check_target(self, X: Any, y: Any) -> NDArray[Any]:
-        y = _check_y(X, y, self, multi_output=True, y_numeric=True)
+        try:
+            y = _check_y(X, y, self, multi_output=True, y_numeric=True)
+        except TypeError as error:  # of objects that are no numbers
+            raise ValueError(f"y must hold numbers: {error}") from None
         if y.dtype.kind in "SU":
             raise ValueError(f"y must hold numbers, got text, {str(y.flat[0])!r}: classes are NeuralODEClassifier's")
+        if y.dtype.kind in "mM":
+            raise ValueError(f"y must hold numbers, got {str(y.flat[0])!r}: write it as seconds since some day")
         _check_size(y, "y")
         return y
 
     def _learn_target(self, y: NDArray[Any], weight: NDArray[np.float64] | None, classes: Any) -> None:
         self._flat = y.ndim == 1
-        self._target_scaler = _scaler(y.reshape(len(y), -1).astype(np.float64), weight)
+        y = y.reshape(len(y), -1).astype(np.float64)
+        self._mean, self._scale = centre_and_scale(y, np.ones(len(y)) if weight is None else weight)
 
     def _encode(self, y: NDArray[Any]) -> NDArray[Any]:
         y = y.reshape(len(y), -1)
         if y.shape[1] != self._n_outputs:
             raise ValueError(f"y must have {self._n_outputs} outputs, as it had in the first fit, got {y.shape[1]}")
-        return standardised(y.astype(np.float64), self._target_scaler.mean_, self._target_scaler.scale_)
+        return standardised(y.astype(np.float64), self._mean, self._scale)
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
@@ -657,18 +661,6 @@ def _check_weight(sample_weight: Any, rows: int) -> NDArray[np.float64] | None:
     if not weight.any():
         raise ValueError("sample_weight must not be zero for every row")
     return weight
-
-
-def _scaler(numbers: NDArray[Any], weight: NDArray[np.float64] | None) -> StandardScaler:
-    """What standardises arrays, and returns arrays whatever `sklearn.set_config(transform_output=…)` asks for."""
-    scaler = StandardScaler().set_output(transform="default")
-    unit = unit_of(numbers)
-    if (unit == 1).all():
-        return scaler.fit(numbers, sample_weight=weight)
-    scaler.fit(numbers / unit, sample_weight=weight)
-    constant = scaler.scale_ == 1  # numbers between -1 and 1 have no such deviation
-    scaler.mean_, scaler.scale_ = scaler.mean_ * unit, np.where(constant, 1.0, scaler.scale_ * unit)
-    return scaler
 
 
 def _check_size(numbers: NDArray[Any], name: str) -> None:

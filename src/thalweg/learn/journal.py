@@ -176,7 +176,8 @@ def _claim(path: Path) -> IO[bytes]:
 
 def _numbered(source: str) -> Iterator[Path]:
     """The folders that a run may have where no other is named."""
-    name = re.sub(r"[^\w.-]+", "-", Path(source).stem).strip("-.") or "run"
+    stem = Path(re.sub(r"\.(gz|bz2|xz|zip)$", "", source)).stem
+    name = re.sub(r"[^\w.-]+", "-", stem).strip("-.") or "run"
     runs = Path("runs")
     try:
         runs.mkdir(exist_ok=True)

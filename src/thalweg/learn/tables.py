@@ -6,16 +6,22 @@ point alone, whichever way the file writes them.
 
 from __future__ import annotations
 
+import bz2
 import codecs
 import csv
 import difflib
+import gzip
 import hashlib
 import io
+import lzma
 import re
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Literal, TypeAlias
 
@@ -102,8 +108,9 @@ def load_table(
     Parameters
     ----------
     source : str
-        A CSV file (comma, semicolon or tab; a first row of names), a Parquet file, arrays of NumPy's, a folder of
-        folders of images, or a name of `BUNDLED`. A column of a file that names images is replaced by their pixels.
+        A CSV file (comma, semicolon or tab; a first row of names), also packed as `.gz` or the like, a Parquet file,
+        arrays of NumPy's, a folder of folders of images, or a name of `BUNDLED`. A column of a file that names images
+        is replaced by their pixels.
     target : str, optional
         The column to predict; bundled data sets know theirs, that of a folder of images is `class`, and of arrays one
         may be called so.
@@ -259,7 +266,7 @@ def read_frame(path: str | Path, *, decimal: Decimal | None = None, likely: Deci
     Parameters
     ----------
     path : str or Path
-        `-` is standard input.
+        `-` is standard input. What is packed, as `.gz`, `.bz2`, `.xz` or alone in a `.zip`, is unpacked.
     decimal : {"point", "comma"}, optional
         How a CSV file writes decimals. By default the file tells: commas between its values, or one number that is
         none otherwise.
@@ -284,14 +291,27 @@ def check_target(frame: pd.DataFrame, target: str) -> None:
     """
     if target not in frame.columns:
         names = [str(name) for name in frame.columns]
-        near = difflib.get_close_matches(str(target), names, n=1)
+        near = nearest(str(target), names)
         hint = (
-            f"did you mean {near[0]!r}?"
-            if near
+            f"did you mean {near!r}?"
+            if near is not None
             else f"the columns are {', '.join(names[:12])}" + (", …" if len(names) > 12 else "")
         )
         raise ValueError(f"there is no column {target!r} to predict; {hint}")
     check_names(frame[[target]].columns)
+
+
+def nearest(name: str, names: Sequence[str]) -> str | None:
+    """The name that one was likely meant to be, in small letters or capitals, if there is one.
+
+    Examples
+    --------
+    >>> nearest("PRICE", ["size", "Prize", "price"]), nearest("town", ["size", "price"])
+    ('price', None)
+    """
+    folded = {other.casefold(): other for other in names}
+    near = difflib.get_close_matches(name.casefold(), folded, n=1)
+    return folded[near[0]] if near else None
 
 
 def check_names(names: pd.Index) -> None:
@@ -317,7 +337,7 @@ def _read(
         near = difflib.get_close_matches(str(path), BUNDLED, n=1)
         hint = f"; did you mean the bundled {near[0]!r}?" if near else f" (bundled data sets: {', '.join(BUNDLED)})"
         raise ValueError(f"there is no file {path}{hint}")
-    content = sys.stdin.buffer.read() if str(path) == "-" else path.read_bytes()
+    content = _unpacked(path, sys.stdin.buffer.read() if str(path) == "-" else path.read_bytes())
     if not content.strip():
         raise ValueError(f"{path} is empty")
     if content[:4] == b"PAR1":
@@ -344,6 +364,32 @@ def _is_stream(path: Path) -> bool:
     return str(path) == "-" or (path.exists() and not path.is_file() and not path.is_dir())
 
 
+def _unpacked(path: Path, content: bytes) -> bytes:
+    """What is in a file, or in the one file in it where it is packed."""
+    unpack = next((unpack for mark, unpack in _PACKED.items() if re.match(mark, content)), None)
+    if unpack is None:
+        return content
+    try:
+        return unpack(content)
+    except (OSError, EOFError, zlib.error, lzma.LZMAError, zipfile.BadZipFile, RuntimeError) as error:
+        raise ValueError(f"{path} is packed, and cannot be unpacked: {error}") from None
+
+
+def _unzipped(content: bytes) -> bytes:
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        files = [file for file in archive.infolist() if not file.is_dir() and not file.filename.startswith("__MACOSX")]
+        return archive.read(files[0]) if len(files) == 1 else content  # several are a spreadsheet, or who knows what
+
+
+_PACKED: dict[bytes, Callable[[bytes], bytes]] = {
+    rb"\x1f\x8b": gzip.decompress,
+    rb"BZh[1-9]1AY&SY": bz2.decompress,
+    rb"\xfd7zXZ\0": lzma.decompress,
+    rb"PK\x03\x04": _unzipped,
+}
+"""How files that are packed begin, and what unpacks them."""
+
+
 def _read_parquet(path: Path, content: bytes) -> pd.DataFrame:
     try:
         frame = pd.read_parquet(io.BytesIO(content))
@@ -363,8 +409,8 @@ def _decoded(path: Path, content: bytes) -> str:
             continue
     if "\0" in text:
         raise ValueError(
-            f"{path} is neither a CSV nor a Parquet file: it holds binary data; save a spreadsheet as CSV, unpack what "
-            "is packed, and save arrays by numpy.save or numpy.savez, under a name that ends in .npy or .npz"
+            f"{path} is neither a CSV nor a Parquet file: it holds binary data; save a spreadsheet as CSV, unpack an "
+            "archive, and save arrays by numpy.save or numpy.savez, under a name that ends in .npy or .npz"
         )
     return text
 
@@ -381,10 +427,23 @@ def _separated(text: str) -> tuple[str, str]:
         return text, found[0]
     if not found and names.count('"') % 2 == 0:  # one name, which ends in this line
         return text, _NO_SEPARATOR
+    counts = {x: _values_of_a_row(text, x) for x in found}
+    if counts and max(counts.values()) > 1:
+        return text, max(counts, key=lambda x: counts[x])
     try:
         return text, csv.Sniffer().sniff("\n".join(lines[:50]), delimiters=_SEPARATORS).delimiter
     except csv.Error:
         return text, ","
+
+
+def _values_of_a_row(text: str, separator: str) -> int:
+    """How many values a separator makes of each of the first rows; 0 where not of all as many."""
+    rows = csv.reader(io.StringIO(text, newline=None), delimiter=separator, skipinitialspace=True)
+    try:
+        counts = {len(row) for row in islice(filter(None, rows), 50)}
+    except csv.Error:  # of a value too long for Python's reader
+        return 0
+    return counts.pop() if len(counts) == 1 else 0
 
 
 def _read_csv(path: Path, text: str, separator: str) -> pd.DataFrame:

@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 Array: TypeAlias = NDArray[np.float64]
 Label: TypeAlias = bool | int | float | str
 
-MISSING = frozenset({"", "na", "n/a", "nan", "null", "?", "<na>", "nat"})
+MISSING = frozenset({"", "na", "n/a", "#n/a", "nan", "null", "?", "<na>", "nat"})
 """What stands for no value in a CSV file, which has no other way to say so, in any case of letters."""
 
 BESIDE_NUMBERS = MISSING | {"none", "-"}
@@ -23,6 +23,8 @@ LARGEST: Final = 1e150
 
 FARTHEST: Final = 1e30
 """The most standard deviations to compute with: float32, which models are trained in, ends at 3e38."""
+
+_ROUNDING = 1e-14  # a hundred times by how much a number is rounded, beside itself
 
 _DATE = (
     r"^(?:(?P<year>\d{4})[-/.](?P<month>\d{1,2})[-/.](?P<day>\d{1,2})"
@@ -41,6 +43,7 @@ _LIKE_DATE = (  # 2 Jan 2024, Jan 2, 2024, 2/1/24, 2024-01, 01/2024, with a day 
 )
 _MARKED = r"^[+-]?\d{1,3}(?:[ .,'’\u00a0\u202f]?\d{3})*(?:[.,]\d+)?$"
 _MEASURED = r"^[+-]?(?P<before>[$€£¥₹₩₽])? ?[+-]?\d[\d., ]*(?P<after>[^\d\s.,:/-].{0,11})?$"
+_WHOLE = re.compile(r"(-?\d+)(?:\.0)?")
 _CODE = r"[+-]?0\d"  # how a number does not begin
 _INSTANT: Final = "datetime64[us, UTC]"
 
@@ -93,6 +96,10 @@ def bare_text(values: pd.Series) -> pd.Series:
 
 def floats(values: pd.Series) -> Array:
     """As float64, NaN where missing or no number."""
+    if values.dtype.kind == "c":
+        raise ValueError(
+            f"column {values.name!r} holds complex numbers; give their real and imaginary parts as columns of their own"
+        )
     if is_number(values) or is_bool(values):
         return values.to_numpy(dtype=np.float64, na_value=np.nan)
     if is_duration(values):
@@ -140,6 +147,26 @@ def unit_of(numbers: NDArray[Any]) -> Any:
     """
     largest = np.abs(numbers).max(axis=0)
     return np.where((largest > 0) & (largest < 1e-100), np.ldexp(1.0, np.frexp(largest)[1]), 1.0)
+
+
+def centre_and_scale(numbers: NDArray[Any], weight: Array) -> tuple[Any, Any]:
+    """The mean and the standard deviation (…) of numbers (N, …) that count as often as `weight` (N,) says.
+
+    A deviation that is nothing but rounding is 1 instead.
+
+    Examples
+    --------
+    >>> mean, scale = centre_and_scale(np.array([[1e12, 0.3], [1e12 + 0.5, 0.1 + 0.2]]), np.ones(2))
+    >>> mean[0].item(), scale.tolist()
+    (1000000000000.25, [0.25, 1.0])
+    """
+    unit, largest = unit_of(numbers), np.abs(numbers).max(axis=0)
+    mean = np.average(numbers.astype(np.float64, copy=False), axis=0, weights=weight)
+    rest = numbers - mean
+    slip = np.average(rest, axis=0, weights=weight)  # of a mean that is large beside the deviations
+    mean, rest = mean + slip, (rest - slip) / unit
+    scale = unit * np.sqrt(np.average(np.square(rest, out=rest), axis=0, weights=weight))
+    return mean, np.where(scale > _ROUNDING * largest, scale, 1.0)
 
 
 def standardised(numbers: NDArray[Any], mean: ArrayLike, scale: ArrayLike) -> NDArray[Any]:
@@ -254,7 +281,24 @@ def _label(written: Any, number: float) -> Label:
 
 
 def like(text: pd.Series, known: list[str]) -> list[str]:
-    """Text, with truth written as it is among what is known: Parquet's True is what a CSV file may call true."""
+    """Text, with truth and whole numbers written as they are among what is known.
+
+    Parquet's True is what a CSV file may call true, and 1 is 1.0 in a column of pandas where another row has none.
+
+    Examples
+    --------
+    >>> like(pd.Series(["true", "1.0", "A", "b"]), ["1", "True", "a"])
+    ['True', '1', 'A', 'b']
+    """
     seen = set(known)
-    truths = {word.lower(): word for word in known if word.lower() in ("true", "false")}
-    return [word if word in seen else truths.get(word.lower(), word) for word in text]
+    spelt = {key: word for word in known if (key := _truth_or_whole(word))}
+    words = {word: word if word in seen else spelt.get(_truth_or_whole(word), word) for word in text.unique()}
+    return [words[word] for word in text]
+
+
+def _truth_or_whole(word: str) -> str:
+    """A word for truth, or a whole number, in one of the ways to write it; empty where it is neither."""
+    if word.lower() in ("true", "false"):
+        return word.lower()
+    whole = _WHOLE.fullmatch(word)
+    return whole[1] if whole else ""

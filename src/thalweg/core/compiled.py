@@ -65,7 +65,7 @@ def select_rows(marks: Tensor, a: Tensor, b: Tensor) -> Tensor:
 def stage_times(t: Tensor, h: Tensor, c: Tensor, dtype: torch.dtype) -> Tensor:
     """The times t + c h (S, B) of stages c (S,), for rows at t with steps of h (B,), all float64."""
     t, h, c = in_memory(t), in_memory(h), in_memory(c)
-    out = torch.empty((c.shape[0], t.shape[0]), dtype=dtype)
+    out = torch.empty((c.shape[0], t.shape[0]), dtype=dtype, device="cpu")  # whatever the default is
     fill = native.stage_times_float if dtype is torch.float32 else native.stage_times_double
     fill(t.data_ptr(), h.data_ptr(), c.data_ptr(), *out.shape, out.data_ptr())
     return out

@@ -42,14 +42,15 @@ def relative_to(x: Tensor, tolerance: Tolerance, states: Sequence[Tensor], rows:
 
     By compiled code, (rows,) or 0-d, float64; None where that cannot be. It overwrites x.
     """
-    if isinstance(tolerance.rtol, Tensor) or tolerance.atol.ndim or not is_compiled(x):
+    atol, rtol = tolerance.atol, tolerance.rtol
+    if isinstance(rtol, Tensor) or atol.ndim or atol.dtype is not x.dtype or not is_compiled(x):
         return None
     x, y, z = (in_memory(state) for state in (x, states[0], states[-1]))
-    found = torch.empty(() if rows is None else (rows,), dtype=torch.float64)
+    found = torch.empty(() if rows is None else (rows,), dtype=torch.float64, device="cpu")
     measure = native.measure_float if x.dtype is torch.float32 else native.measure_double
     count = 1 if rows is None else rows
     measure(
-        x.data_ptr(), y.data_ptr(), z.data_ptr(), tolerance.atol.data_ptr(), tolerance.rtol, count, x.numel() // count,
+        x.data_ptr(), y.data_ptr(), z.data_ptr(), atol.data_ptr(), rtol, count, x.numel() // count,
         found.data_ptr(),
     )  # fmt: skip
     return found

@@ -70,7 +70,10 @@ class Joint:
         if self.norm is None and (size := relative_to(error, tolerance, states, None)) is not None:
             return size.item()
         error = wide_enough(error).div_(tolerance.scale(*states))
-        return rms(error) if self.norm is None else float(self.norm(error))
+        if self.norm is None:
+            return rms(error)
+        with torch.no_grad():  # it may read what needs a gradient
+            return float(self.norm(error))
 
     def select(self, accept: Flag, new: Tensor, old: Tensor) -> Tensor:
         """One or the other."""

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import repeat
@@ -346,10 +345,9 @@ def integrate(problem: Problem, recorder: Recorder | None = None) -> Result:
 def _error(problem: Problem, step: Step, y: Tensor) -> Number:
     """The error of each unit relative to what is allowed; infinite where the equations of the step were not solved."""
     assert step.error is not None, "an adaptive controller needs a method with an error estimate"
-    with torch.no_grad() if torch.is_grad_enabled() else nullcontext():
-        error = _relative(problem, step.error, y, step.y)
-        if step.error_coarse is not None:
-            error = _tempered(error, _relative(problem, step.error_coarse, y, step.y))
+    error = _relative(problem, step.error, y, step.y)
+    if step.error_coarse is not None:
+        error = _tempered(error, _relative(problem, step.error_coarse, y, step.y))
     return error if step.converged is True else where(step.converged, error, math.inf)
 
 
@@ -379,7 +377,7 @@ def _stuck(
 
 
 def _relative(problem: Problem, x: Tensor, *states: Tensor) -> Number:
-    """How large x is for each unit, relative to the tolerance; forward-mode differentiation stays out of it."""
+    """How large x is for each unit, relative to the tolerance; nobody differentiates that."""
     given = [y.detach() for y in (x, *states)] if recorded() else [x, *states]
     return problem.batching.reduce(given[0], problem.tolerance, *given[1:])
 

@@ -1,4 +1,7 @@
-"""The engine in C++. A pointer is a tensor's `data_ptr()`; the caller keeps the tensor alive and contiguous."""
+"""What is compiled: the engine, and the arithmetic of the loop in Python.
+
+A pointer is a tensor's `data_ptr()`; the caller keeps the tensor alive and contiguous.
+"""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -133,6 +136,54 @@ class Untouched:
 
     def __init__(self, entries: Sequence[tuple[Mapping[Any, Any], int, tuple[Any, ...], tuple[Any, ...]]]) -> None: ...
     def __call__(self) -> bool: ...
+
+class StagesFloat:
+    """The stages of a solve's steps, of float32 (S, rows x entries), and the rows of weights that sum them."""
+
+    def __init__(self, stages: int, rows: int, entries: int, weights: int, stride: int, /) -> None: ...
+    def resize(self, size: float, /) -> None:
+        """Steps of one size for all."""
+    def resize_rows(self, sizes: int, /) -> None:
+        """Steps of a size for each row, float64."""
+    def sum(self, row: int, count: int, base: int, out: int, /) -> None:
+        """Out = [base +] size sum_j w_j k_j, by the first `count` weights of a row; `base` may be 0."""
+
+class StagesDouble:
+    """The stages of a solve's steps, of float64 (S, rows x entries), and the rows of weights that sum them."""
+
+    def __init__(self, stages: int, rows: int, entries: int, weights: int, stride: int, /) -> None: ...
+    def resize(self, size: float, /) -> None:
+        """Steps of one size for all."""
+    def resize_rows(self, sizes: int, /) -> None:
+        """Steps of a size for each row, float64."""
+    def sum(self, row: int, count: int, base: int, out: int, /) -> None:
+        """Out = [base +] size sum_j w_j k_j, by the first `count` weights of a row; `base` may be 0."""
+
+class Settler:
+    """How one controller settles the steps of rows."""
+
+    def __init__(
+        self, safety: float, least: float, most: float, power: float, spacing: float, slack: float, /
+    ) -> None: ...
+    def __call__(
+        self, rows: int, evaluations: int, given: list[int], numbers: int, flags: int, n_steps: int, nfev: int, /
+    ) -> tuple[bool, bool]:
+        """Whether any row runs on, and whether any is stuck; what is given, and what comes, is told in isa.hpp."""
+
+def measure_float(x: int, y: int, z: int, atol: int, rtol: float, rows: int, entries: int, out: int, /) -> None:
+    """Of each row, the root mean square of x / (atol + rtol max(|y|, |z|)), float64; x is overwritten."""
+
+def stage_times_float(t: int, h: int, c: int, count: int, rows: int, out: int, /) -> None:
+    """The times t + c h of `count` stages, (count, rows); t, h and c are float64."""
+
+def measure_double(x: int, y: int, z: int, atol: int, rtol: float, rows: int, entries: int, out: int, /) -> None:
+    """Of each row, the root mean square of x / (atol + rtol max(|y|, |z|)), float64; x is overwritten."""
+
+def stage_times_double(t: int, h: int, c: int, count: int, rows: int, out: int, /) -> None:
+    """The times t + c h of `count` stages, (count, rows); t, h and c are float64."""
+
+def select_rows(marks: int, a: int, b: int, rows: int, bytes: int, out: int, /) -> None:
+    """The rows of a where they are marked, and those of b elsewhere; of each row so many bytes."""
 
 def operations() -> list[str]:
     """The names of all operations, in the order of their codes."""

@@ -126,13 +126,18 @@ def rows_of(path: Path, names: Sequence[str], target: str, images: ImageForm | N
 
 def has_rows_apart(path: Path) -> bool:
     """Whether a file holds rows to judge by, as `x_test` is, which are not learnt from."""
-    found = _load(path)
-    return not isinstance(found, np.ndarray) and any(name.lower().endswith(_JUDGED) for name in found)
+    found = _opened(path)
+    return not isinstance(found, np.ndarray) and any(name.lower().endswith(_JUDGED) for name in found.files)
+
+
+def _opened(path: Path) -> Any:
+    """An array, or what reads the arrays of a file one by one."""
+    return np.load(io.BytesIO(path.read_bytes()), allow_pickle=False)
 
 
 def _load(path: Path) -> Values | dict[str, Values]:
     try:
-        found = np.load(io.BytesIO(path.read_bytes()), allow_pickle=False)
+        found = _opened(path)
         return found if isinstance(found, np.ndarray) else {name: found[name] for name in found.files}
     except (ValueError, EOFError, OSError, zipfile.BadZipFile) as error:
         if "Object arrays" in str(error):

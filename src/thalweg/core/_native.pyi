@@ -199,7 +199,7 @@ def pull_back(
     shared: list[int],
     /,
 ) -> int:
-    """Adds gradients to what is at the addresses; the evaluations that it took."""
+    """Writes gradients to the addresses; the evaluations that it took."""
 
 def poison(on: bool) -> None:
     """For tests: whether the engine's memory is full of NaN when it gets it."""

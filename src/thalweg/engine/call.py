@@ -124,12 +124,12 @@ class Call:
         """The gradients to the sources that need one: y0, t0, t1, t_eval, own arguments, shared tensors."""
         y0, *times = sources[:4]
         to_y0, *to_tensors = (
-            torch.zeros_like(x) if wanted else None
+            torch.empty_like(x) if wanted else None
             for x, wanted in zip(self.held, (needed[0], *needed[4:]), strict=True)
         )
 
         def room(i: int, *shape: int) -> Tensor | None:
-            return torch.zeros(shape, dtype=torch.float64, device="cpu") if needed[i] else None
+            return torch.empty(shape, dtype=torch.float64, device="cpu") if needed[i] else None
 
         to_times = (room(1, self.samples), room(2, self.samples), room(3, cotangent.shape[0], self.samples))
         whole = cotangent.ndim == 3 and self.backend.trace.rows

@@ -235,7 +235,7 @@ def pull_back(
     own: Sequence[Tensor | None],
     shared: Sequence[Tensor | None],
 ) -> int:
-    """Adds the gradients to what is in the tensors given; returns the evaluations of the field that it took.
+    """Writes the gradients into the tensors given; returns the evaluations of the field that it took.
 
     cotangent: (T, B, D), contiguous; t0, t1: (B,) and t_eval: (T, B), float64.
     """

@@ -462,6 +462,7 @@ public:
 
   void pull_back(Back<T>& back) override {
     const int threads = task_.threads;
+    clear(back);
     const std::unique_ptr<std::unique_ptr<Return<T>>[]> ways(new std::unique_ptr<Return<T>>[threads]);
     parallel(threads, back.interruption, [&](int i) {
       ways[i].reset(new Return<T>(plan_, back));
@@ -487,6 +488,18 @@ public:
   }
 
 private:
+  // Sets all gradients to zero: what samples and steps have part in is then added.
+  void clear(const Back<T>& back) const {
+    const auto zero = [](auto* at, std::int64_t count) {
+      if (at) std::fill_n(at, count, 0);
+    };
+    const std::int64_t batch = task_.batch;
+    zero(back.y0, batch * program_->dimension);
+    zero(back.t0, batch), zero(back.t1, batch), zero(back.t_eval, batch * task_.outputs);
+    for (std::size_t v = 0; v < back.own.size(); ++v) zero(back.own[v], batch * program_->sizes[v + 2]);
+    for (std::size_t n = 0; n < back.shared.size(); ++n) zero(back.shared[n], program_->shared[n]);
+  }
+
   int tiles() const { return static_cast<int>((task_.batch + lanes<T> - 1) / lanes<T>); }
 
   std::shared_ptr<const Program> program_;

@@ -13,7 +13,11 @@
 namespace thalweg::THALWEG_ISA {
 
 // The registers that hold a row of a tile, and the samples that it carries.
+#ifdef THALWEG_NARROW
+inline constexpr int row_registers = 1;
+#else
 inline constexpr int row_registers = 2;
+#endif
 template <class T>
 inline constexpr int lanes = row_registers * static_cast<int>(Vec<T>::lanes);
 

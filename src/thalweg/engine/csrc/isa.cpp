@@ -52,10 +52,17 @@ void binary(Binary function, const T* first, const T* second, T* out, std::size_
   }
 }
 
+#ifdef THALWEG_NARROWER
+constexpr const Isa* narrower = &THALWEG_NARROWER::isa;
+#else
+constexpr const Isa* narrower = nullptr;
+#endif
+
 }  // namespace
 
-extern constinit const Isa isa{THALWEG_STRING(THALWEG_ISA), unary<float>,           unary<double>,
-                               binary<float>,               binary<double>,         solve_explicit<float>,
+extern constinit const Isa isa{THALWEG_STRING(THALWEG_ISA), lanes<float>,            lanes<double>,
+                               narrower,                    unary<float>,            unary<double>,
+                               binary<float>,               binary<double>,          solve_explicit<float>,
                                solve_explicit<double>,      solve_rosenbrock<float>, solve_rosenbrock<double>,
                                {sum_stages<float>, measure<float>, spread<float>, stage_times<float>},
                                {sum_stages<double>, measure<double>, spread<double>, stage_times<double>},

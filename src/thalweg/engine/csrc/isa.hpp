@@ -65,6 +65,9 @@ struct Settled {
 
 struct Isa {
   const char* name;
+  // How many samples a tile carries, and the same instructions by tiles of half as many; null where there are none.
+  int lanes_float, lanes_double;
+  const Isa* narrow;
   void (*unary_float)(Unary function, const float* in, float* out, std::size_t n);
   void (*unary_double)(Unary function, const double* in, double* out, std::size_t n);
   void (*binary_float)(Binary function, const float* first, const float* second, float* out, std::size_t n);
@@ -84,6 +87,9 @@ extern const Isa isa;
 }
 #ifdef THALWEG_X86_64
 namespace avx2 {
+extern const Isa isa;
+}
+namespace avx512_narrow {
 extern const Isa isa;
 }
 namespace avx512 {

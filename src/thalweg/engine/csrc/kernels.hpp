@@ -307,18 +307,17 @@ THALWEG_INLINE void map(T* out, int rows, Reader<T> x, F f) {
 // one function, compilers deal out registers carelessly.
 template <class T, class F>
 [[gnu::noinline]] void map_fours(T* out, int rows, const T* x, std::ptrdiff_t step, F f) {
-  constexpr int L = lanes<T>, W = Vec<T>::lanes;
-  static_assert(row_registers == 2);
-  const auto pair = [&](int row) { return Pair(Vec<T>::load(x + row * step), Vec<T>::load(x + row * step + W)); };
-  int row = 0;
-  for (; row + 1 < rows; row += 2) {
-    const auto y = f(Pair(pair(row), pair(row + 1)));
-    T* const to = out + row * L;
-    y.first.first.store(to), y.first.second.store(to + W), y.second.first.store(to + L), y.second.second.store(to + L + W);
+  constexpr int W = Vec<T>::lanes, R = row_registers;
+  const int count = rows * R;
+  const auto load = [&](int i) { return Vec<T>::load(x + i / R * step + i % R * W); };
+  int i = 0;
+  for (; i + 3 < count; i += 4) {
+    const auto y = f(Pair(Pair(load(i), load(i + 1)), Pair(load(i + 2), load(i + 3))));
+    T* const to = out + i * W;
+    y.first.first.store(to), y.first.second.store(to + W);
+    y.second.first.store(to + 2 * W), y.second.second.store(to + 3 * W);
   }
-  if (row == rows) return;
-  const auto y = f(pair(row));
-  y.first.store(out + row * L), y.second.store(out + row * L + W);
+  for (; i < count; ++i) f(load(i)).store(out + i * W);
 }
 template <class T, class F>
 THALWEG_INLINE void map_fours(T* out, int rows, Reader<T> x, F f) {
@@ -373,7 +372,7 @@ template <class T>
 [[gnu::noinline]] void carry_on(const Link* links, int count, const Frame<T>& frame) {
   constexpr int W = Vec<T>::lanes;
   using V = Vec<T>;
-  static_assert(row_registers == 2);
+  constexpr int other = (row_registers - 1) * W;  // where the second register of a row is, or the only one
   const auto row = [&](std::uint8_t place, std::uintptr_t bytes) {
     return reinterpret_cast<T*>(reinterpret_cast<std::uintptr_t>(frame.at[place]) + bytes);
   };
@@ -383,7 +382,7 @@ template <class T>
     const auto with = [&](int n, auto go) THALWEG_INLINE_LAMBDA {
       if (link->follows[n]) return go(first, second);
       const T* const x = row(link->x_place[n], link->x[n]);
-      go(V::load(x), V::load(x + W));
+      go(V::load(x), V::load(x + other));
     };
     short_operation<T>(link->op, [&](auto f) THALWEG_INLINE_LAMBDA {
       with(0, [&](V x, V other_x) THALWEG_INLINE_LAMBDA {
@@ -395,7 +394,8 @@ template <class T>
     });
     if (link->passed_on) continue;
     T* const to = row(link->to_place, link->to);
-    first.store(to), second.store(to + W);
+    first.store(to);
+    if constexpr (other > 0) second.store(to + other);
   }
 }
 

@@ -43,6 +43,12 @@ const Isa& chosen() {
   return isa;
 }
 
+// The same, but by narrow tiles where there are fewer wide ones than threads: what a sample comes to is the same by either.
+const Isa& chosen_for(std::int64_t batch, int threads, bool wide) {
+  const Isa& isa = chosen();
+  return isa.narrow && batch <= (threads - 1) * (wide ? isa.lanes_double : isa.lanes_float) ? *isa.narrow : isa;
+}
+
 std::vector<std::string> names() {
   std::vector<std::string> names;
   for (const Isa* isa : available()) names.emplace_back(isa->name);
@@ -205,18 +211,20 @@ Task<T> task(const Solve& solve, const Call& call, Interruption* interruption) {
 // By the function of the set of instructions that is for a method and a dtype; null where it records nothing.
 template <class T>
 Tape<T>* carry(const std::shared_ptr<Program>& program, const ExplicitMethod& method, const Control& control, Task<T> task) {
+  const Isa& isa = chosen_for(task.batch, task.threads, sizeof(T) == sizeof(double));
   if constexpr (std::is_same_v<T, float>)
-    return chosen().explicit_float(program, method, control, std::move(task));
+    return isa.explicit_float(program, method, control, std::move(task));
   else
-    return chosen().explicit_double(program, method, control, std::move(task));
+    return isa.explicit_double(program, method, control, std::move(task));
 }
 template <class T>
 Tape<T>* carry(const std::shared_ptr<Program>& program, const RosenbrockMethod& method, const Control& control, Task<T> task) {
   if (task.record) throw std::invalid_argument("the engine records the steps of explicit methods alone");
+  const Isa& isa = chosen_for(task.batch, task.threads, sizeof(T) == sizeof(double));
   if constexpr (std::is_same_v<T, float>)
-    chosen().rosenbrock_float(*program, method, control, std::move(task));
+    isa.rosenbrock_float(*program, method, control, std::move(task));
   else
-    chosen().rosenbrock_double(*program, method, control, std::move(task));
+    isa.rosenbrock_double(*program, method, control, std::move(task));
   return nullptr;
 }
 

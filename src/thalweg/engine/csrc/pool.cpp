@@ -4,7 +4,9 @@
 
 #include <atomic>
 #include <condition_variable>
+#include <cstdint>
 #include <exception>
+#include <memory>
 #include <mutex>
 #include <thread>
 #include <utility>
@@ -28,70 +30,85 @@ void breathe() {
 #endif
 }
 
+// Jobs are numbered, and job n is for thread n, as what it works with may still be in that core's cache. The caller is
+// thread 0, and does at last what nobody has begun: where the others sleep or their cores are busy, a short solve does not
+// wait for them.
 class Pool {
 public:
   void run(int count, void (*f)(void*, int), void* context, Interruption* interruption) {
     const std::lock_guard one(turn_);  // one caller at a time
-    while (static_cast<int>(threads_.size()) < count - 1) {
-      const int number = static_cast<int>(threads_.size()) + 1;
-      threads_.emplace_back([this, number, seen = generation_.load()] { serve(number, seen); });
+    while (static_cast<int>(posts_.size()) < count - 1) {
+      posts_.push_back(std::make_unique<Post>());
+      std::thread([this, number = static_cast<int>(posts_.size()), &post = *posts_.back()] { serve(number, post); }).detach();
     }
-    f_ = f;
-    context_ = context;
-    count_ = count;
-    left_.store(static_cast<int>(threads_.size()), std::memory_order_relaxed);
-    {
+    for (int i = 1; i < count; ++i) {
+      Post& post = *posts_[i - 1];
+      post.f = f, post.context = context;
+      post.job.store(Job::open);
+    }
+    if (sleeping_.load() > 0) {
       const std::lock_guard lock(mutex_);
-      generation_.fetch_add(1, std::memory_order_release);
+      wake_.notify_all();
     }
-    if (sleeping_.load() > 0) wake_.notify_all();
-    call(0);
-    for (int spins = 0; left_.load(std::memory_order_acquire) > 0;)
-      if (++spins < SPINS) {
-        breathe();
-      } else {
-        if (interruption) interruption->look();
-        std::this_thread::yield();
-      }
+    call(f, context, 0);
+    for (int i = 1; i < count; ++i)
+      if (posts_[i - 1]->moves(Job::open, Job::done)) call(f, context, i);
+    int spins = 0;
+    for (int i = 1; i < count; ++i)
+      while (!posts_[i - 1]->moves(Job::done, Job::none))
+        if (++spins < SPINS) {
+          breathe();
+        } else {
+          if (interruption) interruption->look();
+          std::this_thread::yield();
+        }
     if (error_) std::rethrow_exception(std::exchange(error_, nullptr));
   }
 
 private:
-  void call(int number) {
+  enum class Job { none, open, begun, done };
+
+  // Where a thread finds its job: one line of the cache, for each look at another core's takes time.
+  struct alignas(64) Post {
+    std::atomic<Job> job{Job::none};
+    void (*f)(void*, int) = nullptr;
+    void* context = nullptr;
+
+    bool moves(Job from, Job to) {
+      return job.load(std::memory_order_relaxed) == from && job.compare_exchange_strong(from, to);
+    }
+  };
+
+  void call(void (*f)(void*, int), void* context, int number) {
     try {
-      f_(context_, number);
+      f(context, number);
     } catch (...) {
       const std::lock_guard lock(mutex_);
       error_ = std::current_exception();
     }
   }
 
-  void serve(int number, std::uint64_t seen) {
+  void serve(int number, Post& post) {
     for (;;) {
-      for (int spins = 0; generation_.load(std::memory_order_acquire) == seen; ++spins) {
+      for (int spins = 0; !post.moves(Job::open, Job::begun); ++spins) {
         if (spins < SPINS) {
           breathe();
           continue;
         }
         std::unique_lock lock(mutex_);
-        sleeping_.fetch_add(1);
-        wake_.wait(lock, [&] { return generation_.load(std::memory_order_relaxed) != seen; });
+        sleeping_.fetch_add(1);  // before it looks once more: either it sees the job, or the caller sees it asleep
+        wake_.wait(lock, [&] { return post.job.load() == Job::open; });
         sleeping_.fetch_sub(1);
       }
-      seen = generation_.load(std::memory_order_acquire);
-      if (number < count_) call(number);
-      left_.fetch_sub(1, std::memory_order_acq_rel);
+      call(post.f, post.context, number);
+      post.job.store(Job::done, std::memory_order_release);
     }
   }
 
   std::mutex turn_, mutex_;
   std::condition_variable wake_;
-  std::vector<std::thread> threads_;
-  std::atomic<std::uint64_t> generation_{0};
-  std::atomic<int> left_{0}, sleeping_{0};
-  void (*f_)(void*, int) = nullptr;
-  void* context_ = nullptr;
-  int count_ = 0;
+  std::vector<std::unique_ptr<Post>> posts_;  // of the threads 1, 2, …
+  std::atomic<int> sleeping_{0};
   std::exception_ptr error_;
 };
 

@@ -101,17 +101,21 @@ struct Terms {
 template <class T>
 void combine(const T* y, const T* const* k, Terms<T> terms, const T* h, T* to, int rows) {
   constexpr int L = lanes<T>, W = Vec<T>::lanes;
-  const Vec<T> size[row_registers] = {Vec<T>::load(h), Vec<T>::load(h + W)};
+  Vec<T> size[row_registers];
+#pragma GCC unroll 2
+  for (int j = 0; j < row_registers; ++j) size[j] = Vec<T>::load(h + j * W);
   for (int at = 0; at < rows * L; at += L) {
-    Vec<T> first(T(0)), second(T(0));
+    Vec<T> sum[row_registers];
+#pragma GCC unroll 2
+    for (int j = 0; j < row_registers; ++j) sum[j] = Vec<T>(T(0));
     for (int n = 0; n < terms.count; ++n) {
       const Vec<T> w(terms.weights[n]);
       const T* const term = k[terms.numbers[n]] + at;
-      first += Vec<T>::load(term) * w;
-      second += Vec<T>::load(term + W) * w;
+#pragma GCC unroll 2
+      for (int j = 0; j < row_registers; ++j) sum[j] += Vec<T>::load(term + j * W) * w;
     }
-    (Vec<T>::load(y + at) + first * size[0]).store(to + at);
-    (Vec<T>::load(y + at + W) + second * size[1]).store(to + at + W);
+#pragma GCC unroll 2
+    for (int j = 0; j < row_registers; ++j) (Vec<T>::load(y + at + j * W) + sum[j] * size[j]).store(to + at + j * W);
   }
 }
 

@@ -116,7 +116,7 @@ struct Task {
   bool times_wanted = false;            // whether it may be asked for gradients to times
 };
 
-// Gradients are added to what is there. Null where none is wanted.
+// Where gradients are written. Null where none is wanted.
 template <class T>
 struct Back {
   const T* cotangent = nullptr;         // (outputs, batch, D)

@@ -207,9 +207,9 @@ Tape<T>* carried(const Isa& isa, const Setting<T>& s, const Task<T>& task) {
 }
 
 template <class X>
-std::vector<std::vector<X>> zeros_like(const std::vector<std::vector<X>>& like) {
+std::vector<std::vector<X>> unset_like(const std::vector<std::vector<X>>& like) {
   std::vector<std::vector<X>> made;
-  for (const auto& x : like) made.emplace_back(x.size());
+  for (const auto& x : like) made.emplace_back(x.size(), NAN);
   return made;
 }
 
@@ -262,12 +262,11 @@ Found<T> solved(const Isa& isa, const Setting<T>& s, bool record = true) {
 
   for (int again = 0; again < 2; ++again) {  // the second time as the first
     const Found<T> before = found;
-    found.to_y0.assign(s.y0.size(), 0);
-    found.to_t0.assign(s.batch, 0);
-    found.to_t1.assign(s.batch, 0);
-    found.to_t_eval.assign(s.t_eval.empty() ? 0 : outputs * s.batch, 0);
-    found.to_own = zeros_like(s.own);
-    found.to_shared = zeros_like(s.shared);
+    found.to_y0.assign(s.y0.size(), NAN);
+    for (auto* times : {&found.to_t0, &found.to_t1}) times->assign(s.batch, NAN);
+    found.to_t_eval.assign(s.t_eval.empty() ? 0 : outputs * s.batch, NAN);
+    found.to_own = unset_like(s.own);
+    found.to_shared = unset_like(s.shared);
     std::vector<T> cotangent = cotangent_of<T>(entries);
     for (std::int64_t i = 0; i < entries; ++i)
       if (!std::isfinite(found.ys[i])) cotangent[i] = 0;

@@ -252,7 +252,7 @@ def threads():
 
 @both
 @pytest.mark.parametrize("record", [True, False])
-@pytest.mark.parametrize("rows", [12, 20, 200])  # few are carried by narrower tiles where there are threads for them
+@pytest.mark.parametrize("rows", [12, 20, 200])  # few are carried by narrower tiles
 def test_the_number_of_threads_changes_no_bit_of_a_sample(threads, batching, record, rows):
     net, y0 = Net(dtype=torch.float32), torch.randn(rows, 2, requires_grad=record)
     own = torch.randn(rows, 2, requires_grad=record)

@@ -144,13 +144,14 @@ VECTORS = {
     "a filled column": lambda t, y: y * torch.zeros(3, 1, dtype=F64).masked_fill_(mask.view(3, 1), 2.0).squeeze(1),
     "gradient": by_energy,
     "squeezed": lambda t, y: y.unsqueeze(1).sin().squeeze_(1).unsqueeze_(-1).transpose_(1, 2)[:, 0] * y,
-    "quantile": lambda t, y: y - y.quantile(0.3, -1, keepdim=True),
     "energy": lambda t, y: torch.func.vmap(torch.func.grad(lambda z: energy(z).squeeze(-1)))(y),
     "vmap": lambda t, y: torch.func.vmap(lambda z: torch.tanh(w @ z))(y),
     "vmap from the right": lambda t, y: torch.func.vmap(lambda z: torch.tanh(z @ w))(y),
     "jvp": lambda t, y: torch.func.jvp(lambda z: torch.cat([z, t.expand(len(z), 1)], 1).sin() @ tall, (y,), (y,))[1],
     "jacobian": lambda t, y: torch.func.vmap(torch.func.grad(lambda z: (torch.tanh(w @ z) ** 2).sum()))(y),
 }
+if torch.__version__ >= "2.13":  # before, it compares numbers on the way, which no program can
+    VECTORS["quantile"] = lambda t, y: y - y.quantile(0.3, -1, keepdim=True)
 
 
 @pytest.mark.parametrize("name", VECTORS)

@@ -106,7 +106,10 @@ def floats(values: pd.Series) -> Array:
         return values.dt.total_seconds().to_numpy(dtype=np.float64, na_value=np.nan)
     # what pandas cannot read is NaN, and so is what stands for none; text is read as it is, whatever else by its words
     text = values.str.strip() if pd.api.types.infer_dtype(values, skipna=True) == "string" else text_of(values)
-    return pd.to_numeric(text, errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
+    numbers = pd.to_numeric(text, errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan, copy=True)
+    found = ~np.isnan(numbers)
+    numbers[found] = text[found].astype(np.float64)  # before pandas 3, the others may be off in their last digit
+    return numbers
 
 
 def numbers_of(values: pd.Series, name: str) -> Array:

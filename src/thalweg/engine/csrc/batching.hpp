@@ -3,7 +3,6 @@
 #pragma once
 
 #include <algorithm>
-#include <array>
 #include <atomic>
 #include <cmath>
 #include <memory>
@@ -40,20 +39,17 @@ void solve_joint(const typename Family::Plan& plan, typename Family::Record* rec
       }
     });
   };
-  // two sums of each register of each tile, added in that order whatever the threads and however wide the tiles
-  constexpr int R = row_registers, W = Vec<T>::lanes;
-  Array<std::array<double, 2>> parts(static_cast<std::size_t>(count) * R);
+  Array<double> parts(static_cast<std::size_t>(count) * 2);
   const double entries = static_cast<double>(task.batch) * plan.program.dimension;
-  const auto total = [&](int n) {
+  const auto total = [&](int n) {  // in the order of the tiles, whatever the threads
     double sum = 0;
-    for (int i = 0; i < count * R; ++i) sum += parts[i][n];
+    for (int i = 0; i < count; ++i) sum += parts[2 * i + n];
     return sum;
   };
-  const auto sum_lanes = [&](const double* squares, int samples, int tile, int n) {
-    for (int j = 0; j < R; ++j) {
-      double& sum = parts[tile * R + j][n] = 0;
-      for (int l = j * W; l < samples && l < (j + 1) * W; ++l) sum += squares[l];
-    }
+  const auto sum_lanes = [](const double* squares, int samples) {
+    double sum = 0;
+    for (int l = 0; l < samples; ++l) sum += squares[l];
+    return sum;
   };
   each_tile([&](int n, int thread) {
     Array<T>& workspace = workspaces[shared ? thread : n];
@@ -64,8 +60,8 @@ void solve_joint(const typename Family::Plan& plan, typename Family::Record* rec
     double state[L], slope[L];
     if (!tiles[n]->chooses()) return;
     tiles[n]->begin_squares(state, slope);
-    sum_lanes(state, tiles[n]->samples(), n, 0);
-    sum_lanes(slope, tiles[n]->samples(), n, 1);
+    parts[2 * n] = sum_lanes(state, tiles[n]->samples());
+    parts[2 * n + 1] = sum_lanes(slope, tiles[n]->samples());
   });
   double size = plan.control.first_step;
   if (tiles[0]->chooses()) {
@@ -76,7 +72,7 @@ void solve_joint(const typename Family::Plan& plan, typename Family::Record* rec
       double h[L], change[L];
       for (int l = 0; l < L; ++l) h[l] = h0;
       tiles[n]->look_ahead(h, change);
-      sum_lanes(change, tiles[n]->samples(), n, 0);
+      parts[2 * n] = sum_lanes(change, tiles[n]->samples());
     });
     size = tiles[0]->first_size(d0, d1, std::sqrt(total(0) / entries) / h0, h0, span)[0];
   }
@@ -93,10 +89,10 @@ void solve_joint(const typename Family::Plan& plan, typename Family::Record* rec
         for (int l = 0; l < tile.samples(); ++l) tile.set_first(l, size);
         tile.begin_all();
       }
-      for (int j = 0; j < R; ++j) parts[n * R + j] = {};
+      parts[2 * n] = parts[2 * n + 1] = 0;
       if (!tile.runs()) return;
       tile.attempt();
-      tile.add_squares(&parts[n * R]);
+      tile.add_squares(&parts[2 * n]);
     });
     begun = true;
     error = tiles[0]->relative(total(0), total(1), entries);

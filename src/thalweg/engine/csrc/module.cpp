@@ -43,10 +43,10 @@ const Isa& chosen() {
   return isa;
 }
 
-// The same, but by narrow tiles where there are fewer wide ones than threads: what a sample comes to is the same by either.
-const Isa& chosen_for(std::int64_t batch, int threads, bool wide) {
+// The same, but by narrow tiles where one wide tile would do: whatever the threads, as compilers may round either otherwise.
+const Isa& chosen_for(std::int64_t batch, bool wide) {
   const Isa& isa = chosen();
-  return isa.narrow && batch <= (threads - 1) * (wide ? isa.lanes_double : isa.lanes_float) ? *isa.narrow : isa;
+  return isa.narrow && batch <= (wide ? isa.lanes_double : isa.lanes_float) ? *isa.narrow : isa;
 }
 
 std::vector<std::string> names() {
@@ -211,7 +211,7 @@ Task<T> task(const Solve& solve, const Call& call, Interruption* interruption) {
 // By the function of the set of instructions that is for a method and a dtype; null where it records nothing.
 template <class T>
 Tape<T>* carry(const std::shared_ptr<Program>& program, const ExplicitMethod& method, const Control& control, Task<T> task) {
-  const Isa& isa = chosen_for(task.batch, task.threads, sizeof(T) == sizeof(double));
+  const Isa& isa = chosen_for(task.batch, sizeof(T) == sizeof(double));
   if constexpr (std::is_same_v<T, float>)
     return isa.explicit_float(program, method, control, std::move(task));
   else
@@ -220,7 +220,7 @@ Tape<T>* carry(const std::shared_ptr<Program>& program, const ExplicitMethod& me
 template <class T>
 Tape<T>* carry(const std::shared_ptr<Program>& program, const RosenbrockMethod& method, const Control& control, Task<T> task) {
   if (task.record) throw std::invalid_argument("the engine records the steps of explicit methods alone");
-  const Isa& isa = chosen_for(task.batch, task.threads, sizeof(T) == sizeof(double));
+  const Isa& isa = chosen_for(task.batch, sizeof(T) == sizeof(double));
   if constexpr (std::is_same_v<T, float>)
     isa.rosenbrock_float(*program, method, control, std::move(task));
   else

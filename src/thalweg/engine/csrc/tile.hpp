@@ -20,7 +20,6 @@
 
 #pragma once
 
-#include <array>
 #include <cmath>
 #include <cstring>
 #include <limits>
@@ -235,10 +234,10 @@ public:
   }
 
   bool runs() const { return carried_ > 0; }
-  // The sums over the lanes of each register that carry samples.
-  void add_squares(std::array<double, 2>* sums) const {
+  // The sums over the lanes that carry samples.
+  void add_squares(double* sums) const {
     for (int l = 0; l < L; ++l)
-      if (step_.sample[l] >= 0) sums[l / W][0] += step_.squares[l], sums[l / W][1] += step_.squares[L + l];
+      if (step_.sample[l] >= 0) sums[0] += step_.squares[l], sums[1] += step_.squares[L + l];
   }
 
   // The size of an error from its sum of squares over so many entries, and that of the coarse one.

@@ -29,7 +29,7 @@ from thalweg import (
 from thalweg.compat import torchdiffeq
 from thalweg.gradients import GRADIENTS
 from thalweg.learn.config import Config
-from thalweg.learn.runs import Run, train_run
+from thalweg.learn.runs import Run, find_stopped, resume_run, train_run
 from thalweg.methods import get_method, methods
 from thalweg.paths import CubicHermitePath
 
@@ -532,6 +532,25 @@ def test_a_run(tmp_path, device, elsewhere):
     again = Run.load(tmp_path / "run", device="cpu")
     found, expected = (r.predict(frame).filter(like="p(").to_numpy() for r in (run, again))
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_a_run_that_was_stopped(tmp_path, device, elsewhere):
+    """It goes on to the very weights that it would have come to, dropout's dice among what is kept."""
+    settings = ["data.source=iris", "model.dropout=0.2", "training.batch_size=32", "training.max_epochs=4"]
+    config = Config().with_overrides([*settings, f"training.device={device}"])
+
+    def stop(record):
+        if record.epoch == 2:
+            raise KeyboardInterrupt
+
+    whole = train_run(config, tmp_path / "whole")
+    stopped = train_run(config, tmp_path / "stopped", on_epoch=stop)
+    assert stopped.result.ended == "interrupted"
+    resumed = resume_run(find_stopped(stopped.path))
+    assert len(resumed.history.records) == 4
+    for mine, theirs in zip(resumed.model.parameters(), whole.model.parameters(), strict=True):
+        assert mine.device.type == device.type
+        assert torch.equal(mine, theirs)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no device on which the CPU waits")

@@ -140,6 +140,28 @@ def test_train_reports_the_test_score_that_it_keeps(trained, folder):
     assert "the mean, always" in trained.stdout
 
 
+def test_classes_of_very_different_sizes_are_judged_one_by_one(tmp_path):
+    """A model that always says the commonest class is told from one that is worth something."""
+    kinds = ["spam" if n % 20 == 0 else "ham" for n in range(200)]
+    pd.DataFrame({"x": np.random.default_rng(0).normal(size=200), "kind": kinds}).to_csv(
+        tmp_path / "t.csv", index=False
+    )
+    words = ("train", tmp_path / "t.csv", "--target", "kind", *quick(15))
+    text = command(*words, "--out", tmp_path / "plain").stdout
+    assert "test accuracy 0.950 (38 of 40 rows right), balanced accuracy 0.500" in text
+    assert "the model does no better than that; --class-weight balanced lets classes count alike" in text
+    assert "spam 2 – 0.000" in " ".join(text.split())
+    assert "balanced accuracy" in command("predict", tmp_path / "plain", tmp_path / "t.csv").stdout
+    kept = json.loads((tmp_path / "plain" / "result.json").read_text())["test"]["classes"]
+    assert [(one["label"], one["rows"], one["recall"]) for one in kept] == [("ham", 38, 1.0), ("spam", 2, 0.0)]
+    for weight, expected in (("balanced", "balanced"), ("{spam: 19}", {"spam": 19.0})):
+        text = command(*words, "--out", tmp_path / str(weight), "--class-weight", weight).stdout
+        assert "  weighted accuracy " in text
+        assert "--class-weight" not in text
+        assert Run.load(tmp_path / str(weight)).config.training.class_weight == expected
+    assert "names 'eggs', which is none of the classes" in refused(*words, "--class-weight", "{eggs: 1}")
+
+
 def test_train_says_how_many_rows_are_held_out(tmp_path):
     words = ("train", "iris", "--out", tmp_path / "run", *quick(), "--set")
     text = command(*words, "training.validation_fraction=0.01").stdout

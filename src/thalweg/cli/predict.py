@@ -11,6 +11,7 @@ import typer
 
 from .console import console, count, plain_table
 from .files import check_out
+from .scores import say_classes
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -133,6 +134,7 @@ def _show_score(screen: Console, run: Run, frame: pd.DataFrame, source: str) -> 
         screen.print(f"no score: {error}")
     else:
         screen.print(score.describe(), style="bold")
+        say_classes(screen, score)
         if run.learnt_from(source):
             apart = "" if run.result is None else f"; on those kept apart from it: {run.result.test.describe()}"
             screen.print(f"this flatters, as some of these rows were learnt from{apart}")

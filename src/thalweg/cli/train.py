@@ -15,6 +15,7 @@ import typer
 
 from .configure import ConfigFile, Data, DataDir, Epochs, Settings, Target, Task, configure, of_data
 from .console import as_word, console, count, plain_table, warnings_as_notes
+from .scores import say_result
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -39,6 +40,13 @@ def train(
         Path | None,
         typer.Option(metavar="DIR", help="The run folder, a new one; by default runs/DATA-1, or the next free number."),
     ] = None,
+    class_weight: Annotated[
+        str | None,
+        typer.Option(
+            metavar="WEIGHT",
+            help="balanced: classes count alike, however many rows each has; or weights, such as '{spam: 5, ham: 1}'.",
+        ),
+    ] = None,
     config: ConfigFile = None,
     settings: Settings = None,
     data_dir: DataDir = None,
@@ -59,7 +67,8 @@ def train(
     `thalweg train photos`
     """
     options = of_data(data, target, task, data_dir, epochs) | {"seed": seed}
-    asked = configure(config, options, settings or [])
+    weights = [] if class_weight is None else [f"training.class_weight={class_weight}"]
+    asked = configure(config, options, [*weights, *(settings or [])])
     screen = console()
 
     from ..learn.journal import check_free
@@ -81,11 +90,15 @@ def carry_out(
     """Train, from the start or from where `begun` epochs are finished, show its course and say what came of it."""
     from .progress import TrainingProgress
 
-    metric = "accuracy" if data.task == "classification" else "R²"
+    weighted = asked.training.class_weight is not None
+    metric = "R²" if data.task == "regression" else "weighted accuracy" if weighted else "accuracy"
     with _ending_as_ctrl_c():
         with TrainingProgress(screen, asked.training.max_epochs, metric, begun) as progress:
             run = training(on_epoch=progress.show)
-        _report(screen, run)
+        result = run.result
+        assert result is not None
+        screen.print(f"\n{result.ended} after {count(result.epochs, 'epoch')} in {result.seconds:.1f} s")
+        say_result(screen, result, weighted=weighted)
         if figures:
             _draw(screen, run, data)
     _suggest(screen, run)
@@ -147,19 +160,6 @@ def _sum_up(schema: Schema) -> RenderableType:
     for kind, names in groups.items():
         table.add_row(str(len(names)), kind, ", ".join(names[:4]) + (", …" if len(names) > 4 else ""))
     return table
-
-
-def _report(screen: Console, run: Run) -> None:
-    """Say how training ended, and what the model is worth."""
-    result = run.result
-    assert result is not None
-    screen.print(f"\n{result.ended} after {count(result.epochs, 'epoch')} in {result.seconds:.1f} s")
-    screen.print(f"test {result.test.describe()}", style="bold")
-    guess = result.baseline
-    if guess.rmse is None:
-        screen.print(f"the commonest class, always: accuracy {guess.value:.3f}\n")
-    else:
-        screen.print(f"the mean, always: root mean squared error {guess.rmse:.4g}\n")
 
 
 def _draw(screen: Console, run: Run, data: Prepared) -> None:

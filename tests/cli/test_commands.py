@@ -310,6 +310,37 @@ def test_the_index_that_pandas_writes_is_left_out_and_not_asked_for(tmp_path):
     assert answers[1] in answers[0]  # which says besides that it learnt from these
 
 
+def test_answers_say_which_row_is_whose(tmp_path):
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame({"name": [f"customer {n}" for n in rng.permutation(ROWS)], "x": rng.normal(size=ROWS)})
+    frame = frame.assign(order_id=rng.permutation(ROWS) + 1000, y=["a", "b"] * (ROWS // 2))
+    frame.to_csv(tmp_path / "t.csv", index=False)
+    command("train", tmp_path / "t.csv", "--target", "y", "--out", tmp_path / "run", *quick())
+    new = frame.drop(columns="y").sample(frac=1, random_state=0)
+    new.to_csv(tmp_path / "new.csv", index=False)
+    new.assign(name=new.name.mask(new.index == 3)).drop(columns="order_id").to_parquet(tmp_path / "new.parquet")
+    command("predict", tmp_path / "run", tmp_path / "new.csv", "-o", tmp_path / "out.csv")
+    command("predict", tmp_path / "run", tmp_path / "new.parquet", "-o", tmp_path / "out.parquet")
+    csv, parquet = pd.read_csv(tmp_path / "out.csv"), pd.read_parquet(tmp_path / "out.parquet")
+    assert list(csv) == ["name", "order_id", "prediction", "p(a)", "p(b)"]
+    assert (csv.name.tolist(), csv.order_id.tolist()) == (new.name.tolist(), new.order_id.tolist())
+    assert list(parquet) == ["name", "prediction", "p(a)", "p(b)"]
+    assert parquet.name.isna().sum() == 1
+    text = " ".join(command("predict", tmp_path / "run", tmp_path / "new.csv").stdout.split())
+    assert f"1 {new.name.iloc[0]} {new.order_id.iloc[0]} " in text
+
+
+def test_values_that_squeeze_the_others_of_their_column_are_named(tmp_path):
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame(
+        {"age": rng.normal(50, 9, ROWS).round(), "x": rng.normal(size=ROWS), "y": rng.normal(size=ROWS)}
+    )
+    frame.assign(age=frame.age.where(frame.index % 8 > 0, -999)).to_csv(tmp_path / "t.csv", index=False)
+    text = command("train", tmp_path / "t.csv", "--target", "y", "--out", tmp_path / "run", *quick()).stdout
+    assert "note: column 'age' holds -999 in 5 of 40 rows" in text
+    assert "column 'x'" not in text
+
+
 def test_predict_never_overwrites_unless_told(flowers, tmp_path):
     out = tmp_path / "out.csv"
     out.write_text("precious")

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from ..learn.runs import Prepared, Run
 
 _MANY = 20  # columns, from which on they are summed up
+_NOTES = 5  # of one kind
 
 
 def train(
@@ -132,6 +133,7 @@ def _introduce(screen: Console, asked: Config, data: Prepared) -> None:
     screen.print(f"{target.name}: {target.describe()}\n")
     screen.print(_sum_up(data.schema) if len(columns) > _MANY else _list(data.schema))
     screen.print()
+    _note_squeezed(screen, data)
     if data.without_target:
         screen.print(
             f"{count(data.without_target, 'row')} without a target left out "
@@ -141,6 +143,21 @@ def _introduce(screen: Console, asked: Config, data: Prepared) -> None:
     held_out = count_held_out(len(data.train), fraction) if fraction else 0
     choosing = f" (of which {held_out} held out, to choose the best epoch)" if held_out else ""
     screen.print(f"{count(len(data.train), 'row')} to learn from{choosing}, {len(data.test)} kept apart to judge by\n")
+
+
+def _note_squeezed(screen: Console, data: Prepared) -> None:
+    """Name columns in which a few values, such as a -999 for none, leave the others hardly any spread."""
+    import torch
+
+    rows = len(data.train) + len(data.test)
+    found = data.schema.squeezed(torch.cat([data.train.x, data.test.x]).numpy())
+    for name, values in list(found.items())[:_NOTES]:
+        screen.print(
+            f"note: column {name!r} holds {values} of {rows} rows, so far off that the others are squeezed together; "
+            "leave it empty where it stands for none, and mend what is mistyped"
+        )
+    if len(found) > _NOTES:
+        screen.print(f"note: so do {count(len(found) - _NOTES, 'more column')}")
 
 
 def _list(schema: Schema) -> RenderableType:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from sklearn.base import BaseEstimator
 from sklearn.utils.validation import validate_data
 
-from .data import Column, frame_features, learn_columns, weighted_median
+from .columns import Column, frame_features, learn_columns, weighted_median
 from .values import LARGEST, Array, centre_and_scale, standardised
 
 

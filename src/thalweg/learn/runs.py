@@ -11,9 +11,10 @@ import pandas as pd
 import torch
 
 from .arrays import has_rows_apart, is_array
+from .columns import CategoryColumn
 from .config import ClassWeight, Config
 from .course import Checkpoint, EpochRecord, History
-from .data import CategoryColumn, Schema, Target, drop_missing_targets
+from .data import Schema, Target, drop_missing_targets
 from .datasets import BUNDLED, Task
 from .files import (
     CHECKPOINT,
@@ -179,6 +180,14 @@ class Run:
             for label, column in zip(self.target.classes, probabilities.T, strict=True):
                 columns[f"p({label})"] = pd.Series(column, index=frame.index)
         return pd.DataFrame(columns)
+
+    def named(self, answers: pd.DataFrame, frame: pd.DataFrame) -> pd.DataFrame:
+        """What `predict` answered to rows, after the columns that tell them apart, such as an id, where there are any.
+
+        They are those that training left out as identifiers. New rows need not have them.
+        """
+        names = self.schema.identifiers(frame)
+        return pd.concat([names.loc[:, ~names.columns.isin(answers.columns)], answers], axis=1)
 
     def score(self, frame: pd.DataFrame) -> Score:
         """How well the model predicts the rows that have a target.

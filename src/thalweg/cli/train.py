@@ -147,10 +147,8 @@ def _introduce(screen: Console, asked: Config, data: Prepared) -> None:
 
 def _note_squeezed(screen: Console, data: Prepared) -> None:
     """Name columns in which a few values, such as a -999 for none, leave the others hardly any spread."""
-    import torch
-
     rows = len(data.train) + len(data.test)
-    found = data.schema.squeezed(torch.cat([data.train.x, data.test.x]).numpy())
+    found = data.schema.squeezed(data.train.x.numpy(), data.test.x.numpy())
     for name, values in list(found.items())[:_NOTES]:
         screen.print(
             f"note: column {name!r} holds {values} of {rows} rows, so far off that the others are squeezed together; "

@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict
 from .columns import FEW_VALUES, Column, NumberColumn, frame_features, learn_columns, squeezed_by
 from .datasets import Task
 from .images import ImageForm
+from .pixels import PixelScales
 from .spans import amounts_of, says_spans
 from .tables import Decimal, check_target
 from .values import (
@@ -35,6 +36,8 @@ from .values import (
     standardised,
     text_of,
 )
+
+_SOME_IMAGES = 2000  # say how bright all are
 
 
 class Target(BaseModel):
@@ -129,6 +132,7 @@ class Schema(BaseModel):
     target: Target
     decimal: Decimal | None = None  # how the file wrote it, which others of its kind may leave open
     images: ImageForm | None = None  # how images became the columns of their pixels
+    pixels: PixelScales | None = None  # how these are measured, which older runs did not keep apart
 
     @classmethod
     def learn(
@@ -156,7 +160,8 @@ class Schema(BaseModel):
         decimal : {"point", "comma"}, optional
             How the file that the rows came from writes decimals.
         images : ImageForm, optional
-            Which columns are pixels of images. These have one scale, as what is nearly black everywhere tells little.
+            Which columns are pixels of images. These have one scale, as what is nearly black everywhere tells little,
+            and are measured from the brightness of their image, which is a feature of its own.
 
         Raises
         ------
@@ -167,23 +172,31 @@ class Schema(BaseModel):
         check_target(frame, target)
         rows = np.arange(len(frame)) if rows is None else rows
         columns = learn_columns(frame.drop(columns=target), rows)
+        learnt = Target.learn(frame[target], task, rows)
         if images is not None:
             columns = _of_one_scale(columns, set(images.columns))
-        return cls(columns=columns, target=Target.learn(frame[target], task, rows), decimal=decimal, images=images)
+        schema = cls(columns=columns, target=learnt, decimal=decimal, images=images)
+        if not schema._is_pixel.any():
+            return schema
+        some = frame.iloc[rows[:: 1 + len(rows) // _SOME_IMAGES]]
+        return schema.model_copy(update={"pixels": PixelScales.learn(schema.features(some)[:, schema._is_pixel])})
 
     @property
     def n_inputs(self) -> int:
         """The number of features."""
-        return sum(column.size for column in self.columns)
+        return sum(column.size for column in self.columns) + (self.pixels is not None)
 
-    def squeezed(self, features: Array) -> dict[str, str]:
-        """For each column of numbers, but no pixels, the values that leave its others hardly any spread, if any do."""
-        pixels = set() if self.images is None else set(self.images.columns)
+    def squeezed(self, *features: Array) -> dict[str, str]:
+        """For each column of numbers, but no pixels, the values that leave its others hardly any spread, if any do.
+
+        `features` (N, n_inputs) may come in several parts.
+        """
+        is_pixel = self._is_pixel
         starts = np.cumsum([0, *(column.size for column in self.columns)])
         found = {
-            column.name: squeezed_by(features[:, start] * column.scale + column.mean)
+            column.name: squeezed_by(np.concatenate([part[:, start] for part in features]) * column.scale + column.mean)
             for column, start in zip(self.columns, starts[:-1], strict=True)
-            if isinstance(column, NumberColumn) and column.name not in pixels
+            if isinstance(column, NumberColumn) and not is_pixel[start]
         }
         return {name: values for name, values in found.items() if values is not None}
 
@@ -205,7 +218,15 @@ class Schema(BaseModel):
         ValueError
             When a column is missing, or holds what it did not hold in training.
         """
-        return frame_features(self.columns, frame)
+        features = frame_features(self.columns, frame)
+        return features if self.pixels is None else self.pixels.features(features, self._is_pixel)
+
+    @property
+    def _is_pixel(self) -> NDArray[np.bool_]:
+        """Which of the columns' features are pixels."""
+        names = set() if self.images is None else set(self.images.columns)
+        sizes = [column.size for column in self.columns]
+        return np.repeat([column.name in names for column in self.columns], sizes)
 
 
 def _of_one_scale(columns: Sequence[Column], names: set[str]) -> list[Column]:

@@ -148,7 +148,7 @@ def _show_score(screen: Console, run: Run, frame: pd.DataFrame, source: str) -> 
         screen.print(f"no score: {error}")
     else:
         screen.print(score.describe(), style="bold")
-        say_classes(screen, score)
         if run.learnt_from(source):
             apart = "" if run.result is None else f"; on those kept apart from it: {run.result.test.describe()}"
             screen.print(f"this flatters, as some of these rows were learnt from{apart}")
+        say_classes(screen, score)

@@ -101,7 +101,7 @@ def carry_out(
         screen.print(f"\n{result.ended} after {count(result.epochs, 'epoch')} in {result.seconds:.1f} s")
         say_result(screen, result, weighted=weighted)
         if figures:
-            _draw(screen, run, data)
+            _draw(screen, run, data, metric)
     _suggest(screen, run)
     if run.history.interrupted:
         raise typer.Exit(130)
@@ -177,7 +177,7 @@ def _sum_up(schema: Schema) -> RenderableType:
     return table
 
 
-def _draw(screen: Console, run: Run, data: Prepared) -> None:
+def _draw(screen: Console, run: Run, data: Prepared, metric: str) -> None:
     """Draw the flow and the course of training; a model without a flow, or a run without an epoch, lacks its part."""
     from ..figures import training_figure
     from .flow import draw_flow
@@ -186,7 +186,7 @@ def _draw(screen: Console, run: Run, data: Prepared) -> None:
         if run.config.model.flow != "none":
             draw_flow(run, data.frame, run.figures)
         if run.history.records:
-            training_figure([asdict(record) for record in run.history.records], run.figures)
+            training_figure([asdict(record) for record in run.history.records], run.figures, metric=metric)
 
 
 def _suggest(screen: Console, run: Run) -> None:

@@ -42,12 +42,12 @@ def test_brightness_is_a_feature_of_its_own_and_other_columns_are_left_alone(tab
     assert features.shape == (500, schema.n_inputs) == (500, SIDE * SIDE + 2)
     np.testing.assert_array_equal(features[:, -2], columns[:, -1])
     np.testing.assert_allclose(features[:, :-2].mean(1), 0, atol=1e-12)
-    assert features[:400, -1].std() == pytest.approx(1)
+    assert features[:400, -1].std() == pytest.approx(4)
     assert np.corrcoef(features[:, -1], frame[form.columns].mean(axis=1))[0, 1] == pytest.approx(1)
     assert np.square(features[:400, :-2]).sum(1).mean() == pytest.approx(32)
     # nothing is lost: what the columns were comes back
     scale = schema.pixels.contrast * np.sqrt(SIDE * SIDE / 32)
-    back = features[:, :-2] * scale + features[:, -1:] * schema.pixels.brightness
+    back = features[:, :-2] * scale + features[:, -1:] / 4 * schema.pixels.brightness
     np.testing.assert_allclose(back, columns[:, :-1], atol=1e-9)
 
 

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict
 from .values import Array, centre_and_scale
 
 _COLUMNS: Final = 32.0  # as so many columns of a table pixels count together, however many there are
+_BRIGHTNESS: Final = 4.0  # times a column: many pixels say it, and it is to be learnt as fast as if each did
 
 
 class PixelScales(BaseModel):
@@ -32,7 +33,7 @@ class PixelScales(BaseModel):
     >>> images = np.array([[1.0, 3.0], [5.0, 7.0], [-3.0, -1.0]])
     >>> scales = PixelScales.learn(images)
     >>> scales.features(images, np.array([True, True])).round(3).tolist()
-    [[-1.0, 1.0, 0.612], [-1.0, 1.0, 1.837], [-1.0, 1.0, -0.612]]
+    [[-1.0, 1.0, 2.449], [-1.0, 1.0, 7.348], [-1.0, 1.0, -2.449]]
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -52,4 +53,4 @@ class PixelScales(BaseModel):
         bright = features[:, pixels].mean(axis=1, keepdims=True)
         scale = self.contrast * np.sqrt(max(1.0, pixels.sum() / _COLUMNS))
         apart = np.where(pixels, (features - bright) / scale, features)
-        return np.concatenate([apart, bright / self.brightness], axis=1)
+        return np.concatenate([apart, _BRIGHTNESS * bright / self.brightness], axis=1)

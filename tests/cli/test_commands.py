@@ -140,6 +140,28 @@ def test_train_reports_the_test_score_that_it_keeps(trained, folder):
     assert "the mean, always" in trained.stdout
 
 
+def test_classes_of_very_different_sizes_are_judged_one_by_one(tmp_path):
+    """A model that always says the commonest class is told from one that is worth something."""
+    kinds = ["spam" if n % 20 == 0 else "ham" for n in range(200)]
+    pd.DataFrame({"x": np.random.default_rng(0).normal(size=200), "kind": kinds}).to_csv(
+        tmp_path / "t.csv", index=False
+    )
+    words = ("train", tmp_path / "t.csv", "--target", "kind", *quick(15))
+    text = command(*words, "--out", tmp_path / "plain").stdout
+    assert "test accuracy 0.950 (38 of 40 rows right), balanced accuracy 0.500" in text
+    assert "the model does no better than that; --class-weight balanced lets classes count alike" in text
+    assert "spam 2 – 0.000" in " ".join(text.split())
+    assert "balanced accuracy" in command("predict", tmp_path / "plain", tmp_path / "t.csv").stdout
+    kept = json.loads((tmp_path / "plain" / "result.json").read_text())["test"]["classes"]
+    assert [(one["label"], one["rows"], one["recall"]) for one in kept] == [("ham", 38, 1.0), ("spam", 2, 0.0)]
+    for weight, expected in (("balanced", "balanced"), ("{spam: 19}", {"spam": 19.0})):
+        text = command(*words, "--out", tmp_path / str(weight), "--class-weight", weight).stdout
+        assert "  weighted accuracy " in text
+        assert "--class-weight" not in text
+        assert Run.load(tmp_path / str(weight)).config.training.class_weight == expected
+    assert "names 'eggs', which is none of the classes" in refused(*words, "--class-weight", "{eggs: 1}")
+
+
 def test_train_says_how_many_rows_are_held_out(tmp_path):
     words = ("train", "iris", "--out", tmp_path / "run", *quick(), "--set")
     text = command(*words, "training.validation_fraction=0.01").stdout
@@ -286,6 +308,37 @@ def test_the_index_that_pandas_writes_is_left_out_and_not_asked_for(tmp_path):
     frame.to_csv(tmp_path / "new.csv", index=False)
     answers = [command("predict", tmp_path / "run", tmp_path / name).stdout for name in ("t.csv", "new.csv")]
     assert answers[1] in answers[0]  # which says besides that it learnt from these
+
+
+def test_answers_say_which_row_is_whose(tmp_path):
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame({"name": [f"customer {n}" for n in rng.permutation(ROWS)], "x": rng.normal(size=ROWS)})
+    frame = frame.assign(order_id=rng.permutation(ROWS) + 1000, y=["a", "b"] * (ROWS // 2))
+    frame.to_csv(tmp_path / "t.csv", index=False)
+    command("train", tmp_path / "t.csv", "--target", "y", "--out", tmp_path / "run", *quick())
+    new = frame.drop(columns="y").sample(frac=1, random_state=0)
+    new.to_csv(tmp_path / "new.csv", index=False)
+    new.assign(name=new.name.mask(new.index == 3)).drop(columns="order_id").to_parquet(tmp_path / "new.parquet")
+    command("predict", tmp_path / "run", tmp_path / "new.csv", "-o", tmp_path / "out.csv")
+    command("predict", tmp_path / "run", tmp_path / "new.parquet", "-o", tmp_path / "out.parquet")
+    csv, parquet = pd.read_csv(tmp_path / "out.csv"), pd.read_parquet(tmp_path / "out.parquet")
+    assert list(csv) == ["name", "order_id", "prediction", "p(a)", "p(b)"]
+    assert (csv.name.tolist(), csv.order_id.tolist()) == (new.name.tolist(), new.order_id.tolist())
+    assert list(parquet) == ["name", "prediction", "p(a)", "p(b)"]
+    assert parquet.name.isna().sum() == 1
+    text = " ".join(command("predict", tmp_path / "run", tmp_path / "new.csv").stdout.split())
+    assert f"1 {new.name.iloc[0]} {new.order_id.iloc[0]} " in text
+
+
+def test_values_that_squeeze_the_others_of_their_column_are_named(tmp_path):
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame(
+        {"age": rng.normal(50, 9, ROWS).round(), "x": rng.normal(size=ROWS), "y": rng.normal(size=ROWS)}
+    )
+    frame.assign(age=frame.age.where(frame.index % 8 > 0, -999)).to_csv(tmp_path / "t.csv", index=False)
+    text = command("train", tmp_path / "t.csv", "--target", "y", "--out", tmp_path / "run", *quick()).stdout
+    assert "note: column 'age' holds -999 in 5 of 40 rows" in text
+    assert "column 'x'" not in text
 
 
 def test_predict_never_overwrites_unless_told(flowers, tmp_path):

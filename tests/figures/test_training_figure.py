@@ -45,6 +45,12 @@ def test_a_line_looks_the_same_in_all_panels_whatever_stands_beside_it():
     assert alone.get_color() == looks[0]["held out"][0]
 
 
+def test_the_score_is_called_by_its_name():
+    assert [ax.get_title(loc="left") for ax in draw_training(RECORDS, "accuracy").axes][:2] == ["loss", "accuracy"]
+    far = [{"loss": 1e5, "score": -1e5}, {"loss": 1.0, "score": 0.1}]
+    assert draw_training(far, "R²").axes[1].get_title(loc="left") == "R², from −1 up"
+
+
 def test_a_loss_is_on_a_logarithmic_scale_where_it_falls_far():
     assert draw_training(RECORDS).axes[0].get_yscale() == "log"
     assert draw_training([{"loss": 1.0}, {"loss": 0.5}]).axes[0].get_yscale() == "linear"

@@ -1,6 +1,6 @@
 """The configuration: every key is kept, every mistake is named."""
 
-from typing import Any, get_args
+from typing import Any, get_args, get_origin
 
 import pytest
 import yaml
@@ -31,6 +31,8 @@ def values(annotation: Any, metadata: Any = ()) -> st.SearchStrategy:
         bounds = [m for field in annotation.__metadata__ for m in getattr(field, "metadata", [field])]
         return values(annotation.__origin__, bounds)
     choices = get_args(annotation)
+    if get_origin(annotation) is dict:
+        return st.dictionaries(*map(values, choices), max_size=3)
     if all(isinstance(choice, str) for choice in choices):
         return st.sampled_from(choices)
     return st.one_of([values(choice) for choice in choices])

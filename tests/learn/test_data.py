@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from thalweg.learn.data import CategoryColumn, Schema, Target, drop_missing_targets, learn_columns
+from thalweg.learn.columns import CategoryColumn, learn_columns
+from thalweg.learn.data import Schema, Target, drop_missing_targets
 from thalweg.learn.values import dates_of
 
 ROWS = 12
@@ -138,6 +139,26 @@ class TestColumns:
         names = [form.format(n, n + 1) for n in range(60)]
         schema = Schema.learn(pd.DataFrame({"x": names, "n": np.arange(60), "y": np.arange(60) % 2}), "y")
         assert schema.columns[0].describe().endswith("as an identifier has")
+
+    @pytest.mark.parametrize(
+        ("change", "squeezed"),
+        [
+            ({}, None),
+            (dict.fromkeys(range(0, 400, 10), -999), "-999 in 40"),
+            (dict.fromkeys(range(150), 9999), "9999 in 150"),
+            ({3: 1e6}, "1000000 in 1"),
+            ({3: -999, 5: 99999, 7: -999}, "99999 in 1 and -999 in 2"),
+            ({3: 250, 5: -150}, None),  # ten standard deviations, and hardly any matter to the others
+            ({n: float(n > 395) for n in range(400)}, None),  # a mark that few rows have
+            ({n: max(0.0, n - 370.0) for n in range(400)}, None),  # most are 0
+        ],
+    )
+    def test_values_that_squeeze_the_others_are_named(self, change, squeezed):
+        numbers = pd.Series(np.random.default_rng(0).normal(50, 10, 400))
+        numbers.loc[list(change)] = list(change.values())
+        frame = pd.DataFrame({"x": numbers.sample(frac=1, random_state=0).to_numpy(), "y": np.arange(400) % 2})
+        schema = Schema.learn(frame, "y")
+        assert schema.squeezed(schema.features(frame)) == ({} if squeezed is None else {"x": squeezed})
 
     def test_dates_that_are_nearly_all_some_say_which_is_none(self):
         values = [f"28/{n % 12 + 1}/{1960 + n}" for n in range(59)] + ["30/02/2020"]
@@ -418,7 +439,7 @@ class TestFeatures:
     def test_spans_of_time_are_seconds(self):
         spans = pd.Series(pd.to_timedelta([1.5, None, 4] * 4, unit="min"))
         column, other = learn(x=spans, y=spans.dt.total_seconds())[0].columns
-        assert column.model_dump(exclude={"name"}) == other.model_dump(exclude={"name"})
+        assert column.model_dump(exclude={"name", "spans"}) == other.model_dump(exclude={"name", "spans"})
         target = Target.learn(pd.Series(pd.to_timedelta(np.arange(30), unit="h"), name="wait"))
         assert (target.task, target.mean) == ("regression", 14.5 * 3600)
 

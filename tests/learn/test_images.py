@@ -379,7 +379,7 @@ def test_the_saved_configuration_sees_the_same(trained, tmp_path):
     assert again.schema == run.schema
     smaller = prepare(configure(trained / "photos", "data.image_size=3", "data.image_colour=grey"))
     assert smaller.schema.images == ImageForm(height=3, width=3, colour="grey")
-    assert smaller.schema.n_inputs == 9
+    assert smaller.schema.n_inputs == 9 + 1  # and how bright it is
 
 
 def test_folders_that_are_classes_are_judged_by_and_others_are_not(trained, tmp_path):

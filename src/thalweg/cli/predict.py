@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from .console import console, count, plain_table
 from .files import check_out
+from .scores import say_classes
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 _STANDARD_OUTPUT = Path("-")
 _ROWS = 10  # of a preview
 _CLASSES = 6  # whose probabilities fit a line
+_IDENTIFIERS = 3
+_LETTERS = 24  # of an identifier
 
 
 def predict(
@@ -46,10 +49,11 @@ def predict(
 ) -> None:
     """Predict new rows with a trained model.
 
-    The columns may come in any order and with others between. Each row of DATA gets a row: prediction and, for classes,
-    the probability p(CLASS) of each. Without -o, the first rows are shown. Where DATA has the target too, so is the
-    score. A missing number counts as the median of the rows that were learnt from; a category that training did not
-    see counts as none of those it saw, and is named. Of images, the first column, file, says which.
+    The columns may come in any order and with others between. Each row of DATA gets a row: the columns that training
+    left out as identifiers, such as a name, then prediction and, for classes, the probability p(CLASS) of each. Without
+    -o, the first rows are shown. Where DATA has the target too, so is the score. A missing number counts as the median
+    of the rows that were learnt from; a category that training did not see counts as none of those it saw, and is
+    named. Of images, the first column, file, says which.
 
     For example: `thalweg predict runs/iris-1 flowers.csv -o answers.csv`
     """
@@ -65,12 +69,13 @@ def predict(
     trained = Run.load(run)
     with reading(screen) as on_image:
         frame = trained.rows(data, on_image)
-    answers = trained.predict(frame)
+    predicted = trained.predict(frame)
+    answers = trained.named(predicted, frame)
     for name, values in trained.unseen(frame).items():
         known = ", ".join(repr(value) for value in values[:3]) + (", …" if len(values) > 3 else "")
         screen.print(f"note: column {name!r} holds {known}, which training did not see")
     if out is None:
-        screen.print(_preview(answers))
+        screen.print(_preview(answers, len(answers.columns) - len(predicted.columns)))
         if len(answers) > _ROWS:
             screen.print(f"and {count(len(answers) - _ROWS, 'more row')}; -o FILE.csv writes all of them")
     elif piped:
@@ -82,11 +87,15 @@ def predict(
     _show_score(screen, trained, frame, data)
 
 
-def _preview(answers: pd.DataFrame) -> Table:
-    """The first rows; of many classes, the probability of the predicted one alone."""
-    shown, names = answers.head(_ROWS), list(answers.columns)
-    if len(names) > 1 + _CLASSES:
-        shown = shown[["prediction"]].assign(probability=answers.iloc[:, 1:].max(axis=1))
+def _preview(answers: pd.DataFrame, identifiers: int) -> Table:
+    """The first rows; of many identifiers the first, and of many classes the probability of the predicted one alone."""
+    columns = [str(name) for name in answers]
+    names, probabilities = columns[:identifiers][:_IDENTIFIERS], columns[identifiers + 1 :]
+    shown = answers.head(_ROWS)
+    shown = shown.assign(**{name: shown[name].astype(object).fillna("").map(_cut) for name in names})
+    if len(probabilities) > _CLASSES:
+        shown, probabilities = shown.assign(probability=shown[probabilities].max(axis=1)), ["probability"]
+    shown = shown[[*names, "prediction", *probabilities]]
     rows = range(1, len(shown) + 1) if _counts_rows(answers) else shown.index
     table = plain_table(str(shown.index.name or "row"), *map(str, shown.columns))
     first = "i" if _counts_rows(answers) else "O"
@@ -95,6 +104,11 @@ def _preview(answers: pd.DataFrame) -> Table:
     for row, values in zip(rows, zip(*(_texts(shown[name]) for name in shown.columns), strict=True), strict=True):
         table.add_row(str(row), *values)
     return table
+
+
+def _cut(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= _LETTERS else text[: _LETTERS - 1] + "…"
 
 
 def _counts_rows(answers: pd.DataFrame) -> bool:
@@ -118,8 +132,9 @@ def _encoded(answers: pd.DataFrame, out: Path) -> bytes:
     if not _counts_rows(answers):
         answers = answers.reset_index()
     if out.suffix == ".parquet":
-        words = {name: str for name in answers if answers[name].dtype == object}  # and whole numbers beyond 64 bits
-        return answers.astype(words).to_parquet(index=False)
+        words = [str(name) for name in answers if answers[name].dtype == object]  # and whole numbers beyond 64 bits
+        text = {name: answers[name].map(str, na_action="ignore") for name in words}
+        return answers.assign(**text).to_parquet(index=False)
     return answers.to_csv(index=False).encode()
 
 
@@ -136,3 +151,4 @@ def _show_score(screen: Console, run: Run, frame: pd.DataFrame, source: str) -> 
         if run.learnt_from(source):
             apart = "" if run.result is None else f"; on those kept apart from it: {run.result.test.describe()}"
             screen.print(f"this flatters, as some of these rows were learnt from{apart}")
+        say_classes(screen, score)

@@ -15,6 +15,7 @@ import typer
 
 from .configure import ConfigFile, Data, DataDir, Epochs, Settings, Target, Task, configure, of_data
 from .console import as_word, console, count, plain_table, warnings_as_notes
+from .scores import say_result
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from ..learn.runs import Prepared, Run
 
 _MANY = 20  # columns, from which on they are summed up
+_NOTES = 5  # of one kind
 
 
 def train(
@@ -38,6 +40,13 @@ def train(
     out: Annotated[
         Path | None,
         typer.Option(metavar="DIR", help="The run folder, a new one; by default runs/DATA-1, or the next free number."),
+    ] = None,
+    class_weight: Annotated[
+        str | None,
+        typer.Option(
+            metavar="WEIGHT",
+            help="balanced: classes count alike, however many rows each has; or weights, such as '{spam: 5, ham: 1}'.",
+        ),
     ] = None,
     config: ConfigFile = None,
     settings: Settings = None,
@@ -59,7 +68,8 @@ def train(
     `thalweg train photos`
     """
     options = of_data(data, target, task, data_dir, epochs) | {"seed": seed}
-    asked = configure(config, options, settings or [])
+    weights = [] if class_weight is None else [f"training.class_weight={class_weight}"]
+    asked = configure(config, options, [*weights, *(settings or [])])
     screen = console()
 
     from ..learn.journal import check_free
@@ -81,13 +91,17 @@ def carry_out(
     """Train, from the start or from where `begun` epochs are finished, show its course and say what came of it."""
     from .progress import TrainingProgress
 
-    metric = "accuracy" if data.task == "classification" else "R²"
+    weighted = asked.training.class_weight is not None
+    metric = "R²" if data.task == "regression" else "weighted accuracy" if weighted else "accuracy"
     with _ending_as_ctrl_c():
         with TrainingProgress(screen, asked.training.max_epochs, metric, begun) as progress:
             run = training(on_epoch=progress.show)
-        _report(screen, run)
+        result = run.result
+        assert result is not None
+        screen.print(f"\n{result.ended} after {count(result.epochs, 'epoch')} in {result.seconds:.1f} s")
+        say_result(screen, result, weighted=weighted)
         if figures:
-            _draw(screen, run, data)
+            _draw(screen, run, data, metric)
     _suggest(screen, run)
     if run.history.interrupted:
         raise typer.Exit(130)
@@ -119,6 +133,7 @@ def _introduce(screen: Console, asked: Config, data: Prepared) -> None:
     screen.print(f"{target.name}: {target.describe()}\n")
     screen.print(_sum_up(data.schema) if len(columns) > _MANY else _list(data.schema))
     screen.print()
+    _note_squeezed(screen, data)
     if data.without_target:
         screen.print(
             f"{count(data.without_target, 'row')} without a target left out "
@@ -128,6 +143,19 @@ def _introduce(screen: Console, asked: Config, data: Prepared) -> None:
     held_out = count_held_out(len(data.train), fraction) if fraction else 0
     choosing = f" (of which {held_out} held out, to choose the best epoch)" if held_out else ""
     screen.print(f"{count(len(data.train), 'row')} to learn from{choosing}, {len(data.test)} kept apart to judge by\n")
+
+
+def _note_squeezed(screen: Console, data: Prepared) -> None:
+    """Name columns in which a few values, such as a -999 for none, leave the others hardly any spread."""
+    rows = len(data.train) + len(data.test)
+    found = data.schema.squeezed(data.train.x.numpy(), data.test.x.numpy())
+    for name, values in list(found.items())[:_NOTES]:
+        screen.print(
+            f"note: column {name!r} holds {values} of {rows} rows, so far off that the others are squeezed together; "
+            "leave it empty where it stands for none, and mend what is mistyped"
+        )
+    if len(found) > _NOTES:
+        screen.print(f"note: so do {count(len(found) - _NOTES, 'more column')}")
 
 
 def _list(schema: Schema) -> RenderableType:
@@ -149,20 +177,7 @@ def _sum_up(schema: Schema) -> RenderableType:
     return table
 
 
-def _report(screen: Console, run: Run) -> None:
-    """Say how training ended, and what the model is worth."""
-    result = run.result
-    assert result is not None
-    screen.print(f"\n{result.ended} after {count(result.epochs, 'epoch')} in {result.seconds:.1f} s")
-    screen.print(f"test {result.test.describe()}", style="bold")
-    guess = result.baseline
-    if guess.rmse is None:
-        screen.print(f"the commonest class, always: accuracy {guess.value:.3f}\n")
-    else:
-        screen.print(f"the mean, always: root mean squared error {guess.rmse:.4g}\n")
-
-
-def _draw(screen: Console, run: Run, data: Prepared) -> None:
+def _draw(screen: Console, run: Run, data: Prepared, metric: str) -> None:
     """Draw the flow and the course of training; a model without a flow, or a run without an epoch, lacks its part."""
     from ..figures import training_figure
     from .flow import draw_flow
@@ -171,7 +186,7 @@ def _draw(screen: Console, run: Run, data: Prepared) -> None:
         if run.config.model.flow != "none":
             draw_flow(run, data.frame, run.figures)
         if run.history.records:
-            training_figure([asdict(record) for record in run.history.records], run.figures)
+            training_figure([asdict(record) for record in run.history.records], run.figures, metric=metric)
 
 
 def _suggest(screen: Console, run: Run) -> None:

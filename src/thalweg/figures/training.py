@@ -26,7 +26,7 @@ _STEPS = [1, 2, 5, 10]
 _FAR_BELOW = -1.0  # an R² that has no room where there are others: the first may be -1e5
 
 
-def training_figure(records: Sequence[Mapping[str, Any]], out_dir: str | Path) -> list[Path]:
+def training_figure(records: Sequence[Mapping[str, Any]], out_dir: str | Path, *, metric: str = "score") -> list[Path]:
     """Draw loss, score and field evaluations of each epoch, as PNG and SVG.
 
     Parameters
@@ -36,6 +36,8 @@ def training_figure(records: Sequence[Mapping[str, Any]], out_dir: str | Path) -
         is missing or None is left out.
     out_dir : str or Path
         Where `training.png` and `training.svg` go; files that are there already are kept, and the new ones numbered.
+    metric : str
+        What the score is, such as accuracy.
 
     Returns
     -------
@@ -55,18 +57,18 @@ def training_figure(records: Sequence[Mapping[str, Any]], out_dir: str | Path) -
     ...     [path.name for path in training_figure(records, folder)]
     ['training.png', 'training.svg']
     """
-    return save(draw_training(records), Path(out_dir) / f"training{free_suffix(out_dir, ['training'])}")
+    return save(draw_training(records, metric), Path(out_dir) / f"training{free_suffix(out_dir, ['training'])}")
 
 
 @styled
-def draw_training(records: Sequence[Mapping[str, Any]]) -> Figure:
+def draw_training(records: Sequence[Mapping[str, Any]], metric: str = "score") -> Figure:
     """The figure of `training_figure`."""
     panels = [(name, lines) for name, keys in _PANELS if (lines := _lines(records, keys))]
     if not panels:
         raise ValueError("records must hold at least one epoch with a loss, a score or field evaluations; got none")
     figure = new_figure(4.2 * len(panels), 3.6)
     for ax, (name, lines) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
-        _draw_panel(ax, name, lines)
+        _draw_panel(ax, name, lines, metric if name == "score" else name)
     return figure
 
 
@@ -84,7 +86,7 @@ def _lines(records: Sequence[Mapping[str, Any]], keys: Sequence[tuple[str, str]]
     return lines
 
 
-def _draw_panel(ax: Axes, name: str, lines: Mapping[str, NDArray[Any]]) -> None:
+def _draw_panel(ax: Axes, name: str, lines: Mapping[str, NDArray[Any]], title: str) -> None:
     most = max(len(points) for points in lines.values())
     look: dict[str, Any] = {"lw": 2.0 if most < 500 else 1.0, "marker": "o" if most < 25 else "", "markersize": 4}
     for label, points in lines.items():
@@ -101,8 +103,8 @@ def _draw_panel(ax: Axes, name: str, lines: Mapping[str, NDArray[Any]]) -> None:
         ax.yaxis.set_major_locator(MaxNLocator("auto", steps=_STEPS, integer=True))
     if name == "score" and values.min() < _FAR_BELOW <= values.max():
         ax.set_ylim(_FAR_BELOW, max(values.max(), 0.0) + 0.08)
-        name = f"score, from {Formatter.fix_minus(f'{_FAR_BELOW:g}')} up"
-    ax.set_title(name)
+        title += f", from {Formatter.fix_minus(f'{_FAR_BELOW:g}')} up"
+    ax.set_title(title)
     ax.set_xlabel("epoch")
     ax.xaxis.set_major_locator(MaxNLocator("auto", steps=_STEPS, integer=True, min_n_ticks=1))
     ax.grid(color=MUTED, alpha=0.18)

@@ -23,6 +23,7 @@ import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LinearRegression, LogisticRegression
 from sklearn.neural_network import MLPClassifier, MLPRegressor
+from sklearn.utils.validation import has_fit_parameter
 
 from .config import Config
 from .model import FlowModel, build_model
@@ -265,10 +266,13 @@ def _linear_trial(config: Config, data: Prepared) -> Trial:
 
 def _sklearn_trial(model: Any, data: Prepared) -> Trial:
     x, y = data.train.x.numpy(), data.train.y.numpy().reshape(len(data.train))
+    weight = data.train.weight
+    counted = weight is not None and has_fit_parameter(model, "sample_weight")  # older perceptrons know no weights
+    weights = {"sample_weight": weight.numpy()} if weight is not None and counted else {}
     began = time.perf_counter()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # at its defaults, come what may
-        model.fit(x, y)
+        model.fit(x, y, **weights)
     seconds = time.perf_counter() - began
     truth = data.test.y.numpy().reshape(len(data.test))
     answers = model.predict(data.test.x.numpy())

@@ -5,6 +5,8 @@ from __future__ import annotations
 import difflib
 import types
 from collections.abc import Iterator, Sequence
+from functools import reduce
+from operator import getitem
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias, Union, get_args, get_origin
 
@@ -171,11 +173,18 @@ class SolverConfig(_Part):
         return self
 
 
+ClassWeight: TypeAlias = Literal["balanced"] | dict[str, NotNegative] | None
+"""How much the rows of each class count."""
+
+
 class TrainingConfig(_Part):
     """How the model is trained.
 
     Attributes
     ----------
+    class_weight : "balanced", dict or None
+        How much the rows of each class count: `"balanced"`, so that classes count alike, however many rows each has; or
+        by label, 1 where none is given. The score of held-out rows counts them so too, that of the rows kept apart not.
     optimizer : {"adam", "sgd"}
         Adam with decoupled weight decay, or stochastic gradient descent with Nesterov's momentum.
     learning_rate, momentum, weight_decay : float
@@ -198,6 +207,7 @@ class TrainingConfig(_Part):
         As PyTorch names it.
     """
 
+    class_weight: ClassWeight = None
     optimizer: Literal["adam", "sgd"] = "adam"
     learning_rate: Positive = 1e-2
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
@@ -212,6 +222,16 @@ class TrainingConfig(_Part):
     clip_norm: Positive | None = None
     dtype: Literal["float32", "float64"] = "float32"
     device: str = "cpu"
+
+    @field_validator("class_weight", mode="before")
+    @classmethod
+    def _by_words(cls, value: Any) -> Any:
+        """Labels are words here, also where YAML takes them for numbers or for truth."""
+        if isinstance(value, dict):
+            return {str(label): weight for label, weight in value.items()}
+        if value not in (None, "balanced"):
+            raise PydanticCustomError("weights", "'balanced', or weights by label such as {spam: 5, ham: 1}")
+        return value
 
 
 class Config(_Part):
@@ -282,16 +302,14 @@ class Config(_Part):
             key, equals, text = override.partition("=")
             if not equals:
                 raise ValueError(f"a setting has the form key=value, such as solver.method=dopri5; got {override!r}")
-            *parents, name = key.strip().split(".")
-            place: Any = content
-            for parent in parents:
-                place = place.get(parent) if isinstance(place, dict) else None
-            if not isinstance(place, dict) or name not in place or isinstance(place[name], dict):
-                raise ValueError(_no_such_key(key.strip()))
+            key = key.strip()
+            if key not in keys():
+                raise ValueError(_no_such_key(key))
+            *parts, name = key.split(".")
             try:
-                place[name] = yaml.safe_load(text) if text.strip() else None
+                reduce(getitem, parts, content)[name] = yaml.safe_load(text) if text.strip() else None
             except yaml.YAMLError:
-                raise ValueError(f"{key.strip()} must be a value in YAML, got {text!r}") from None
+                raise ValueError(f"{key} must be a value in YAML, got {text!r}") from None
         return validated(content)
 
 

@@ -7,29 +7,30 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from copy import copy
-from typing import Any, ClassVar, Literal, Protocol, Self
+from inspect import signature
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
-import pandas as pd
 import torch
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
 from sklearn.preprocessing import LabelEncoder
 from sklearn.utils import check_random_state, check_X_y
 from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from ..nn import NeuralODE
 from .config import Config, Gradient, TrainingConfig, validated
 from .course import EpochRecord, History
-from .data import Column, frame_features, learn_columns, weighted_median
 from .datasets import Task
+from .inputs import Inputs, check_size, inputs_for, take
 from .model import FlowModel, build_model
 from .training import Samples, fit, hold_out, outputs
-from .values import LARGEST, centre_and_scale, standardised
+from .values import Array, centre_and_scale, standardised
+from .weights import row_weights, with_class_weights
 
 _PARTS = {
     "model": (
@@ -44,10 +45,7 @@ _PARTS = {
 }
 """Which part of the configuration each parameter belongs to."""
 
-_PARAMETERS = """
-    Parameters
-    ----------
-    state_dim : int, optional
+_PARAMETERS = """    state_dim : int, optional
         The dimension of the state; by default as many as there are features, but at least 8 and at most 64.
     width, depth : int
         Width and number of the field's hidden layers.
@@ -123,88 +121,24 @@ _ATTRIBUTES = """    history_ : History
 """
 
 
-def _documented(cls: type) -> type:
-    """Put what both estimators share into the docstring of one."""
-    head, attributes, rest = (cls.__doc__ or "").partition("\n    Attributes\n")
+def _documented(cls: Any) -> Any:
+    """Put what both estimators share into the docstring of one, and into the signature that is asked for parameters."""
+    head, attributes, rest = cls.__doc__.partition("\n    Attributes\n")
     own, examples, end = rest.partition("\n    Examples\n")
-    cls.__doc__ = head + _PARAMETERS + attributes + own + _ATTRIBUTES + examples + end
+    title = "" if "\n    Parameters\n" in head else "\n    Parameters\n    ----------\n"
+    cls.__doc__ = head + title + _PARAMETERS + attributes + own + _ATTRIBUTES + examples + end
+    if cls.__init__ is not _Estimator.__init__:
+        parameters = signature(_Estimator.__init__).parameters | signature(cls.__init__).parameters
+        named = [parameter for parameter in parameters.values() if parameter.kind is not parameter.VAR_KEYWORD]
+        cls.__init__.__signature__ = signature(cls.__init__).replace(parameters=named)
     return cls
-
-
-class _Inputs(Protocol):
-    """How rows become features."""
-
-    def check(self, estimator: _Estimator, X: Any, *, reset: bool) -> Any:
-        """The rows, if they are what was asked for."""
-
-    def learn(self, X: Any, weight: NDArray[np.float64] | None) -> None:
-        """Learn means and the like from rows."""
-
-    def features(self, X: Any) -> NDArray[Any]:
-        """The features (N, n_inputs) of checked rows."""
-
-
-class _Numbers:
-    """Arrays, and frames of nothing but numbers: standardised.
-
-    A frame that lacks no value in the rows of `fit` may lack some in others, as in the folds of a cross-validation:
-    they count as the median. An array must be whole everywhere, as scikit-learn wants it.
-    """
-
-    def __init__(self, *, of_frame: bool) -> None:
-        self.gaps: bool | Literal["allow-nan"] = "allow-nan" if of_frame else True
-
-    def check(self, estimator: _Estimator, X: Any, *, reset: bool) -> NDArray[Any]:
-        kinds = [np.float64, np.float32]
-        try:
-            rows: NDArray[Any] = validate_data(estimator, X, dtype=kinds, ensure_all_finite=self.gaps, reset=reset)
-        except ValueError as error:
-            raise ValueError(_say_what_holds(X, str(error))) from error
-        _check_size(rows, "X")
-        return rows
-
-    def learn(self, X: NDArray[Any], weight: NDArray[np.float64] | None) -> None:
-        weight = np.ones(len(X)) if weight is None else weight / weight.max()
-        self.mean, self.scale = centre_and_scale(X, weight)
-        self.medians = np.array([weighted_median(column, weight) for column in X.T])
-
-    def features(self, X: NDArray[Any]) -> NDArray[Any]:
-        X = np.where(np.isnan(X), self.medians.astype(X.dtype), X)
-        return standardised(X, self.mean, self.scale)
-
-
-class _Frames:
-    """Data frames that hold text, dates or missing values: each column as a `Schema` makes it."""
-
-    def check(self, estimator: _Estimator, X: Any, *, reset: bool) -> pd.DataFrame:
-        if not isinstance(X, pd.DataFrame):
-            names = ", ".join(map(str, estimator.feature_names_in_[:5]))
-            raise ValueError(f"X must be a data frame, as it was in fit, with columns {names}, got {type(X).__name__}")
-        if not len(X):
-            raise ValueError("X must have at least one row, got a data frame of none")
-        rows: pd.DataFrame = validate_data(estimator, X, skip_check_array=True, reset=reset)
-        return rows
-
-    def learn(self, X: pd.DataFrame, weight: NDArray[np.float64] | None) -> None:
-        self.columns: list[Column] = learn_columns(X, weight=weight)
-
-    def features(self, X: pd.DataFrame) -> NDArray[Any]:
-        return frame_features(self.columns, X)
-
-
-def _inputs_for(X: Any) -> _Inputs:
-    """How rows such as these become features."""
-    if not isinstance(X, pd.DataFrame):
-        return _Numbers(of_frame=False)
-    numbers = all(pd.api.types.is_numeric_dtype(kind) for kind in X.dtypes) and X.notna().all(axis=None)
-    return _Numbers(of_frame=True) if numbers else _Frames()
 
 
 class _Estimator(BaseEstimator):
     """What both estimators are made of."""
 
     _task: ClassVar[Task]
-    _inputs: _Inputs
+    _inputs: Inputs
     _seed: int
     model_: FlowModel
     history_: History
@@ -327,24 +261,28 @@ class _Estimator(BaseEstimator):
         config = self._config()
         if going_on:
             self._check_same_model(config)
-        inputs = self._inputs if going_on else _inputs_for(X)
+        inputs = self._inputs if going_on else inputs_for(X)
         X = inputs.check(self, X, reset=not going_on)
         y = self._check_target(X, y)
-        weight = _check_weight(sample_weight, len(y))
+        weight = row_weights(sample_weight, len(y))
         if weight is not None:  # a row of weight 0 is as one that is not there
             counts = np.flatnonzero(weight)
-            X, y, weight = _take(X, counts), y[counts], weight[counts]
+            X, y, weight = take(X, counts), y[counts], weight[counts]
         share = None if weight is None else weight / weight.max()  # whose sums and squares any dtype can hold
         if not going_on:
             inputs.learn(X, weight)
             self._learn_target(y, share, classes)
             self._inputs = inputs
             self._seed = int(check_random_state(self.random_state).randint(np.iinfo(np.int32).max))
+        answers = self._encode(y)
+        share = self._weigh(answers, share)
         samples = Samples(
             torch.from_numpy(inputs.features(X)),
-            torch.from_numpy(self._encode(y)),
+            torch.from_numpy(answers),
             None if share is None else torch.from_numpy(share),
         )
+        if share is not None:
+            samples = samples[torch.from_numpy(share > 0)]
         if not going_on:
             self._built = config
             self.model_ = build_model(config.model, config.solver, samples.x.shape[1], self._n_outputs, self._seed)
@@ -374,6 +312,10 @@ class _Estimator(BaseEstimator):
         self.n_iter_ = len(self.history_.records)
         if self.history_.interrupted:
             warnings.warn("training was interrupted; the best weights so far are kept", stacklevel=5)
+
+    def _weigh(self, answers: NDArray[Any], weight: Array | None) -> Array | None:
+        """How much rows count, given what each answers to and how often it is there."""
+        return weight
 
     def _partial_fit(self, X: Any, y: Any, sample_weight: Any, classes: Any = None) -> Self:
         going_on = hasattr(self, "model_")
@@ -460,7 +402,7 @@ class _Estimator(BaseEstimator):
     def _check_target(self, X: Any, y: Any) -> NDArray[Any]:
         raise NotImplementedError
 
-    def _learn_target(self, y: NDArray[Any], weight: NDArray[np.float64] | None, classes: Any) -> None:
+    def _learn_target(self, y: NDArray[Any], weight: Array | None, classes: Any) -> None:
         raise NotImplementedError
 
     def _encode(self, y: NDArray[Any]) -> NDArray[Any]:
@@ -470,6 +412,13 @@ class _Estimator(BaseEstimator):
 @_documented
 class NeuralODEClassifier(ClassifierMixin, _Estimator):
     """A classifier whose middle is a neural ODE, trained on cross-entropy.
+
+    Parameters
+    ----------
+    class_weight : None, "balanced" or dict
+        How much the rows of each class count, beside what `sample_weight` says: `"balanced"`, so that classes count
+        alike, however many rows each has; or by label, 1 where none is given. Probabilities are then those of classes
+        that are as common as they count, and the score of held-out rows counts them so too.
 
     Attributes
     ----------
@@ -492,6 +441,10 @@ class NeuralODEClassifier(ClassifierMixin, _Estimator):
 
     _task = "classification"
 
+    def __init__(self, *, class_weight: Literal["balanced"] | Mapping[Any, float] | None = None, **shared: Any) -> None:
+        super().__init__(**shared)
+        self.class_weight = class_weight
+
     def partial_fit(self, X: Any, y: Any, classes: Any = None, sample_weight: Any = None) -> Self:
         """Train for one epoch on some of the rows.
 
@@ -506,6 +459,11 @@ class NeuralODEClassifier(ClassifierMixin, _Estimator):
             raise ValueError(
                 f"classes must be those of the first fit, {self.classes_.tolist()}, got {np.unique(classes).tolist()}; "
                 "begin anew with a clone to learn others"
+            )
+        if isinstance(self.class_weight, str):
+            raise ValueError(
+                f"class_weight={self.class_weight!r} asks how many rows of each class there are, and partial_fit sees "
+                "some of them; give the weights, as sklearn.utils.class_weight.compute_class_weight makes them"
             )
         return self._partial_fit(X, y, sample_weight, classes)
 
@@ -525,6 +483,9 @@ class NeuralODEClassifier(ClassifierMixin, _Estimator):
         logarithms: NDArray[Any] = self._outputs(X).double().log_softmax(dim=1).numpy()
         return logarithms
 
+    def _weigh(self, answers: NDArray[Any], weight: Array | None) -> Array | None:
+        return with_class_weights(self.class_weight, self.classes_.tolist(), answers, weight)
+
     @property
     def _n_outputs(self) -> int:
         return len(self.classes_)
@@ -534,7 +495,7 @@ class NeuralODEClassifier(ClassifierMixin, _Estimator):
         check_classification_targets(y)
         return y
 
-    def _learn_target(self, y: NDArray[Any], weight: NDArray[np.float64] | None, classes: Any) -> None:
+    def _learn_target(self, y: NDArray[Any], weight: Array | None, classes: Any) -> None:
         self._labels = LabelEncoder().fit(y if classes is None else np.asarray(classes))
         self.classes_ = self._labels.classes_
         if len(self.classes_) < 2:
@@ -601,10 +562,10 @@ class NeuralODERegressor(RegressorMixin, _Estimator):
             raise ValueError(f"y must hold numbers, got text, {str(y.flat[0])!r}: classes are NeuralODEClassifier's")
         if y.dtype.kind in "mM":
             raise ValueError(f"y must hold numbers, got {str(y.flat[0])!r}: write it as seconds since some day")
-        _check_size(y, "y")
+        check_size(y, "y")
         return y
 
-    def _learn_target(self, y: NDArray[Any], weight: NDArray[np.float64] | None, classes: Any) -> None:
+    def _learn_target(self, y: NDArray[Any], weight: Array | None, classes: Any) -> None:
         self._flat = y.ndim == 1
         y = y.reshape(len(y), -1).astype(np.float64)
         self._mean, self._scale = centre_and_scale(y, np.ones(len(y)) if weight is None else weight)
@@ -621,61 +582,11 @@ class NeuralODERegressor(RegressorMixin, _Estimator):
         return tags
 
 
-def _say_what_holds(X: Any, message: str) -> str:
-    """What scikit-learn says of rows that are none, or no numbers; with how they may be, where that can be told."""
-    if getattr(X, "ndim", 2) > 2:
-        return (
-            f"X must have rows of features, got an array of shape {tuple(X.shape)}; images and the like are rows of "
-            "their pixels, as X.reshape(len(X), -1) has them"
-        )
-    text = re.match(r"could not convert string to float: (?:np\.\w+\()?(b?(?:'.*'|\".*\"))", message)
-    held = f"the text {text[1]}" if text else "NaN" if "contains NaN" in message else None
-    if held is None:
-        return message
-    if isinstance(X, pd.DataFrame):
-        return f"X held nothing but numbers in fit, and now holds {held}; leave it out, or begin anew with such rows"
-    return (
-        f"X holds {held}: {type(X).__name__} must hold finite numbers alone, and a pandas data frame may hold text and "
-        "missing values too; fit to one, such as pd.DataFrame(X) or, of other libraries, X.to_pandas()"
-    )
-
-
 def _check_y(X: Any, y: Any, estimator: _Estimator, **options: Any) -> NDArray[Any]:
     """The answers, one for each row."""
     _, y = check_X_y(np.zeros((len(X), 1)), y, estimator=estimator, **options)
     answers: NDArray[Any] = y
     return answers
-
-
-def _check_weight(sample_weight: Any, rows: int) -> NDArray[np.float64] | None:
-    """The weights of rows, None where all count alike."""
-    if sample_weight is None:
-        return None
-    weight = np.asarray(sample_weight, dtype=np.float64)
-    if weight.ndim == 0:
-        weight = np.full(rows, float(weight))
-    if weight.shape != (rows,):
-        raise ValueError(f"sample_weight must have shape ({rows},), one for each row, got {weight.shape}")
-    if not np.isfinite(weight).all() or (weight < 0).any():
-        raise ValueError("sample_weight must be finite and not negative; NaN, infinity or a negative value is in it")
-    if not weight.any():
-        raise ValueError("sample_weight must not be zero for every row")
-    return weight
-
-
-def _check_size(numbers: NDArray[Any], name: str) -> None:
-    """See that numbers can be squared, as they are to be standardised."""
-    largest = float(np.fmax.reduce(np.abs(numbers), axis=None, initial=0))  # of those that are not missing
-    if largest > LARGEST:
-        raise ValueError(
-            f"{name} must hold numbers of at most {LARGEST:g} in size for arithmetic, but one of size {largest:g} "
-            "is in it; replace it, or give all in another unit"
-        )
-
-
-def _take(X: Any, rows: NDArray[np.intp]) -> Any:
-    """Some of the rows."""
-    return X.iloc[rows] if isinstance(X, pd.DataFrame) else X[rows]
 
 
 def _plain(value: Any) -> Any:

@@ -34,6 +34,7 @@ from ..core.files import write_whole
 from .config import Config, ModelConfig, SolverConfig
 from .course import Checkpoint, EpochRecord, History
 from .data import Schema
+from .judging import Score
 from .model import FlowModel, build_model
 
 CONFIG, DATA, METRICS, RESULT = "config.yaml", "data.json", "metrics.jsonl", "result.json"
@@ -66,41 +67,6 @@ class ModelRecord(_Record):
     n_outputs: int
     model: ModelConfig
     solver: SolverConfig
-
-
-class Score(_Record):
-    """How well a model predicts rows.
-
-    Attributes
-    ----------
-    rows : int
-        The number of rows with a target.
-    metric : {"accuracy", "R²"}
-    value : float
-        Of that metric.
-    loss : float
-        Cross-entropy, or mean squared error in squared standard deviations of the target.
-    rmse : float or None
-        The root mean squared error, in the target's unit.
-    """
-
-    rows: int
-    metric: Literal["accuracy", "R²"]
-    value: float
-    loss: float
-    rmse: float | None = None
-
-    def describe(self) -> str:
-        """In words.
-
-        Examples
-        --------
-        >>> Score(rows=30, metric="accuracy", value=29 / 30, loss=0.1).describe()
-        'accuracy 0.967 (29 of 30 rows right)'
-        """
-        if self.rmse is None:
-            return f"accuracy {self.value:.3f} ({round(self.value * self.rows)} of {self.rows} rows right)"
-        return f"R² {self.value:.3f}, root mean squared error {self.rmse:.4g} ({self.rows} rows)"
 
 
 class Result(_Record):

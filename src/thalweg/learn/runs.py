@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import torch
 
 from .arrays import has_rows_apart, is_array
-from .config import Config
+from .columns import CategoryColumn
+from .config import ClassWeight, Config
 from .course import Checkpoint, EpochRecord, History
-from .data import CategoryColumn, Schema, Target, drop_missing_targets
+from .data import Schema, Target, drop_missing_targets
 from .datasets import BUNDLED, Task
 from .files import (
     CHECKPOINT,
     FIGURES,
     DataRecord,
     Result,
-    Score,
     read_run,
     read_stopped,
     write_records,
@@ -30,19 +28,21 @@ from .files import (
 )
 from .images import OnImage
 from .journal import Journal, NewFolder
+from .judging import Score, judge, judge_guess
 from .model import FlowModel, build_model, choose_dropout, choose_state_dim
 from .tables import Decimal, Table, check_target, load_table, read_rows, source_sha256
 from .training import (
     Samples,
     choose_batch_size,
     count_held_out,
-    evaluate,
     fit,
     hold_out,
     outputs,
     split_rows,
     usable_device,
 )
+from .values import like
+from .weights import with_class_weights
 
 
 @dataclass(frozen=True)
@@ -181,6 +181,14 @@ class Run:
                 columns[f"p({label})"] = pd.Series(column, index=frame.index)
         return pd.DataFrame(columns)
 
+    def named(self, answers: pd.DataFrame, frame: pd.DataFrame) -> pd.DataFrame:
+        """What `predict` answered to rows, after the columns that tell them apart, such as an id, where there are any.
+
+        They are those that training left out as identifiers. New rows need not have them.
+        """
+        names = self.schema.identifiers(frame)
+        return pd.concat([names.loc[:, ~names.columns.isin(answers.columns)], answers], axis=1)
+
     def score(self, frame: pd.DataFrame) -> Score:
         """How well the model predicts the rows that have a target.
 
@@ -189,7 +197,7 @@ class Run:
         ValueError
             When no row has one, or a target is none of the classes.
         """
-        return _score(self.model, self.target, self.samples(frame))
+        return judge(self.model, self.target, self.samples(frame))
 
     def learnt_from(self, source: str) -> bool:
         """Whether a source holds the very rows that the run was made from, so that a score on them flatters."""
@@ -483,13 +491,28 @@ def prepare(config: Config, table: Table | None = None) -> Prepared:
     task = config.data.task or table.task
     target = Target.learn(frame[table.target], task)
     codes = target.encode(frame[table.target]) if target.task == "classification" else None
-    apart = min(max(round(config.data.test_size * len(frame)), 1), len(frame) - 1)
+    count = min(max(round(config.data.test_size * len(frame)), 1), len(frame) - 1)
     if config.training.validation_fraction:
-        count_held_out(len(frame) - apart, config.training.validation_fraction)
-    learn, judge = split_rows(len(frame), apart, codes, config.seed)
+        count_held_out(len(frame) - count, config.training.validation_fraction)
+    learn, apart = split_rows(len(frame), count, codes, config.seed)
     schema = Schema.learn(frame, table.target, task, rows=learn, decimal=table.decimal, images=table.images)
     samples = _samples(schema, frame)
-    return Prepared(table, frame, schema, samples[torch.from_numpy(learn)], samples[torch.from_numpy(judge)])
+    train, test = samples[torch.from_numpy(learn)], samples[torch.from_numpy(apart)]
+    return Prepared(table, frame, schema, _weighted(train, schema.target, config.training.class_weight), test)
+
+
+def _weighted(samples: Samples, target: Target, class_weight: ClassWeight) -> Samples:
+    """Rows that count as their classes do."""
+    if class_weight is None:
+        return samples
+    if target.task == "regression":
+        raise ValueError(f"class_weight is for classes, and {target.name!r} is predicted as a number; leave it out")
+    if isinstance(class_weight, dict):  # by words, which may be written otherwise than the classes are
+        spelt = like(pd.Series(list(class_weight), dtype=object), [str(label) for label in target.classes])
+        class_weight = dict(zip(spelt, class_weight.values(), strict=True))
+    weight = with_class_weights(class_weight, [str(label) for label in target.classes], samples.y.numpy(), None)
+    assert weight is not None
+    return replace(samples, weight=torch.from_numpy(weight))[torch.from_numpy(weight > 0)]
 
 
 def _samples(schema: Schema, frame: pd.DataFrame) -> Samples:
@@ -498,33 +521,8 @@ def _samples(schema: Schema, frame: pd.DataFrame) -> Samples:
     return Samples(torch.from_numpy(schema.features(frame)), torch.from_numpy(y))
 
 
-def _score(model: FlowModel, target: Target, samples: Samples) -> Score:
-    parameter = next(model.parameters())
-    try:
-        loss, value = evaluate(model, target.task, samples.to(parameter.device, parameter.dtype))
-    except ArithmeticError as error:
-        raise ValueError(f"the model cannot be judged: {error}") from error
-    return _name_score(target, len(samples), loss, value)
-
-
-def _name_score(target: Target, rows: int, loss: float, value: float) -> Score:
-    if target.task == "classification":
-        return Score(rows=rows, metric="accuracy", value=value, loss=loss)
-    return Score(rows=rows, metric="R²", value=value, loss=loss, rmse=math.sqrt(loss) * target.scale)
-
-
-def _baseline(data: Prepared) -> Score:
-    """The score on the test rows of the commonest class, or of the mean, of the training rows."""
-    y = data.test.y.numpy()
-    if data.task == "classification":
-        shares = np.bincount(data.train.y.numpy(), minlength=data.schema.n_outputs) / len(data.train)
-        loss = -np.log(np.maximum(shares[y], 1 / (1 + len(data.train)))).mean()
-        return _name_score(data.schema.target, len(y), float(loss), float((y == shares.argmax()).mean()))
-    loss, spread = float(np.mean(y**2)), float(np.var(y))
-    return _name_score(data.schema.target, len(y), loss, 1 - loss / spread if spread else 0.0)
-
-
 def _result(model: FlowModel, data: Prepared, history: History) -> Result:
+    target = data.schema.target
     ended: Any = "interrupted" if history.interrupted else "stopped early" if history.stopped_early else "finished"
     return Result(
         ended=ended,
@@ -532,8 +530,8 @@ def _result(model: FlowModel, data: Prepared, history: History) -> Result:
         best_epoch=history.best_epoch,
         seconds=sum(record.seconds for record in history.records),
         parameters=model.n_parameters,
-        test=_score(model, data.schema.target, data.test),
-        baseline=_baseline(data),
+        test=judge(model, target, data.test),
+        baseline=judge_guess(target, data.train.y.numpy(), data.test.y.numpy()),
     )
 
 

@@ -251,6 +251,16 @@ class TestAnswers:
         assert sol.stats.n_rejected > 0
         assert sol.stats.backend == "eager"
 
+    @pytest.mark.parametrize("backend", ["eager", "native"])
+    @pytest.mark.parametrize("batching", ["joint", "per_sample"])
+    def test_a_first_step_beyond_the_end_is_as_long_as_the_span(self, backend, batching):
+        """Its own size would say that a millionth of the span is too small to be tried."""
+        given = {"t_span": (2.0, 1.0), "y0": torch.ones(2, 1, dtype=F64), "backend": backend, "batching": batching}
+        whole, beyond = (solve_ivp(lambda t, y: 50 * y - t, first_step=size, **given) for size in (1.0, 1e300))
+        assert bool(torch.as_tensor(beyond.success).all())
+        assert torch.equal(beyond.ys, whole.ys)
+        assert bool((torch.as_tensor(beyond.stats.n_rejected) > 0).all())
+
     def test_statistics_of_the_backward_pass(self):
         calls = []
 

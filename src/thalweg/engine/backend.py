@@ -181,6 +181,8 @@ def _solve(problem: Problem, method: Method, trace: Trace, samples: int, memory_
     first = problem.first_step
     if isinstance(first, Tensor):
         first = float(first[0])
+    if first is not None:
+        first = min(first, float((ends[1] - ends[0]).abs().max()))  # as in the loop
     rtol, atol = (_of_entries(x, y0, trace.rows) for x in (problem.tolerance.rtol, problem.tolerance.atol))
     t_eval = problem.t_eval
     if t_eval is not None and by_row and t_eval.stride(1) == 0:

@@ -25,6 +25,7 @@ from ..core.arithmetic import (
     clip,
     isfinite,
     maximum,
+    minimum,
     negate,
     of_rows,
     sign,
@@ -428,7 +429,8 @@ def _start(problem: Problem, direction: Number) -> tuple[Number, Carry | None, i
         slope = kept(problem.field(time_of(problem.field, t_graph, y.device, direction), y))
         evaluations += len(problem.field.parts)
     if problem.first_step is not None:
-        size = _bounded(problem, direction * problem.first_step, direction)
+        span = absolute(problem.t1 - problem.t0)  # of a longer one, the least size would be too large
+        size = _bounded(problem, direction * minimum(problem.first_step, span), direction)
         if slope is not None:  # where it is not finite, no step from here will be
             size = size + problem.batching.blemish(slope)
         return size, stepper.init(slope), evaluations

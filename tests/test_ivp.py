@@ -442,7 +442,17 @@ BAD = [
     ({"gradient": "backprop"}, "gradient must be one of"),
     ({"backend": "fast"}, "backend must be one of"),
     ({"on_failure": "ignore"}, "on_failure must be one of"),
-    ({"args": (torch.ones(1), 2)}, "argument"),
+    ({"fun": torch.nn.Linear(2, 2)}, r"callable as fun\(t, y\), but it takes .*give lambda t, y: fun\(y\)"),
+    ({"fun": lambda t, y, k: -k * y}, r"callable as fun\(t, y\), but it takes \(t, y, k\); give .* by args"),
+    ({"args": (torch.ones(1), 2)}, r"callable as fun\(t, y, \*args\), here with 2 of args.*leave out args"),
+    ({"fun": lambda t, y: y * math.cos(t), "batching": "per_sample"}, r"t has shape \(2,\), a time .*use .*torch.cos"),
+    ({"fun": lambda t, y: y if t < 1 else -y, "batching": "per_sample"}, "took a tensor of .*torch.where"),
+    ({"fun": lambda t, y: math.sin(y) * y}, r"here t has shape \(\), and y has \(2,\)"),
+    ({"fun": lambda t, y: y.to_sparse()}, "fun must return a dense tensor, .*add .to_dense"),
+    ({"fun": lambda t, y: [y[0], y[1].to_sparse()], "y0": [torch.ones(2)] * 2}, "fun must return a dense tensor"),
+    ({"jac": torch.eye(2).to_sparse(), "method": "kvaerno3"}, "jac must return a dense matrix, .*jac_sparsity"),
+    ({"y0": torch.ones(2, requires_grad=True), "args": torch.eye(2).to_sparse(), "gradient": "forward"}, "sparse"),
+    ({"args": torch.eye(2).to_sparse(), "fun": lambda t, y, a: a @ y, "backend": "native"}, "layout torch.sparse_coo"),
 ]
 
 

@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 from torch.utils import _pytree as pytree
 
 from ..core.arithmetic import Count, Flag, Number, across, wide_dtype
@@ -453,9 +452,12 @@ class _Place:
 
     def slope(self, theta: Tensor) -> Tensor:
         """dy/dt there, of the interpolant."""
-        with forward_ad.dual_level():
-            _, y = self.at(forward_ad.make_dual(theta, torch.ones_like(theta)))
-            found = forward_ad.unpack_dual(y).tangent
+        with torch.enable_grad():  # twice back is forward: the product with v, which is linear, by v
+            theta = theta.detach().requires_grad_()
+            _, y = self.at(theta)
+            v = torch.zeros_like(y, requires_grad=True)
+            (product,) = torch.autograd.grad(y, theta, v, create_graph=True)
+            (found,) = torch.autograd.grad(product.sum(), v)
         h = torch.where(self.h == 0, 1.0, self.h).to(found.real.dtype)
         return found / (across(h, found.ndim) if h.ndim else h)
 

@@ -106,6 +106,8 @@ def test_nothing_is_solved_and_wrong_arguments_are_said():
     calls = []
     explain(lambda t, y: calls.append(len(y)) or -y, torch.ones(4, 2, dtype=torch.complex64))
     assert calls == []
+    with pytest.raises(ValueError, match=r"explain takes fun, y0, args, and no t_span: got y0=\(0, 1\)"):
+        explain(lambda t, y: -y, (0, 1), torch.ones(4, 2))
     with pytest.raises(ValueError, match="no error estimate"):
         explain(lambda t, y: -y, Y0, method="rk4")
 

@@ -251,6 +251,16 @@ class TestAnswers:
         assert sol.stats.n_rejected > 0
         assert sol.stats.backend == "eager"
 
+    @pytest.mark.parametrize("backend", ["eager", "native"])
+    @pytest.mark.parametrize("batching", ["joint", "per_sample"])
+    def test_a_first_step_beyond_the_end_is_as_long_as_the_span(self, backend, batching):
+        """Its own size would say that a millionth of the span is too small to be tried."""
+        given = {"t_span": (2.0, 1.0), "y0": torch.ones(2, 1, dtype=F64), "backend": backend, "batching": batching}
+        whole, beyond = (solve_ivp(lambda t, y: 50 * y - t, first_step=size, **given) for size in (1.0, 1e300))
+        assert bool(torch.as_tensor(beyond.success).all())
+        assert torch.equal(beyond.ys, whole.ys)
+        assert bool((torch.as_tensor(beyond.stats.n_rejected) > 0).all())
+
     def test_statistics_of_the_backward_pass(self):
         calls = []
 
@@ -432,7 +442,17 @@ BAD = [
     ({"gradient": "backprop"}, "gradient must be one of"),
     ({"backend": "fast"}, "backend must be one of"),
     ({"on_failure": "ignore"}, "on_failure must be one of"),
-    ({"args": (torch.ones(1), 2)}, "argument"),
+    ({"fun": torch.nn.Linear(2, 2)}, r"callable as fun\(t, y\), but it takes .*give lambda t, y: fun\(y\)"),
+    ({"fun": lambda t, y, k: -k * y}, r"callable as fun\(t, y\), but it takes \(t, y, k\); give .* by args"),
+    ({"args": (torch.ones(1), 2)}, r"callable as fun\(t, y, \*args\), here with 2 of args.*leave out args"),
+    ({"fun": lambda t, y: y * math.cos(t), "batching": "per_sample"}, r"t has shape \(2,\), a time .*use .*torch.cos"),
+    ({"fun": lambda t, y: y if t < 1 else -y, "batching": "per_sample"}, "took a tensor of .*torch.where"),
+    ({"fun": lambda t, y: math.sin(y) * y}, r"here t has shape \(\), and y has \(2,\)"),
+    ({"fun": lambda t, y: y.to_sparse()}, "fun must return a dense tensor, .*add .to_dense"),
+    ({"fun": lambda t, y: [y[0], y[1].to_sparse()], "y0": [torch.ones(2)] * 2}, "fun must return a dense tensor"),
+    ({"jac": torch.eye(2).to_sparse(), "method": "kvaerno3"}, "jac must return a dense matrix, .*jac_sparsity"),
+    ({"y0": torch.ones(2, requires_grad=True), "args": torch.eye(2).to_sparse(), "gradient": "forward"}, "sparse"),
+    ({"args": torch.eye(2).to_sparse(), "fun": lambda t, y, a: a @ y, "backend": "native"}, "layout torch.sparse_coo"),
 ]
 
 

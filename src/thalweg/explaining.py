@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from .core.field import uncallable
 from .core.state import layout_of
 from .engine import native
 from .engine.backend import TOO_WIDE, Unsuitable, is_too_wide
@@ -144,6 +145,9 @@ def explain(
       the engine has explicit Runge–Kutta and Rosenbrock methods, and 'radau5' is none
     """
     args = args if isinstance(args, tuple) else (args,)
+    if (told := uncallable(fun, args)) is not None:
+        order = f"; explain takes fun, y0, args, and no t_span: got y0={y0!r}" if _is_pair(y0) else ""
+        raise ValueError(told + order)
     asked = {"method": method, "args": args, "batching": batching, **options}
     try:  # a solve that is over where it begins: the front door decides, and nothing is evaluated
         solve_ivp(fun, (t0, t0), y0, **{**asked, "backend": "native"})
@@ -165,6 +169,11 @@ def explain(
         packed.shape[0] if trace.rows else 1,
         native.compiled(trace.program).scratch,
     )
+
+
+def _is_pair(y0: Any) -> bool:
+    """Whether it may have been meant as the ends of a span of time."""
+    return y0.shape == (2,) if isinstance(y0, Tensor) else isinstance(y0, tuple | list) and len(y0) == 2
 
 
 def _counted(n: int, thing: str) -> str:

@@ -240,8 +240,9 @@ def test_evaluations_of_a_solve_by_differences():
         Sparsity.banded(12, 1, 1).pattern.numpy().tolist(),
         sparse.diags_array([np.ones(11), np.ones(12), np.ones(11)], offsets=[-1, 0, 1]),
         torch.randn(12, 12).abs().add(0.1) * Sparsity.banded(12, 1, 1).pattern,
+        Sparsity.banded(12, 1, 1).pattern.double().to_sparse(),
     ],
-    ids=["array", "list", "sparse", "numbers"],
+    ids=["array", "list", "sparse", "numbers", "sparse tensor"],
 )
 def test_patterns_of_any_kind(pattern):
     assert torch.equal(Sparsity.of(pattern, 12).pattern, Sparsity.banded(12, 1, 1).pattern)

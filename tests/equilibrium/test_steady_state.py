@@ -308,6 +308,15 @@ class TestTrouble:
         found = steady_state(lambda t, y: -(y**3), torch.ones(1, dtype=F64), method=method)
         assert abs(found.y.item()) < 1e-8
 
+    @pytest.mark.parametrize("method", ["newton", "krylov"])
+    def test_entries_may_be_of_very_different_sizes(self, method):
+        """The small one fed by the large one: y1 = 1.5 large, y2³ = 1 + y1 / (10 large)."""
+        large = 1e12
+        field = lambda t, y: torch.stack([1.5 * large - y[0], 1 + y[0] / (10 * large) - y[1] ** 3])  # noqa: E731
+        y = steady_state(field, torch.tensor([0.9 * large, 0.5], dtype=F64), method=method).y
+        expected = torch.tensor([1.5 * large, 1.15 ** (1 / 3)], dtype=F64)
+        torch.testing.assert_close(y, expected, rtol=1e-9, atol=0)
+
     @pytest.mark.parametrize("method", METHODS)
     def test_a_field_without_a_root_fails(self, method):
         found = steady_state(

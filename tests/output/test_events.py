@@ -488,6 +488,28 @@ def test_gradients_are_those_of_finite_differences(batching, back):
             assert error < 1e-6, f"{gradient}: source {n} is off by {error:.1e}"
 
 
+@pytest.mark.parametrize("method", ["euler", "midpoint", "rk4", "dopri5"])
+@pytest.mark.parametrize("gradient", ["direct", "checkpointed"])
+@pytest.mark.parametrize("batching", ["joint", "per_sample"])
+def test_exact_gradients_of_coarse_steps_are_those_of_what_was_computed(method, gradient, batching):
+    """An event is a zero on the interpolant, whose slope is far from the field here, and so is its derivative."""
+    start = tensor([1.0, 0.3, 0.2]) if batching == "joint" else tensor([[1.0, 0.3, 0.2]])
+
+    def value(x):
+        events = Event(lambda t, y, k: y[..., 0] + 0.1 * y[..., 1], apply=lambda t, y, k: -0.9 * y)
+        given = {"args": x[..., 2].sum(), "events": events, "step_size": 0.3, "batching": batching}
+        sol = solve_ivp(swing, (0.1, 2.0), x[..., :2], method, gradient=gradient, **given)
+        return sol.t_events[0].square().sum() + sol.y_events[0].sin().sum() + sol.ys[-1].sum()
+
+    x = start.clone().requires_grad_()
+    (found,) = torch.autograd.grad(value(x), x)
+    with torch.no_grad():
+        for way in torch.eye(3, dtype=F64):
+            far, near = ((value(start + h * way) - value(start - h * way)).item() / (2 * h) for h in (2e-4, 1e-4))
+            expected = (4 * near - far) / 3
+            assert abs((found * way).sum().item() - expected) < 1e-8 * max(abs(expected), 1)
+
+
 @pytest.mark.parametrize("gradient", GRADIENTS)
 def test_a_gradient_that_only_the_event_or_its_apply_needs(gradient):
     """Nothing that the front door sees needs one."""

@@ -7,6 +7,7 @@ nowhere else.
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable, Sequence
 from functools import cached_property
@@ -185,6 +186,9 @@ class Field:
         except Exception as error:
             who = "the field" if self.name == "fun" else self.name
             error.add_note(f"(raised by {who} while thalweg evaluated it at t = {_describe(t)})")
+            told = uncallable(self.fun, self.args, self.name) or self._one_number(error, t, y)
+            if told is not None:
+                raise ValueError(told) from error
             raise
         if version_of(y) != version:
             raise wrote(self.name, self.state)
@@ -203,12 +207,23 @@ class Field:
                 f"{self.name} must return the shape of {self.state}, {expected}, but returned {got}; "
                 "check broadcasting between t and the state, and the field's last layer"
             )
-        if slope.dtype != y.dtype or slope.device != y.device:
+        if slope.dtype != y.dtype or slope.device != y.device or slope.layout is not torch.strided:
             raise self._of_another_kind(slope, y)
         return slope
 
+    def _one_number(self, error: Exception, t: Tensor, y: Tensor) -> str | None:
+        """What is wrong where Python asked a tensor of several numbers for one; None where it did not."""
+        if not any(words in str(error) for words in _ONE_NUMBER):
+            return None
+        each = ", a time for each row" if self.layout.by_row else ""
+        return (
+            f"{self.name} took a tensor of several numbers for a single one, as math.cos, float() and `if` do "
+            f"({error}); here t has shape {tuple(t.shape)}{each}, and {self.state} has {tuple(y.shape)}: use functions "
+            "of tensors, such as torch.cos and torch.where"
+        )
+
     def _of_another_kind(self, slope: Tensor, y: Tensor) -> ValueError:
-        """The error for a slope, or a leaf of it, whose dtype or device is not the state's."""
+        """The error for a slope, or a leaf of it, whose dtype, device or layout is not the state's."""
         if slope.dtype != y.dtype:
             kind, advice = y.device.type, "convert the field (module.to(y.dtype)) or y0"
             if torch.is_autocast_enabled(kind) and slope.dtype == torch.get_autocast_dtype(kind):
@@ -217,6 +232,10 @@ class Field:
                 )
             return ValueError(
                 f"{self.name} must return the dtype of y, {y.dtype}, but returned {slope.dtype}; {advice}"
+            )
+        if slope.layout is not torch.strided:
+            return ValueError(
+                f"{self.name} must return a dense tensor, but returned one of layout {slope.layout}; add .to_dense()"
             )
         return ValueError(
             f"{self.name} must return a tensor on y's device, {y.device}, but returned one on {slope.device}; "
@@ -235,6 +254,11 @@ class Field:
         size = math.prod(y.shape[len(rows) :])
         if not isinstance(matrix, Tensor):
             raise ValueError(f"jac must return a tensor, got {type(matrix).__name__}; collect entries with torch.stack")
+        if matrix.layout is not torch.strided:
+            raise ValueError(
+                f"jac must return a dense matrix, but returned one of layout {matrix.layout}; give its .to_dense(), "
+                "and where its zeros lie by jac_sparsity"
+            )
         if not isinstance(self.jac, Tensor):
             matrix = kept(matrix)
         elif matrix.shape == (size, size):
@@ -265,7 +289,7 @@ class Field:
                     f"{self.name} must return leaves shaped like those of {self.state}, expected {tuple(shape)}, "
                     f"got {got}"
                 )
-            if leaf.dtype != y.dtype or leaf.device != y.device:  # packing would convert it
+            if leaf.dtype != y.dtype or leaf.device != y.device or leaf.layout is not torch.strided:  # packing converts
                 raise self._of_another_kind(leaf, y)
         return self.layout.pack(slope)
 
@@ -382,6 +406,43 @@ def wrote(name: str, state: str) -> ValueError:
         f"{name} must not write into {state}, with which the solve goes on: compute new tensors, by {state}.neg() in "
         f"place of {state}.neg_(), or write into a copy, {state}.clone()"
     )
+
+
+_ONE_NUMBER = (
+    "converted to Python scalars",
+    "converted to Scalar",
+    "Boolean value of Tensor with more than one value",
+    "only integer tensors of a single element",
+)
+"""What PyTorch says where Python asks a tensor for its one number, and it has several."""
+
+
+def uncallable(fun: Callable[..., Any], args: tuple[Any, ...], name: str = "fun") -> str | None:
+    """What is wrong where a function cannot take (t, y, *args) at all, and how to mend it; None where it can."""
+    try:
+        taken = inspect.signature(fun.forward if isinstance(fun, torch.nn.Module) else fun)
+    except (TypeError, ValueError):  # some that are compiled do not say
+        return None
+
+    def takes(count: int) -> bool:
+        try:
+            taken.bind(*range(count))
+        except TypeError:
+            return False
+        return True
+
+    count, further = 2 + len(args), ", *args" if args else ""
+    if takes(count):
+        return None
+    timeless = f"where it does without the time, give lambda t, y{further}: fun(y{further})"
+    if args and takes(2):
+        advice = f"leave out args, or let it take them{f'; {timeless}' if count == 3 else ''}"
+    elif takes(count - 1):
+        advice = timeless
+    else:
+        advice = "give what else it takes by args=(…,), or give a lambda that calls it as it is to be called"
+    given = f", here with {len(args)} of args" if args else ""
+    return f"{name} must be callable as {name}(t, y{further}){given}, but it takes {taken}; {advice}"
 
 
 def time_of(field: FieldLike, t: Number, device: torch.device, h: Number = 0.0) -> Tensor:

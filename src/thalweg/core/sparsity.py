@@ -53,6 +53,8 @@ class Sparsity:
 
     def __init__(self, pattern: Any) -> None:
         whole = pattern.toarray() if hasattr(pattern, "toarray") else pattern
+        if isinstance(whole, torch.Tensor) and whole.layout is not torch.strided:
+            whole = whole.to_dense()
         try:
             self.pattern = (torch.as_tensor(whole, device="cpu") != 0).detach()
         except (TypeError, ValueError, RuntimeError):

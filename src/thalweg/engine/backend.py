@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from ..core.field import Field, FieldLike
+from ..core.holdings import all_tensors
 from ..gradients import Checkpointed, GradientMethod
 from ..gradients.base import Integrate, Request
 from ..loop.integrate import Problem
@@ -103,6 +104,11 @@ def chosen(method: Method, gradient: GradientMethod, request: Request, integrate
     except Untraceable as error:
         raise Unsuitable(str(error)) from None
     except Exception as error:  # the eager loop asks the field in earnest, and what is wrong with it is told there
+        for x in (*given, *all_tensors(field.fun)):
+            if x.layout is not torch.strided:
+                raise Unsuitable(
+                    f"the field has a tensor of layout {x.layout}, and the engine knows dense ones"
+                ) from None
         raise Unsuitable(f"the field could not be watched: {type(error).__name__}: {error}") from None
     samples = y0.shape[0] if trace.rows else 1
     if isinstance(method.data, Rosenbrock) and y0.numel() > samples * _LARGEST_JACOBIAN:
@@ -181,6 +187,8 @@ def _solve(problem: Problem, method: Method, trace: Trace, samples: int, memory_
     first = problem.first_step
     if isinstance(first, Tensor):
         first = float(first[0])
+    if first is not None:
+        first = min(first, float((ends[1] - ends[0]).abs().max()))  # as in the loop
     rtol, atol = (_of_entries(x, y0, trace.rows) for x in (problem.tolerance.rtol, problem.tolerance.atol))
     t_eval = problem.t_eval
     if t_eval is not None and by_row and t_eval.stride(1) == 0:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ..core.arithmetic import across
+from ..core.norms import rms_of_rows
 from ..core.status import Status
 from .gmres import gmres
 from .system import System
@@ -50,16 +51,21 @@ def by_jacobian(system: System, z: Tensor, f: Tensor, going: Tensor) -> tuple[Te
 
 
 def by_products(system: System, z: Tensor, f: Tensor, going: Tensor) -> tuple[Tensor, Tensor]:
-    """-J⁻¹ f nearly, by GMRES on products with J that are differences of f (Knoll & Keyes 2004, section 2)."""
-    room = torch.finfo(z.dtype).eps ** 0.5 * (1 + z.norm(dim=1))
+    """-J⁻¹ f nearly, by GMRES on products with J that are differences of f (Knoll & Keyes 2004, section 2).
+
+    All in units of each entry's own size, D = 1 + |z|: D⁻¹ J D x = -D⁻¹ f. Otherwise entries far smaller than others
+    would be moved, for a difference, by more than they are, and what is left of their equations would not be seen.
+    """
+    units, room = 1 + z.abs(), torch.finfo(z.dtype).eps ** 0.5
 
     def product(v: Tensor, asked: Tensor) -> Tensor:
-        size = across(room / v.norm(dim=1).clamp(min=torch.finfo(z.dtype).tiny), 2)
+        size = across(room / rms_of_rows(v).clamp(min=torch.finfo(z.dtype).tiny), 2)
         size = torch.where(torch.isfinite(size), size, 0.0)
-        return torch.where(size > 0, (system(z + size * v, asked & going) - f) / torch.where(size > 0, size, 1.0), 0.0)
+        change = (system(z + size * units * v, asked & going) - f) / units
+        return torch.where(size > 0, change / torch.where(size > 0, size, 1.0), 0.0)
 
-    step, left = gmres(product, -f, rtol=_FORCING, cycles=4)
-    return step, left < 0.5
+    step, left = gmres(product, -f / units, rtol=_FORCING, cycles=4)
+    return units * step, left < 0.5
 
 
 def newton(system: System, z: Tensor, most: int, direction: Direction) -> Found:

@@ -23,7 +23,7 @@ from torch import Tensor, func
 from torch.autograd import forward_ad
 from torch.utils import _pytree as pytree
 
-from ..core.holdings import scripted_tensors
+from ..core.holdings import all_tensors, scripted_tensors
 from ..loop.integrate import GraphTimes, Problem, Result
 from .base import Integrate, Request, SolveNode, Sources
 from .capture import check_reach
@@ -84,6 +84,12 @@ class _Node(SolveNode):
     def __init__(self, integrate: Integrate, request: Request, sources: Sources, options: Forward) -> None:
         super().__init__(integrate, request, sources)
         self.options = options
+        for x in all_tensors((request.field.args, sources.functions)):
+            if x.layout is not torch.strided:
+                raise ValueError(
+                    f"gradient='forward' cannot go through sparse tensors, and the field has one of layout {x.layout}; "
+                    "give its .to_dense(), or choose gradient='checkpointed'"
+                )
         where: _Reach = "row" if request.problem.batching.by_row else "all"
         tensors = sources.tensors()
         reach: list[_Reach] = [where, where, where, "output", *["all"] * (len(tensors) - 4)]  # type: ignore[list-item]

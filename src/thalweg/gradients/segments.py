@@ -4,9 +4,11 @@ Each segment is first solved without a graph, to find its events. Where a gradie
 more by the gradient method, along the same steps and with outputs at the times that were found; these are constants
 of that solve. An event at time t* depends on all that g(t*, y(t*)) = 0 does, by the implicit function theorem:
 
-    dt* = -dg / ġ,   ġ = ∂g/∂t + ∂g/∂y f,   dy* = dy + f dt*.
+    dt* = -dg / ġ,   ġ = ∂g/∂t + ∂g/∂y ẏ,   dy* = dy + ẏ dt*.
 
-So every gradient method serves as it is, and what happens between segments is part of the graph.
+As events are found on the interpolant of a step, ẏ is its slope, which makes these the derivatives of what was
+computed; for continuous gradients, which are those of the solution itself, it is the field. So every gradient method
+serves as it is, and what happens between segments is part of the graph.
 
 A number of a unit has the shape (U), which is () in joint and (B,) per sample.
 y: (*shape) in joint, (B, *D) per sample.
@@ -26,6 +28,7 @@ from ..core.status import Status
 from ..loop.integrate import GraphTimes, Problem, Result
 from ..output.dense import DenseRecorder
 from ..output.events import Event, EventFunctions, EventWatch, Found, Until
+from .adjoint import Continuous
 from .base import GradientMethod, Integrate, Request
 
 
@@ -69,8 +72,10 @@ class _Solve:
         t0, t1 = self.times.t0.detach(), self.times.t1.detach()
         self.direction = torch.sign(t1 - t0)
         self.functions = EventFunctions(events, request.field, self.direction)
+        self.continuous = isinstance(method, Continuous)
+        exact = torch.is_grad_enabled() and not self.continuous
         with torch.no_grad():
-            self.watch = EventWatch(self.functions, t0, request.y0.detach(), self.direction)
+            self.watch = EventWatch(self.functions, t0, request.y0.detach(), self.direction, slopes=exact)
         self.found: list[list[Found]] = [[] for _ in events]
         self.nfev: Count = self.problem.batching.count(0)
         self.njev = self.nlu = self.nfev
@@ -200,16 +205,18 @@ class _Solve:
         """What was found of event i, as a function of all that it depends on."""
         if not len(found.t):
             return found
-        pairs = [self._attach(i, t, y) for t, y in zip(found.t, found.y, strict=True)]
-        count = found.there.sum(0) if found.there.ndim > 1 else len(pairs)
-        self.nfev = self.nfev + self.functions.evaluations * count
+        pairs = [self._attach(i, *each) for each in zip(found.t, found.y, found.slope, strict=True)]
+        if self.continuous:
+            count = found.there.sum(0) if found.there.ndim > 1 else len(pairs)
+            self.nfev = self.nfev + self.functions.evaluations * count
         t, y = (torch.stack(x) for x in zip(*pairs, strict=True))
         return replace(found, t=t, y=y)
 
-    def _attach(self, i: int, t: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    def _attach(self, i: int, t: Tensor, y: Tensor, slope: Tensor) -> tuple[Tensor, Tensor]:
         """One time and state at which event i is zero, by one Newton step whose length is known: zero."""
-        with torch.no_grad():
-            slope = self.functions.slope(t, y)
+        if self.continuous:
+            with torch.no_grad():
+                slope = self.functions.slope(t, y)
         value = self.functions.value(i, t, y)
         if not value.requires_grad:  # it depends on nothing that a gradient goes to, nor does its time
             return t, y

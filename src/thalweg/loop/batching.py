@@ -6,6 +6,7 @@ Python floats, at the price of one read from the device a step; per sample they 
 
 from __future__ import annotations
 
+import cmath
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
@@ -39,6 +40,9 @@ class Batching(Protocol):
 
     def finite(self, y: Tensor) -> Flag:
         """Whether every entry of each unit is finite."""
+
+    def blemish(self, x: Tensor, also: Tensor | None = None) -> Number:
+        """NaN for each unit of which an entry, here or there, is not finite, 0 for the others."""
 
     def read(self, running: Flag, due: Count = 0, stuck: Flag = False) -> tuple[bool, int, bool]:
         """Whether any unit runs on, the most that is due of any, and whether any is stuck: one read of the device."""
@@ -83,6 +87,10 @@ class Joint:
         """Of all entries."""
         return bool(torch.isfinite(y).all())
 
+    def blemish(self, x: Tensor, also: Tensor | None = None) -> float:
+        """None is looked for: no other unit feels it, and it would be a read of the device."""
+        return 0.0
+
     def read(self, running: Flag, due: Count = 0, stuck: Flag = False) -> tuple[bool, int, bool]:
         """Nothing to read: all are on the host."""
         return bool(running), int(due), bool(stuck)
@@ -121,6 +129,14 @@ class PerSample:
     def finite(self, y: Tensor) -> Tensor:
         """Of each row."""
         return torch.isfinite(y).flatten(1).all(1) if y.ndim > 1 else torch.isfinite(y)
+
+    def blemish(self, x: Tensor, also: Tensor | None = None) -> Number:
+        """Of each row: infinity times 0 is NaN."""
+        x = x.detach() if also is None else x.detach() + also
+        if x.is_cpu and cmath.isfinite(x.sum().item()):  # as nearly always; it is no wait where it is read at once
+            return 0.0
+        nothing = (x * 0).abs()
+        return nothing.flatten(1).sum(1) if x.ndim > 1 else nothing
 
     def read(self, running: Flag, due: Count = 0, stuck: Flag = False) -> tuple[bool, int, bool]:
         """All in one read."""

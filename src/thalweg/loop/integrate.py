@@ -25,6 +25,7 @@ from ..core.arithmetic import (
     clip,
     isfinite,
     maximum,
+    minimum,
     negate,
     of_rows,
     sign,
@@ -211,7 +212,7 @@ def integrate(problem: Problem, recorder: Recorder | None = None) -> Result:
         nfev = nfev + running * evaluations
         begun = isfinite(h)
         if isinstance(begun, Tensor) and torch.is_grad_enabled() and bool(begun.any()) and not bool(begun.all()):
-            y, carry = _stand_in(problem, begun, carry)
+            y, carry = _begun_elsewhere(problem, begun, carry)
         status = where(begun, status, Status.NONFINITE.value)
         running = running & begun
         h = where(begun, h, 0.0)
@@ -244,7 +245,7 @@ def integrate(problem: Problem, recorder: Recorder | None = None) -> Result:
         t_graph, h_graph = _in_graph(problem, t, h, goal, lands, last, running)
         step = tried = stepper.step(problem.field, t_graph, h_graph, y, carry)
 
-        error = _error(problem, step, y) if controller.adaptive else None
+        error = _error(problem, step, y)
         order = stepper.error_order if step.error_order is None else step.error_order
         settled = None
         if settler is not None and isinstance(error, Tensor):
@@ -256,10 +257,11 @@ def integrate(problem: Problem, recorder: Recorder | None = None) -> Result:
             h_next, state_next = decision.h, decision.state
             accept = _accepted(problem, decision.accept, running, step, error, h)
             t_next = where(accept, where(lands, goal, t + h), t)
-        if isinstance(error, Tensor) and torch.is_grad_enabled() and not bool(torch.isfinite(error).all()):
+        if isinstance(error, Tensor) and torch.is_grad_enabled() and not bool((sound := torch.isfinite(error)).all()):
             # in the graph even a step that is thrown away must be finite, as 0 * inf is NaN: let those rows stand
-            # still; what was tried is what is told and counted
-            step = stepper.step(problem.field, t_graph, where(accept, h_graph, 0.0), y, carry)
+            # still, where one can; what was tried is what is told and counted
+            start = _stand_in(sound, of_rows(t_graph), y, carry)
+            step = stepper.step(problem.field, start[0], where(accept, h_graph, 0.0), *start[1:])
         y_next = step.y
         extended, inside = step, dense is not None
         if problem.watch is not None and accept is not False:
@@ -281,7 +283,7 @@ def integrate(problem: Problem, recorder: Recorder | None = None) -> Result:
             nfev = tally(nfev, running, tried.nfev)
             if stepper.implicit:
                 njev, nlu = tally(njev, running, tried.njev), tally(nlu, running, tried.nlu)
-            stuck = _stuck(problem, running, tried, error, t, h, h_next, floor)
+            stuck = _stuck(problem, running, error, t, h, h_next, floor)
             if stops is not None:  # a step cut short by a stop says little of the next one's size
                 h_next = where(accept & lands & (absolute(h_next) < absolute(proposed)), proposed, h_next)
             h_next = where(running, _bounded(problem, h_next, direction), proposed)
@@ -343,18 +345,24 @@ def integrate(problem: Problem, recorder: Recorder | None = None) -> Result:
 
 
 def _error(problem: Problem, step: Step, y: Tensor) -> Number:
-    """The error of each unit relative to what is allowed; infinite where the equations of the step were not solved."""
-    assert step.error is not None, "an adaptive controller needs a method with an error estimate"
-    error = _relative(problem, step.error, y, step.y)
-    if step.error_coarse is not None:
-        error = _tempered(error, _relative(problem, step.error_coarse, y, step.y))
+    """The error of each unit relative to what is allowed; infinite where the equations of the step were not solved.
+
+    Of a step whose size is given, 0 where it is finite.
+    """
+    if problem.controller.adaptive:
+        assert step.error is not None, "an adaptive controller needs a method with an error estimate"
+        error = _relative(problem, step.error, y, step.y)
+        if step.error_coarse is not None:
+            error = _tempered(error, _relative(problem, step.error_coarse, y, step.y))
+    else:
+        error = problem.batching.blemish(step.y, step.error)  # the error sees stages that the end does not
     return error if step.converged is True else where(step.converged, error, math.inf)
 
 
-def _accepted(problem: Problem, fits: Flag, running: Flag, step: Step, error: Number | None, h: Number) -> Flag:
+def _accepted(problem: Problem, fits: Flag, running: Flag, step: Step, error: Number, h: Number) -> Flag:
     """Which running units keep the step: where it fits the tolerance, or is as small as it may be; none unsolved."""
     accept = fits & running
-    if problem.min_step > 0 and error is not None:
+    if problem.min_step > 0:
         accept = accept | (running & isfinite(error) & (absolute(h) <= problem.min_step * (1 + _SLACK)))
     return accept if step.converged is True else accept & step.converged
 
@@ -362,16 +370,16 @@ def _accepted(problem: Problem, fits: Flag, running: Flag, step: Step, error: Nu
 def _stuck(
     problem: Problem,
     running: Flag,
-    step: Step,
-    error: Number | None,
+    error: Number,
     t: Number,
     h: Number,
     h_next: Number,
     floor: Number,
 ) -> Flag:
     """Which units, if they reject the step, can try no smaller one."""
-    if error is None:  # no other size is allowed
-        return False if step.converged is True else running & negate(step.converged)
+    if not problem.controller.adaptive:  # no other size is allowed
+        fits = error <= 1
+        return False if fits is True else running & negate(fits)
     stuck = running & (absolute(h_next) <= maximum(absolute(t) * _SPACING, floor))
     return stuck if problem.min_step == 0 else stuck | (running & (absolute(h) <= problem.min_step))
 
@@ -388,11 +396,10 @@ def _tempered(error: Number, coarse: Number) -> Number:
     return error / (1 + 0.01 * ratio**2) ** 0.5
 
 
-def _cause(problem: Problem, step: Step, error: Number | None) -> Count:
+def _cause(problem: Problem, step: Step, error: Number) -> Count:
     """Why each unit that can go no further fails."""
     units = problem.batching
-    finite = units.finite(step.y.detach()) if error is None else isfinite(error)
-    cause = where(finite, Status.STEP_UNDERFLOW.value, units.count(Status.NONFINITE.value))
+    cause = where(isfinite(error), Status.STEP_UNDERFLOW.value, units.count(Status.NONFINITE.value))
     if step.converged is True:
         return cause
     unsolved = where(units.finite(step.y.detach()), Status.NOT_CONVERGED.value, units.count(Status.NONFINITE.value))
@@ -422,7 +429,11 @@ def _start(problem: Problem, direction: Number) -> tuple[Number, Carry | None, i
         slope = kept(problem.field(time_of(problem.field, t_graph, y.device, direction), y))
         evaluations += len(problem.field.parts)
     if problem.first_step is not None:
-        return _bounded(problem, direction * problem.first_step, direction), stepper.init(slope), evaluations
+        span = absolute(problem.t1 - problem.t0)  # of a longer one, the least size would be too large
+        size = _bounded(problem, direction * minimum(problem.first_step, span), direction)
+        if slope is not None:  # where it is not finite, no step from here will be
+            size = size + problem.batching.blemish(slope)
+        return size, stepper.init(slope), evaluations
     assert slope is not None
     size = first_step(
         problem.field,
@@ -484,13 +495,22 @@ def begun_anew(problem: Problem, t: Number, y: Tensor, carry: Carry | None, anew
     return tuple(map(problem.batching.select, repeat(anew), fresh, carry))
 
 
-def _stand_in(problem: Problem, begun: Tensor, carry: Carry | None) -> tuple[Tensor, Carry | None]:
+def _stand_in(sound: Tensor, t: Tensor, y: Tensor, carry: Carry | None) -> tuple[Tensor, Tensor, Carry | None]:
+    """Time, state and carry, with those of a sound row in place of each that is not."""
+    rows = stand_ins(sound)
+
+    def put(x: Tensor) -> Tensor:
+        return torch.where(across(sound, x.ndim), x, x.detach()[rows])
+
+    return put(t), put(y), None if carry is None else tuple(map(put, carry))
+
+
+def _begun_elsewhere(problem: Problem, begun: Tensor, carry: Carry | None) -> tuple[Tensor, Carry | None]:
     """The state and the first carry, with a row that can begin in place of each that cannot.
 
     Those rows have failed, but in a graph their field would still turn the gradients that rows share into NaN: 0 * inf.
     """
-    y = problem.y0
-    y = torch.where(across(begun, y.ndim), y, y.detach()[stand_ins(begun)])
+    _, y, _ = _stand_in(begun, of_rows(problem.t0), problem.y0, None)
     if carry is None:
         return y, None
     t, _ = _in_graph(problem, problem.t0, 0.0, problem.t1, False, False, True)

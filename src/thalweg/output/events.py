@@ -204,19 +204,21 @@ class EventFunctions:
 class Found:
     """What was found of one event: times (K, U), states (K, *y.shape), and which of them there are, (K, U).
 
-    `stops` are those at which the solve of their unit stopped.
+    `slope`, like y, is dy/dt of the interpolant there, where the watch was asked for it, and 0 elsewhere. `stops` are
+    those at which the solve of their unit stopped.
     """
 
     t: Tensor
     y: Tensor
+    slope: Tensor
     there: Tensor
     stops: Tensor
 
     @classmethod
     def join(cls, parts: Sequence[Found]) -> Found:
         """All of them in order, so that each unit's first come first, and no row of K is empty."""
-        t, y, there, stops = (
-            torch.cat([getattr(part, name) for part in parts]) for name in ("t", "y", "there", "stops")
+        t, y, slope, there, stops = (
+            torch.cat([getattr(part, name) for part in parts]) for name in ("t", "y", "slope", "there", "stops")
         )
         order = torch.argsort((~there).to(torch.uint8), dim=0, stable=True)
         order = order[: int(there.sum(0).max()) if there.numel() else 0]
@@ -224,7 +226,7 @@ class Found:
         def take(x: Tensor) -> Tensor:
             return torch.take_along_dim(x, order.view(*order.shape, *(1,) * (x.ndim - order.ndim)), 0)
 
-        return cls(take(t), take(y), take(there), take(stops))
+        return cls(take(t), take(y), take(slope), take(there), take(stops))
 
     def shown(self) -> tuple[Tensor, Tensor]:
         """The times and states, NaN where there is none."""
@@ -287,6 +289,8 @@ class EventWatch:
         Where the solve begins.
     forward : Tensor (U)
         The direction of time: 1 or -1.
+    slopes : bool
+        Whether the slopes at what is found are asked for.
 
     Attributes
     ----------
@@ -302,9 +306,11 @@ class EventWatch:
 
     inside = True
 
-    def __init__(self, functions: EventFunctions, t0: Tensor, y0: Tensor, forward: Tensor) -> None:
+    def __init__(
+        self, functions: EventFunctions, t0: Tensor, y0: Tensor, forward: Tensor, *, slopes: bool = False
+    ) -> None:
         self.functions = functions
-        self._forward = forward
+        self._forward, self._slopes = forward, slopes
         events, self._device = functions.events, y0.device
         column = (len(events), *(1,) * t0.ndim)
 
@@ -345,7 +351,8 @@ class EventWatch:
     def found(self) -> list[Found]:
         """What was found of each event."""
         none = torch.zeros((0, *self.t.shape), dtype=torch.bool, device=self._device)
-        empty = Found(none.to(self.t.dtype), self._like.new_zeros((0, *self._like.shape)), none, none)
+        states = self._like.new_zeros((0, *self._like.shape))
+        empty = Found(none.to(self.t.dtype), states, states, none, none)
         return [Found.join(parts or [empty]) for parts in self._parts]
 
     @torch.no_grad()
@@ -414,8 +421,10 @@ class EventWatch:
 
     def _record(self, place: _Place, theta: Tensor, hit: Tensor, stops: Tensor) -> None:
         for look, i in torch.nonzero(hit.flatten(2).any(2) if hit.ndim > 2 else hit).tolist():
-            t, y = place.at(torch.where(hit[look, i], theta[look, i], 1.0))
-            parts = (t, y, hit[look, i], stops[look, i])
+            there = torch.where(hit[look, i], theta[look, i], 1.0)
+            t, y = place.at(there)
+            slope = place.slope(there) if self._slopes else torch.zeros_like(y)
+            parts = (t, y, slope, hit[look, i], stops[look, i])
             self._parts[i].append(Found(*(x.unsqueeze(0) for x in parts)))
 
 
@@ -440,6 +449,17 @@ class _Place:
         fraction = theta if theta.ndim else theta.unsqueeze(0)
         y = self.stepper.interpolate(self.step, self.y, self.size, fraction)
         return self.t + theta * self.h, (y if theta.ndim else y.squeeze(0))
+
+    def slope(self, theta: Tensor) -> Tensor:
+        """dy/dt there, of the interpolant."""
+        with torch.enable_grad():  # twice back is forward: the product with v, which is linear, by v
+            theta = theta.detach().requires_grad_()
+            _, y = self.at(theta)
+            v = torch.zeros_like(y, requires_grad=True)
+            (product,) = torch.autograd.grad(y, theta, v, create_graph=True)
+            (found,) = torch.autograd.grad(product.sum(), v)
+        h = torch.where(self.h == 0, 1.0, self.h).to(found.real.dtype)
+        return found / (across(h, found.ndim) if h.ndim else h)
 
     def looks(self) -> list[tuple[Tensor, Tensor]]:
         """Times and states at all looks."""

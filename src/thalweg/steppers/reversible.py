@@ -142,7 +142,7 @@ class ReversibleStepper:
             )
             join = (size > torch.clamp(self.growth * first, max=1.0)) | (pace > self.growth * slow)
             # where the step back cannot be made, neither can this one
-            error = None if there.error is None else torch.where(torch.isfinite(apart_new), there.error, torch.nan)
+            error = torch.where(torch.isfinite(apart_new), 0.0 if there.error is None else there.error, torch.nan)
         parts = parts_of(
             there,
             y=y_new,

@@ -1,7 +1,8 @@
 """Controllers: what becomes of a step, and how large the next one is.
 
 A controller holds no state of its own: `init` gives the first, `adapt` returns the next. An error is the norm of a
-step's error estimate relative to the tolerance, so 1 is just allowed. Sizes are signed: negative runs back in time.
+step's error estimate relative to the tolerance, so 1 is just allowed; of a step that is not finite it is NaN, and where
+no estimate is asked for it is otherwise 0. Sizes are signed: negative runs back in time.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ class Controller(Protocol):
     def init(self, h: Number) -> Any:
         """The state before the first step, which will have size h."""
 
-    def adapt(self, error: Number | None, h: Number, state: Any, order: Number) -> Decision:
+    def adapt(self, error: Number, h: Number, state: Any, order: Number) -> Decision:
         """Accept or reject a step of size h; `order` is the power of h by which its error shrinks."""
 
 
@@ -57,9 +58,9 @@ class Fixed:
         """The size, which every step returns to after a shorter last one."""
         return h
 
-    def adapt(self, error: Number | None, h: Number, state: Number, order: Number) -> Decision:
-        """Accept."""
-        return Decision(accept=True, h=state, state=state)
+    def adapt(self, error: Number, h: Number, state: Number, order: Number) -> Decision:
+        """Accept what could be computed: other sizes are not tried."""
+        return Decision(error <= 1.0, state, state)
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,9 +153,8 @@ class PID:
         factors = _Factors.of(self, h)
         return PIDState(factors.one, factors.one, factors.most, factors)
 
-    def adapt(self, error: Number | None, h: Number, state: PIDState, order: Number) -> Decision:
+    def adapt(self, error: Number, h: Number, state: PIDState, order: Number) -> Decision:
         """Accept where the error is at most 1; a step that is not finite is rejected and shrinks all it may."""
-        assert error is not None, "an adaptive controller needs an error estimate"
         accept = error <= 1.0
         error = maximum(error, 1e-10)  # what is smaller lets a step grow no further
         factor = self.safety * error ** (-(self.pcoeff + self.icoeff + self.dcoeff) / order)
@@ -237,9 +237,8 @@ class Gustafsson:
         factors = _Factors.of(self, h)
         return GustafssonState(h * 0, factors.one, factors.most, factors)
 
-    def adapt(self, error: Number | None, h: Number, state: GustafssonState, order: Number) -> Decision:
+    def adapt(self, error: Number, h: Number, state: GustafssonState, order: Number) -> Decision:
         """Accept where the error is at most 1; a step that is not finite is rejected and shrinks all it may."""
-        assert error is not None, "an adaptive controller needs an error estimate"
         accept = error <= 1.0
         error = maximum(error, 1e-10)  # what is smaller lets a step grow no further
         factor = self.safety * error ** (-1 / order)

@@ -68,7 +68,10 @@ public:
       combine(stages_.state[0], stages_.slope.data(), plan_.end(), step.size, new_y_, D);
     }
     step.nfev = S - first_, step.njev = step.nlu = 0;
-    if (plan_.control.adaptive) squares(step);
+    if (plan_.control.adaptive)
+      squares(step);
+    else if (!plan_.control.joint)
+      blemish(step);
   }
 
   int extend(const Step<T>& step) {
@@ -146,6 +149,22 @@ private:
 #pragma GCC unroll 2
     for (int j = 0; j < row_registers; ++j)
       total[j].store(step.squares + j * W), coarse_total[j].store(step.squares + L + j * W);
+  }
+
+  // For a step whose size is given: 0 where its end and its error are finite, as that sees stages that the end does not;
+  // NaN elsewhere, as infinity times 0 is.
+  void blemish(Step<T>& step) const {
+    const Terms<T>& terms = plan_.error();
+    for (int j = 0; j < L; j += W) {
+      Vec<T> total(T(0));
+      for (int at = j; at < D * L; at += L) {
+        Vec<T> error(T(0));
+        for (int n = 0; n < terms.count; ++n)
+          error += Vec<T>::load(stages_.slope[terms.numbers[n]] + at) * Vec<T>(terms.weights[n]);
+        total += (Vec<T>::load(step.ended + at) + error * Vec<T>::load(step.size + j)) * T(0);
+      }
+      total.store(step.squares + j);
+    }
   }
 
   bool kept_whole() const {

@@ -91,7 +91,10 @@ public:
     }
     sum(S, step, ended_, beside_);
     step.ended = ended_;
-    if (plan_.control.adaptive) squares(step);
+    if (plan_.control.adaptive)
+      squares(step);
+    else if (!plan_.control.joint)
+      blemish(step);
   }
 
   int extend(const Step<T>&) { return 0; }
@@ -177,6 +180,16 @@ private:
         const Vec<T> ratio = size * Vec<T>::load(beside_ + at) / (Vec<T>(plan_.atol(d)) + larger * plan_.rtol(d));
         total += ratio * ratio;
       }
+      total.store(step.squares + j);
+    }
+  }
+
+  // As that of explicit methods.
+  void blemish(Step<T>& step) const {
+    for (int j = 0; j < L; j += W) {
+      Vec<T> total(T(0));
+      for (int at = j; at < D * L; at += L)
+        total += (Vec<T>::load(ended_ + at) + Vec<T>::load(step.size + j) * Vec<T>::load(beside_ + at)) * T(0);
       total.store(step.squares + j);
     }
   }

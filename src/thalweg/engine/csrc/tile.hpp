@@ -38,7 +38,8 @@ template <class T>
 struct Step {
   static constexpr int L = lanes<T>;
   alignas(64) T size[L];               // h, as the field's numbers are
-  T squares[2 * L];                    // sums of squares of the error relative to what is allowed, and of the coarse one
+  T squares[2 * L];                    // sums of squares of the error relative to what is allowed, and of the coarse one;
+                                       // 0 or NaN where the size of steps is given, see `blemish`
   double t[L], h[L];                   // where it begins, and how long it is: 0 where a lane carries nothing
   std::int64_t sample[L];              // -1 where a lane carries nothing
   std::int64_t output[L], end_output[L];  // the first that may lie in it, and the first behind it
@@ -97,6 +98,7 @@ public:
       tried_[l] = accepted_[l] = evaluated_[l] = linearized_[l] = factored_[l] = 0;
       step_.output[l] = step_.end_output[l] = 0;
       limit_[l] = 1;
+      step_.squares[l] = step_.squares[L + l] = 0;
       log_before_[l] = log_two_before_[l] = 0;
     }
   }
@@ -281,10 +283,9 @@ public:
       const auto carries = V::load(carries_ + l) != V(0.0), lands = V::load(step_.lands + l) != V(0.0);
       const V t = V::load(step_.t + l), h = V::load(step_.h + l), t1 = V::load(t1_ + l), direction = V::load(direction_ + l);
       const V e = load_wide(error + l);
-      auto fits = carries, stuck = carries;
+      auto fits = (e <= V(1.0)) & carries, stuck = carries;
       V proposed = V::load(own_size_ + l);
       if (control.adaptive) {
-        fits = (e <= V(1.0)) & carries;
         proposed = h * load_wide(factor + l);
         stuck = (abs(proposed) <= max(abs(t) * V(spacing), V::load(floor_ + l))) & carries;
         if (control.min_step > 0) {
@@ -293,7 +294,7 @@ public:
           stuck = stuck | ((abs(h) <= V(control.min_step)) & carries);
         }
       }
-      stuck = stuck & ~fits;  // none is where all steps fit, as those of one size do
+      stuck = stuck & ~fits;
       proposed = select(abs(proposed) > V(control.max_step), direction * V(control.max_step), proposed);
       if (control.min_step > 0)
         proposed = select(abs(proposed) < V(control.min_step), direction * V(control.min_step), proposed);
@@ -450,12 +451,20 @@ private:
     }
     if (step_.t[l] == t1_[l]) return end(l, Status::success);
     evaluated_[l] = beginning_evaluations();
-    if (!std::isfinite(waiting_h_[from])) return end(l, Status::nonfinite);
+    if (!std::isfinite(waiting_h_[from]) || !begins(from)) return end(l, Status::nonfinite);
     h_[l] = waiting_h_[from];
     own_size_[l] = h_[l];
     floor_[l] = spacing * std::fabs(h_[l]);
     log_before_[l] = log_two_before_[l] = 0;
     limit_[l] = static_cast<T>(plan_.control.most);
+  }
+
+  // Whether the slope that a sample begins with, which speaks in the size of a step that is chosen, lets it begin.
+  bool begins(int from) const {
+    if (plan_.control.joint || chooses() || !plan_.carries_slope()) return true;
+    for (int d = 0; d < D; ++d)
+      if (!std::isfinite(waiting_slope_[d * L + from])) return false;
+    return true;
   }
 
   // Writes what is known of a lane's sample, and frees the lane.

@@ -303,7 +303,7 @@ def solve_ivp(
         shrink=shrink,
     )
     bar = SolveProgress(problem.t1 - problem.t0) if progress else None
-    problem = replace(problem, progress=bar)
+    problem = problem if bar is None else replace(problem, progress=bar)
     check_jacobian(jac, sparsity, chosen.name, problem.stepper.implicit)
     if problem.stepper.implicit and inside:
         raise ValueError(

@@ -144,3 +144,22 @@ def test_states_that_do_not_lie_in_a_row(kind):
     }[kind]
     found = solve_ivp(lambda t, y: -y, (0.0, 1.0), y0, rtol=1e-9, atol=1e-12, batching="per_sample", backend="eager")
     torch.testing.assert_close(found.ys[-1], y0 * math.exp(-1), rtol=1e-7, atol=0)
+
+
+def test_slopes_that_do_not_lie_in_a_row():
+    """A field may return its slope transposed, or expanded: of a row's steps, recorded or not."""
+    y0 = torch.linspace(0.5, 1.5, 12, dtype=torch.float64).view(4, 3).requires_grad_()
+    turn = torch.tensor([[-1.0, 1.0, 0.0], [-1.0, -1.0, 0.0], [0.0, 0.0, -2.0]], dtype=torch.float64)
+    turned = torch.linalg.matrix_exp(turn)
+    for recorded in (True, False):
+        with torch.set_grad_enabled(recorded):
+            end = solve_ivp(
+                lambda t, y: (turn @ y.t()).t(), (0.0, 1.0), y0, rtol=1e-9, atol=1e-12, batching="per_sample",
+                backend="eager", gradient="direct",
+            ).ys[-1]  # fmt: skip
+        torch.testing.assert_close(end, y0 @ turned.t(), rtol=1e-7, atol=1e-9)
+    with torch.no_grad():
+        end = solve_ivp(
+            lambda t, y: y.new_tensor(1.0).expand(4, 3), (0.0, 1.0), y0, batching="per_sample", backend="eager"
+        ).ys[-1]
+    torch.testing.assert_close(end, y0 + 1)

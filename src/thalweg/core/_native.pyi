@@ -145,6 +145,8 @@ class StagesFloat:
         """Steps of one size for all."""
     def resize_rows(self, sizes: int, /) -> None:
         """Steps of a size for each row, float64."""
+    def put(self, stage: int, k: int, /) -> None:
+        """The slope k is that stage from here on."""
     def sum(self, row: int, count: int, base: int, out: int, /) -> None:
         """Out = [base +] size sum_j w_j k_j, by the first `count` weights of a row; `base` may be 0."""
 
@@ -156,6 +158,8 @@ class StagesDouble:
         """Steps of one size for all."""
     def resize_rows(self, sizes: int, /) -> None:
         """Steps of a size for each row, float64."""
+    def put(self, stage: int, k: int, /) -> None:
+        """The slope k is that stage from here on."""
     def sum(self, row: int, count: int, base: int, out: int, /) -> None:
         """Out = [base +] size sum_j w_j k_j, by the first `count` weights of a row; `base` may be 0."""
 
@@ -184,6 +188,9 @@ def stage_times_double(t: int, h: int, c: int, count: int, rows: int, out: int, 
 
 def select_rows(marks: int, a: int, b: int, rows: int, bytes: int, out: int, /) -> None:
     """The rows of a where they are marked, and those of b elsewhere; of each row so many bytes."""
+
+def count_rows(marks: int, rows: int, counts: int, /) -> None:
+    """Count one more for each row that is marked; the counts are int64."""
 
 def operations() -> list[str]:
     """The names of all operations, in the order of their codes."""

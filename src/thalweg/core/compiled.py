@@ -27,7 +27,7 @@ _LARGEST = 2**14
 
 def in_memory(x: Tensor) -> Tensor:
     """The same numbers as they are read by address: one after the other, their signs in them, and zeros there too."""
-    if x.is_contiguous() and not x.is_neg() and not x._is_zerotensor():
+    if x.is_contiguous() and not x.is_neg() and x.data_ptr():  # zeros that are nowhere lie at 0
         return x
     return torch.zeros_like(x) if x._is_zerotensor() else x.resolve_neg().contiguous()
 
@@ -62,10 +62,9 @@ def select_rows(marks: Tensor, a: Tensor, b: Tensor) -> Tensor:
     return out
 
 
-def stage_times(t: Tensor, h: Tensor, c: Tensor, dtype: torch.dtype) -> Tensor:
-    """The times t + c h (S, B) of stages c (S,), for rows at t with steps of h (B,), all float64."""
+def stage_times(t: Tensor, h: Tensor, c: Tensor, out: Tensor) -> Tensor:
+    """The times t + c h of stages c (S,), for rows at t with steps of h (B,), all float64; in `out`, (S, B, …)."""
     t, h, c = in_memory(t), in_memory(h), in_memory(c)
-    out = torch.empty((c.shape[0], t.shape[0]), dtype=dtype, device="cpu")  # whatever the default is
-    fill = native.stage_times_float if dtype is torch.float32 else native.stage_times_double
-    fill(t.data_ptr(), h.data_ptr(), c.data_ptr(), *out.shape, out.data_ptr())
+    fill = native.stage_times_float if out.dtype is torch.float32 else native.stage_times_double
+    fill(t.data_ptr(), h.data_ptr(), c.data_ptr(), c.shape[0], t.shape[0], out.data_ptr())
     return out

@@ -154,7 +154,9 @@ class Field:
             return (times if self.jumps is None else self._inside(times, self.jumps, _host(t), _host(h))).unbind()
         plain = self.jumps is None and c.ndim == 1 and isinstance(t, Tensor) and isinstance(h, Tensor)
         if plain and self.time_dtype in (torch.float32, torch.float64) and is_compiled(of_rows(t)):
-            return stage_times(of_rows(t), of_rows(h), c, self.time_dtype).view(self._time_shape).unbind()
+            shape = (len(c), *self._time_shape[1:])
+            out = torch.empty(shape, dtype=self.time_dtype, device="cpu")  # whatever the default is
+            return stage_times(of_rows(t), of_rows(h), c, out).unbind()
         c = c.unsqueeze(-1) if c.ndim == 1 else c
         times = torch.addcmul(t, c, h) if isinstance(t, Tensor) and isinstance(h, Tensor) else c * h + t
         times = times.to(self.time_dtype)

@@ -37,14 +37,19 @@ class Tolerance:
         return torch.add(self.atol, size, alpha=self.rtol, out=size)
 
 
+def is_uniform(tolerance: Tolerance, dtype: torch.dtype) -> bool:
+    """Whether it is two numbers, in that dtype, for all entries."""
+    return not isinstance(tolerance.rtol, Tensor) and tolerance.atol.ndim == 0 and tolerance.atol.dtype is dtype
+
+
 def relative_to(x: Tensor, tolerance: Tolerance, states: Sequence[Tensor], rows: int | None) -> Tensor | None:
     """The root mean square of x over each of so many rows, or over all of it, relative to what is allowed.
 
     By compiled code, (rows,) or 0-d, float64; None where that cannot be. It overwrites x.
     """
-    atol, rtol = tolerance.atol, tolerance.rtol
-    if isinstance(rtol, Tensor) or atol.ndim or atol.dtype is not x.dtype or not is_compiled(x):
+    if not is_uniform(tolerance, x.dtype) or not is_compiled(x):
         return None
+    atol, rtol = tolerance.atol, tolerance.rtol
     x, y, z = (in_memory(state) for state in (x, states[0], states[-1]))
     found = torch.empty(() if rows is None else (rows,), dtype=torch.float64, device="cpu")
     measure = native.measure_float if x.dtype is torch.float32 else native.measure_double

@@ -132,7 +132,7 @@ class _Node(SolveNode):
         alone = problem.batching.by_row
         stepper = RecordingStepper(unshrunk(problem), self.tape, known, self.options.memory_limit, alone=alone)
         # it has the other methods of the stepper that it holds
-        problem = replace(problem, field=field, stepper=cast(Stepper, stepper)).with_graph(y0, times)
+        problem = replace(problem, field=field, stepper=cast(Stepper, stepper), y0=y0, graph_times=times)
         with torch.set_grad_enabled(stepper.complete):
             result = self.integrate(problem, stepper)
         if isinstance(self.tape, ReplayTape) and isinstance(result.saver, RowSaver):

@@ -21,7 +21,8 @@ from ..core.field import Field
 from ..core.rows import stand_ins
 from ..core.solution import Stats
 from ..core.step import Carry, TakenStep
-from ..loop.integrate import Problem, next_carry, past_jumps
+from ..loop.integrate import Problem, past_jumps
+from ..loop.settling import next_carry
 from .schedule import Places
 from .tape import Level, bare
 

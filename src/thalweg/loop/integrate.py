@@ -22,9 +22,7 @@ from ..core.arithmetic import (
     absolute,
     across,
     anywhere,
-    clip,
     isfinite,
-    maximum,
     minimum,
     negate,
     of_rows,
@@ -32,9 +30,6 @@ from ..core.arithmetic import (
     tally,
     where,
 )
-from ..core.arithmetic import most as most_of
-from ..core.compiled import in_memory
-from ..core.derivatives import recorded
 from ..core.field import Divisible, FieldLike, kept, time_of
 from ..core.norms import Tolerance
 from ..core.rows import rows_of, stand_ins
@@ -49,11 +44,8 @@ from ..stepsize.controllers import Controller
 from ..stepsize.first_step import first_step
 from ..stepsize.stops import Stops
 from .batching import Batching, PerSample
-from .settling import Settler
+from .settling import Attempt, Counts, bounded, cause, relative, settling_of
 from .shrink import Home, crowded
-
-_SLACK = 1e-6  # a step that ends this near t1, relative to its size, ends there
-_SPACING = 10 * 2.0**-52
 
 
 @dataclass(frozen=True)
@@ -195,7 +187,7 @@ class Result:
 
 def integrate(problem: Problem, recorder: Recorder | None = None) -> Result:
     """Carry y0 from t0 to t1."""
-    stepper, controller, units, stops = problem.stepper, problem.controller, problem.batching, problem.stops
+    stepper, units, stops = problem.stepper, problem.batching, problem.stops
     t, t1, y = problem.t0, problem.t1, problem.y0
     direction = sign(t1 - t)
     saver = _saver(problem, direction)
@@ -203,13 +195,12 @@ def integrate(problem: Problem, recorder: Recorder | None = None) -> Result:
 
     running: Flag = t != t1
     status = units.count(Status.SUCCESS.value)  # of units that do not run
-    n_accepted = nfev = njev = nlu = units.count(0)
-    n_steps = units.count(0)  # of its own, as a settler counts on in place
+    counts = Counts.of(units)
     going, _, _ = units.read(running)
     h, carry = t * 0.0, None  # as it stays where nothing runs
     if going:
         h, carry, evaluations = _start(problem, direction)
-        nfev = nfev + running * evaluations
+        counts.nfev = counts.nfev + running * evaluations
         begun = isfinite(h)
         if isinstance(begun, Tensor) and torch.is_grad_enabled() and bool(begun.any()) and not bool(begun.all()):
             y, carry = _begun_elsewhere(problem, begun, carry)
@@ -217,46 +208,22 @@ def integrate(problem: Problem, recorder: Recorder | None = None) -> Result:
         running = running & begun
         h = where(begun, h, 0.0)
         going, _, _ = units.read(running)
-    floor = _SPACING * absolute(h)  # no step is smaller: relative to the first one, and to the time
-    state = controller.init(h)
+    settling = settling_of(problem, h, direction)
     home: Home | None = None
-    accept: Flag
-    stuck: Flag
-    t_next: Number
-    h_next: Number
-    ahead: tuple[Flag, Number] | None = None  # whether the next step lands, and its size, where that is known
-    settler = Settler.of(problem, _SPACING, _SLACK)
-    if settler is not None:
-        t, t1 = in_memory(of_rows(t)), in_memory(of_rows(t1))
 
     for _ in range(problem.max_steps):
         if not going:
             break
         # a unit that has ended takes steps of size 0, as nothing remains, and keeps its h; h is 0 where it failed
         goal = t1 if stops is None else stops.times.next(t, t1)
-        proposed = h
-        if ahead is None:
-            remaining = goal - t
-            lands = remaining / h <= 1 + _SLACK
-            h = where(lands, remaining, h)
-        else:
-            lands, h = ahead
+        proposed, (lands, h) = h, settling.aim(t, h, goal)
         last = lands if stops is None else lands & (goal == t1)
         t_graph, h_graph = _in_graph(problem, t, h, goal, lands, last, running)
         step = tried = stepper.step(problem.field, t_graph, h_graph, y, carry)
 
-        error = _error(problem, step, y)
-        order = stepper.error_order if step.error_order is None else step.error_order
-        settled = None
-        if settler is not None and isinstance(error, Tensor):
-            tried_by = (t, h, error, goal, proposed, floor)
-            settled = settler(tried_by, (lands, running), state, tried.nfev, n_steps, nfev)
-            accept, t_next, h_next, state_next = settled.accept, settled.t, settled.h, settled.state
-        else:
-            decision = controller.adapt(error, h, state, order)
-            h_next, state_next = decision.h, decision.state
-            accept = _accepted(problem, decision.accept, running, step, error, h)
-            t_next = where(accept, where(lands, goal, t + h), t)
+        attempt = Attempt(t, h, y, goal, lands, proposed, running)
+        verdict = settling.judge(attempt, tried, counts)
+        accept, t_next, error = verdict.accept, verdict.t, verdict.error
         if isinstance(error, Tensor) and torch.is_grad_enabled() and not bool((sound := torch.isfinite(error)).all()):
             # in the graph even a step that is thrown away must be finite, as 0 * inf is NaN: let those rows stand
             # still, where one can; what was tried is what is told and counted
@@ -274,25 +241,11 @@ def integrate(problem: Problem, recorder: Recorder | None = None) -> Result:
                 y_next = units.select(stop.units, stop.y, step.y)
         due = saver.due(t_next, accept)
 
-        if settled is not None:
-            stuck, running = settled.stuck, settled.running
-            going, failing = settled.going, settled.failing
-            most, ahead = most_of(due), (settled.lands, settled.h_tried)
-        else:
-            n_steps = n_steps + running
-            nfev = tally(nfev, running, tried.nfev)
-            if stepper.implicit:
-                njev, nlu = tally(njev, running, tried.njev), tally(nlu, running, tried.nlu)
-            stuck = _stuck(problem, running, error, t, h, h_next, floor)
-            if stops is not None:  # a step cut short by a stop says little of the next one's size
-                h_next = where(accept & lands & (absolute(h_next) < absolute(proposed)), proposed, h_next)
-            h_next = where(running, _bounded(problem, h_next, direction), proposed)
-            running = running & (t_next != t1)
-            going, most, failing = units.read(running, due, stuck)
+        running, stuck, h_next, going, most, failing = settling.close(attempt, tried, verdict, t_next, t1, due)
         if failing:
             failed = stuck & negate(accept)
-            status = where(failed, _cause(problem, tried, error), status)
-            running, ahead = running & negate(failed), None
+            status = where(failed, cause(problem, tried, error), status)
+            running = running & negate(failed)
             h_next = where(failed, 0.0, h_next)
             going, _, _ = units.read(running)
 
@@ -300,9 +253,9 @@ def integrate(problem: Problem, recorder: Recorder | None = None) -> Result:
             extended = stepper.extend(problem.field, t_graph, h_graph, y, step)
         if extended is not step:
             asked = accept if inside else due > 0
-            nfev, step = tally(nfev, asked, extended.nfev - step.nfev), extended
+            counts.nfev, step = tally(counts.nfev, asked, extended.nfev - step.nfev), extended
         if most:
-            saver.save(stepper, step, t_graph, h_graph, y, n_accepted, most)
+            saver.save(stepper, step, t_graph, h_graph, y, counts.n_accepted, most)
         if recorder is not None and accept is not False:
             rows = None if home is None else home.rows
             recorder.record(TakenStep(step, t, h, y, carry, accept, last, rows))
@@ -315,95 +268,33 @@ def integrate(problem: Problem, recorder: Recorder | None = None) -> Result:
             running, going = running & False, False
         if stops is not None and stepper.implicit:  # a Jacobian from before a kink may not serve behind it
             stepper.forget(accept & lands & negate(last))
-        y = units.select(accept, y_next, y)
-        carry = next_carry(problem, step, carry, accept)
+        y, carry = settling.keep(accept, y_next, y, step, carry, counts)
         if stops is not None and stops.jumps is not None:
             carry, spent = past_jumps(problem, stops.jumps, t_next, y, carry, accept & running)
-            nfev = nfev + spent
-        n_accepted = n_accepted + accept
-        t, h, state = t_next, h_next, state_next
+            counts.nfev = counts.nfev + spent
+        t, h = t_next, h_next
         if problem.shrink and going and not crowded(running):
-            numbers: Any = (t, h, y, status, n_steps, n_accepted, nfev, njev, nlu)
+            numbers: Any = (t, h, y, status, *counts)
             home = Home(numbers) if home is None else home
             rows = home.leave(running, numbers)
-            numbers, rest = rows_of((numbers, (t1, carry, state, running, floor, direction)), rows, len(y))
-            t, h, y, status, n_steps, n_accepted, nfev, njev, nlu = numbers
-            t1, carry, state, running, floor, direction = rest
-            ahead = None
+            numbers, t1, carry, running = rows_of((numbers, t1, carry, running), rows, len(y))
+            t, h, y, status, *counted = numbers
+            counts = Counts(*counted)
             problem = problem.taken(rows)
             units, stops = problem.batching, problem.stops
             saver.take(rows)
             stepper.take(rows)
+            settling.take(problem, rows)
 
     status = where(running, Status.MAX_STEPS.value, status)
     if home is not None:
-        numbers = home.keep((t, h, y, status, n_steps, n_accepted, nfev, njev, nlu))
-        t, h, y, status, n_steps, n_accepted, nfev, njev, nlu = numbers
+        t, h, y, status, *counted = home.keep((t, h, y, status, *counts))
+        counts = Counts(*counted)
     status = where((status == Status.SUCCESS) & negate(units.finite(y.detach())), Status.NONFINITE.value, status)
     ys = saver.finish(y, status == Status.SUCCESS)
-    return Result(ys, status, n_steps, n_accepted, nfev, saver, dense, t, h, y, njev, nlu)
-
-
-def _error(problem: Problem, step: Step, y: Tensor) -> Number:
-    """The error of each unit relative to what is allowed; infinite where the equations of the step were not solved.
-
-    Of a step whose size is given, 0 where it is finite.
-    """
-    if problem.controller.adaptive:
-        assert step.error is not None, "an adaptive controller needs a method with an error estimate"
-        error = _relative(problem, step.error, y, step.y)
-        if step.error_coarse is not None:
-            error = _tempered(error, _relative(problem, step.error_coarse, y, step.y))
-    else:
-        error = problem.batching.blemish(step.y, step.error)  # the error sees stages that the end does not
-    return error if step.converged is True else where(step.converged, error, math.inf)
-
-
-def _accepted(problem: Problem, fits: Flag, running: Flag, step: Step, error: Number, h: Number) -> Flag:
-    """Which running units keep the step: where it fits the tolerance, or is as small as it may be; none unsolved."""
-    accept = fits & running
-    if problem.min_step > 0:
-        accept = accept | (running & isfinite(error) & (absolute(h) <= problem.min_step * (1 + _SLACK)))
-    return accept if step.converged is True else accept & step.converged
-
-
-def _stuck(
-    problem: Problem,
-    running: Flag,
-    error: Number,
-    t: Number,
-    h: Number,
-    h_next: Number,
-    floor: Number,
-) -> Flag:
-    """Which units, if they reject the step, can try no smaller one."""
-    if not problem.controller.adaptive:  # no other size is allowed
-        fits = error <= 1
-        return False if fits is True else running & negate(fits)
-    stuck = running & (absolute(h_next) <= maximum(absolute(t) * _SPACING, floor))
-    return stuck if problem.min_step == 0 else stuck | (running & (absolute(h) <= problem.min_step))
-
-
-def _relative(problem: Problem, x: Tensor, *states: Tensor) -> Number:
-    """How large x is for each unit, relative to the tolerance; nobody differentiates that."""
-    given = [y.detach() for y in (x, *states)] if recorded() else [x, *states]
-    return problem.batching.reduce(given[0], problem.tolerance, *given[1:])
-
-
-def _tempered(error: Number, coarse: Number) -> Number:
-    """E² / sqrt(e² + d²/100) (Hairer, Nørsett & Wanner 1993, II.10), which is 0 where e is."""
-    ratio = clip(coarse / where(error == 0, 1.0, error), 0.0, 1e100)
-    return error / (1 + 0.01 * ratio**2) ** 0.5
-
-
-def _cause(problem: Problem, step: Step, error: Number) -> Count:
-    """Why each unit that can go no further fails."""
-    units = problem.batching
-    cause = where(isfinite(error), Status.STEP_UNDERFLOW.value, units.count(Status.NONFINITE.value))
-    if step.converged is True:
-        return cause
-    unsolved = where(units.finite(step.y.detach()), Status.NOT_CONVERGED.value, units.count(Status.NONFINITE.value))
-    return where(step.converged, cause, unsolved)
+    return Result(
+        ys, status, counts.n_steps, counts.n_accepted, counts.nfev, saver, dense, t, h, y, counts.njev, counts.nlu
+    )
 
 
 def _saver(problem: Problem, direction: Number) -> Saver:
@@ -430,7 +321,7 @@ def _start(problem: Problem, direction: Number) -> tuple[Number, Carry | None, i
         evaluations += len(problem.field.parts)
     if problem.first_step is not None:
         span = absolute(problem.t1 - problem.t0)  # of a longer one, the least size would be too large
-        size = _bounded(problem, direction * minimum(problem.first_step, span), direction)
+        size = bounded(problem, direction * minimum(problem.first_step, span), direction)
         if slope is not None:  # where it is not finite, no step from here will be
             size = size + problem.batching.blemish(slope)
         return size, stepper.init(slope), evaluations
@@ -441,29 +332,11 @@ def _start(problem: Problem, direction: Number) -> tuple[Number, Carry | None, i
         y.detach(),
         slope.detach(),
         problem.t1 - problem.t0,
-        lambda x: _relative(problem, x, y),
+        lambda x: relative(problem, x, y),
         stepper.error_order,
     )
-    size = _bounded(problem, size, direction)
+    size = bounded(problem, size, direction)
     return size, stepper.init(slope), evaluations + len(problem.field.parts)
-
-
-def _bounded(problem: Problem, h: Number, direction: Number) -> Number:
-    """A size within min_step and max_step."""
-    if problem.max_step < math.inf:
-        h = where(absolute(h) > problem.max_step, direction * problem.max_step, h)
-    if problem.min_step > 0:
-        h = where(absolute(h) < problem.min_step, direction * problem.min_step, h)
-    return h
-
-
-def next_carry(problem: Problem, step: Step, carry: Carry | None, accept: Flag) -> Carry | None:
-    """What the next step has of this one, where it was accepted."""
-    if step.carry is None:
-        return None
-    if carry is None:
-        return step.carry if accept is True else None
-    return tuple(map(problem.batching.select, repeat(accept), step.carry, carry))
 
 
 def past_jumps(

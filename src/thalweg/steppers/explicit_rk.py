@@ -99,7 +99,7 @@ class ExplicitRK(StageInterpolation):
             stages = buffer.stages
             buffer.begin(h, y)
             for i, time in enumerate(times):
-                stages[self.tableau.stages + i].copy_(field(time, buffer.combine(self._rows.dense + i)))
+                buffer.put(self.tableau.stages + i, field(time, buffer.combine(self._rows.dense + i)))
         else:
             stages = list(step.stages)
             for row, time in zip(rows, times, strict=True):
@@ -157,14 +157,14 @@ class ExplicitRK(StageInterpolation):
             buffer = self._buffer = (_CompiledBuffer if is_compiled(y) else _Buffer)(self._rows, y, self.by_row)
         buffer.begin(h, y)
         if carry is not None:
-            buffer.stages[0].copy_(carry[0])
+            buffer.put(0, carry[0])
         state, rows = y, self._rows
         for i, t in enumerate(times, start=0 if carry is None else 1):
             if i == self._last:
                 state = buffer.end(i)
             elif i:
                 state = buffer.combine(i)
-            buffer.stages[i].copy_(field(t, state))
+            buffer.put(i, field(t, state))
         y_new = state if self.tableau.fsal else buffer.end(rows.end)
         error, coarse = (None if i is None else buffer.error(i) for i in (rows.error, rows.coarse))
         # a copy: the buffer is written anew by the next step
@@ -249,6 +249,10 @@ class _Buffer:
         scale = _expanded(h, y, self._by_row)
         self._scale = scale.expand_as(y).contiguous() if y.numel() <= _SMALL else scale
 
+    def put(self, i: int, slope: Tensor) -> None:
+        """That is stage i."""
+        self.stages[i].copy_(slope)
+
     def combine(self, i: int) -> Tensor:
         """Y + h sum_j row_ij k_j, in a tensor of its own: the user's field may keep it."""
         y, scale = self._y, self._scale
@@ -291,6 +295,14 @@ class _CompiledBuffer(_Buffer):
             self._sums.resize_rows(sizes.data_ptr())
         else:
             self._sums.resize(h.item())
+
+    def put(self, i: int, slope: Tensor) -> None:
+        """That is stage i."""
+        if type(slope) is Tensor:
+            slope = in_memory(slope)
+            self._sums.put(i, slope.data_ptr())
+        else:
+            super().put(i, slope)
 
     def combine(self, i: int) -> Tensor:
         """Y + h sum_j row_ij k_j, in a tensor of its own."""

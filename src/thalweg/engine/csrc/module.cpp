@@ -301,7 +301,7 @@ template <class T>
 class Stages {
  public:
   Stages(std::uintptr_t stages, std::size_t rows, std::size_t entries, std::uintptr_t weights, std::size_t stride)
-      : stages_(pointer<const T*>(stages)), rows_(rows), entries_(entries), weights_(pointer<const T*>(weights)),
+      : stages_(pointer<T*>(stages)), rows_(rows), entries_(entries), weights_(pointer<const T*>(weights)),
         stride_(stride) {}
 
   // Steps of one size for all.
@@ -312,6 +312,12 @@ class Stages {
     sums<T>().spread(pointer<const double*>(sizes), rows_, entries_, sizes_.data());
   }
 
+  // The slope k is that stage.
+  void put(std::size_t stage, std::uintptr_t k) {
+    const std::size_t n = rows_ * entries_;
+    std::memcpy(stages_ + stage * n, pointer<const T*>(k), n * sizeof(T));
+  }
+
   // out = [base +] size sum_j w_j k_j, by the first `count` numbers of a row of weights.
   void sum(std::size_t row, int count, std::uintptr_t base, std::uintptr_t out) const {
     sums<T>().sum_stages(stages_, rows_ * entries_, weights_ + row * stride_, count, pointer<const T*>(base),
@@ -319,7 +325,7 @@ class Stages {
   }
 
  private:
-  const T* stages_;
+  T* stages_;
   std::size_t rows_, entries_;
   const T* weights_;
   std::size_t stride_;
@@ -348,6 +354,13 @@ void select_rows(std::uintptr_t marks, std::uintptr_t a, std::uintptr_t b, std::
     std::memcpy(pointer<char*>(out) + row * bytes, pointer<const char*>(marked[row] ? a : b) + row * bytes, bytes);
 }
 
+// Counts one more for each row that is marked.
+void count_rows(std::uintptr_t marks, std::size_t rows, std::uintptr_t counts) {
+  const auto* marked = pointer<const std::uint8_t*>(marks);
+  auto* const count = pointer<std::int64_t*>(counts);
+  for (std::size_t row = 0; row < rows; ++row) count[row] += marked[row];
+}
+
 // The settling of steps by one controller; in a call, the rows, the evaluations, and addresses in the order of `Settling`.
 struct Settler {
   double safety, least, most, power, spacing, slack;
@@ -373,6 +386,7 @@ void add_stages(nb::module_& m, const char* name) {
       .def(nb::init<std::uintptr_t, std::size_t, std::size_t, std::uintptr_t, std::size_t>())
       .def("resize", &Stages<T>::resize)
       .def("resize_rows", &Stages<T>::resize_rows)
+      .def("put", &Stages<T>::put)
       .def("sum", &Stages<T>::sum);
 }
 
@@ -483,6 +497,7 @@ NB_MODULE(_native, m) {
   m.def("stage_times_float", stage_times<float>);
   m.def("stage_times_double", stage_times<double>);
   m.def("select_rows", select_rows);
+  m.def("count_rows", count_rows);
 
   nb::class_<Settler>(m, "Settler")
       .def("__init__", [](Settler* self, double safety, double least, double most, double power, double spacing, double slack) {

@@ -84,7 +84,8 @@ void stage_times(const double* t, const double* h, const double* c, std::size_t 
 }
 
 // What becomes of a step of each row.
-inline Settled settle(const Settling& s, std::size_t rows) {
+inline Settled settle(const Settling& step, std::size_t rows) {
+  const Settling s = step;  // its own: flags are bytes, which might be any part of what is elsewhere
   double* const factors = s.h_tried;  // until they are used
   each_span<double>(rows, [&](Span<double> at) THALWEG_INLINE_LAMBDA {
     // what is smaller lets a step grow no further; NaN stays

@@ -45,7 +45,7 @@ from ..stepsize.first_step import first_step
 from ..stepsize.stops import Stops
 from .batching import Batching, PerSample
 from .settling import Attempt, Counts, bounded, cause, relative, settling_of
-from .shrink import Home, crowded
+from .shrink import Crowd, Home
 
 
 @dataclass(frozen=True)
@@ -210,6 +210,7 @@ def integrate(problem: Problem, recorder: Recorder | None = None) -> Result:
         going, _, _ = units.read(running)
     settling = settling_of(problem, h, direction)
     home: Home | None = None
+    crowd = Crowd()
 
     for _ in range(problem.max_steps):
         if not going:
@@ -273,7 +274,7 @@ def integrate(problem: Problem, recorder: Recorder | None = None) -> Result:
             carry, spent = past_jumps(problem, stops.jumps, t_next, y, carry, accept & running)
             counts.nfev = counts.nfev + spent
         t, h = t_next, h_next
-        if problem.shrink and going and not crowded(running):
+        if problem.shrink and going and crowd.thins(running):
             numbers: Any = (t, h, y, status, *counts)
             home = Home(numbers) if home is None else home
             rows = home.leave(running, numbers)

@@ -16,8 +16,9 @@ from torch import Tensor
 
 from ..core.arithmetic import Flag
 
-CROWDED = 0.9
-"""The share of rows that run above which none leaves: fewer than a tenth of all evaluations are of no use."""
+IDLE_NOW, IDLE_IN_ALL = 0.3, 0.1
+"""Rows leave where a share as large as the first of them has ended, for to leave takes as long as a step or two; and
+where the evaluations of no use would come to more than the second of all that were of use."""
 
 
 class Home:
@@ -50,7 +51,19 @@ class Home:
         return stay
 
 
-def crowded(running: Flag) -> bool:
-    """Whether so many rows run that none should leave: one read of the device."""
-    assert isinstance(running, Tensor)
-    return int(running.sum()) > CROWDED * len(running)
+class Crowd:
+    """When rows should leave: not one by one, and before much was evaluated in vain."""
+
+    def __init__(self) -> None:
+        self._used = self._wasted = 0  # rows in the steps so far
+
+    def thins(self, running: Flag) -> bool:
+        """Whether those that do not run should leave before the next step: one read of the device."""
+        assert isinstance(running, Tensor)
+        used = int(running.sum())
+        wasted = len(running) - used
+        self._used += used
+        if wasted > IDLE_NOW * len(running) or self._wasted + wasted > IDLE_IN_ALL * self._used:
+            return True
+        self._wasted += wasted
+        return False

@@ -30,7 +30,7 @@ from ..core.arithmetic import (
     tally,
     where,
 )
-from ..core.compiled import in_memory, is_compiled, native
+from ..core.compiled import in_memory, is_compiled, native, select_rows
 from ..core.derivatives import recorded
 from ..core.norms import is_uniform
 from ..core.rows import rows_of
@@ -274,12 +274,12 @@ class CompiledSettling(Settling):
         """The same."""
         if not self._states:
             return super().keep(accept, y_next, y, step, carry, counts)
-        marks = of_rows(accept).data_ptr()
-        native.count_rows(marks, self._rows, of_rows(counts.n_accepted).data_ptr())
-        y = self._select(marks, y_next, y)
+        marks = of_rows(accept)
+        native.count_rows(marks.data_ptr(), self._rows, of_rows(counts.n_accepted).data_ptr())
+        y = select_rows(marks, y_next, y)
         if step.carry is None or carry is None:  # nothing is carried
             return y, None
-        return y, tuple(map(self._select, repeat(marks), step.carry, carry))
+        return y, tuple(map(select_rows, repeat(marks), step.carry, carry))
 
     def take(self, problem: Problem, rows: Tensor) -> None:
         """Go on with some of the rows alone."""
@@ -295,13 +295,6 @@ class CompiledSettling(Settling):
             x.data_ptr(), y.data_ptr(), step.y.data_ptr(), tolerance.atol.data_ptr(), tolerance.rtol,
             self._rows, self._entries, error.data_ptr(),
         )  # fmt: skip
-
-    def _select(self, marks: int, new: Tensor, old: Tensor) -> Tensor:
-        """The rows of the new where they are marked, and those of the old elsewhere."""
-        out = torch.empty_like(new)
-        old, size = in_memory(old), self._entries * new.element_size()
-        native.select_rows(marks, new.data_ptr(), old.data_ptr(), self._rows, size, out.data_ptr())
-        return out
 
 
 def settling_of(problem: Problem, h: Number, direction: Number) -> Settling:

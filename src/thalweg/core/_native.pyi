@@ -171,8 +171,8 @@ class Settler:
     ) -> None: ...
     def __call__(
         self, rows: int, evaluations: int, given: list[int], numbers: int, flags: int, n_steps: int, nfev: int, /
-    ) -> tuple[bool, bool]:
-        """Whether any row runs on, and whether any is stuck; what is given, and what comes, is told in isa.hpp."""
+    ) -> tuple[int, bool]:
+        """How many rows run on, and whether any is stuck; what is given, and what comes, is told in isa.hpp."""
 
 def measure_float(x: int, y: int, z: int, atol: int, rtol: float, rows: int, entries: int, out: int, /) -> None:
     """Of each row, the root mean square of x / (atol + rtol max(|y|, |z|)), float64; x is overwritten."""

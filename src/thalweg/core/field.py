@@ -144,7 +144,8 @@ class Field:
         args = rows_of(self.args, rows, len(self._like))
         jac = self.jac[rows] if isinstance(self.jac, Tensor) and self.jac.ndim == 3 else self.jac
         jumps = None if self.jumps is None else self.jumps.taken(rows)
-        return self.changed(args=args, layout=self.layout.taken(len(rows)), like=self._like[rows], jac=jac, jumps=jumps)
+        layout, like = self.layout.taken(len(rows)), self._like.index_select(0, rows)
+        return self.changed(args=args, layout=layout, like=like, jac=jac, jumps=jumps)
 
     def times(self, t: Number, h: Number, c: Tensor) -> Sequence[Tensor]:
         """The times t + c h: 0-d tensors in joint, (batch, 1, ..., 1) per sample; c has shape (S,), or there (S, B)."""

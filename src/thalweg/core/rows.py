@@ -24,7 +24,7 @@ def rows_of(value: Any, rows: Tensor, whole: int) -> Any:
 
     def part(x: Any) -> Any:
         if isinstance(x, Tensor):
-            return x[rows] if x.ndim and x.shape[0] == whole else x
+            return x.index_select(0, rows) if x.ndim and x.shape[0] == whole else x
         if dataclasses.is_dataclass(x) and not isinstance(x, type):
             parts = {field.name: getattr(x, field.name) for field in dataclasses.fields(x) if field.init}
             return dataclasses.replace(x, **rows_of(parts, rows, whole))

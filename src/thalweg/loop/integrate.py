@@ -111,9 +111,9 @@ class Problem:
             field=cast(Divisible, self.field).taken(rows),
             batching=PerSample(len(rows), rows.device),
             tolerance=self.tolerance.taken(rows),
-            y0=self.y0[rows],
-            t0=self.t0[rows],
-            t1=self.t1[rows],
+            y0=self.y0.index_select(0, rows),
+            t0=self.t0.index_select(0, rows),
+            t1=self.t1.index_select(0, rows),
             stops=None if self.stops is None else self.stops.taken(rows),
             graph_times=None if times is None else replace(times, t0=times.t0[rows], t1=times.t1[rows]),
         )
@@ -274,9 +274,9 @@ def integrate(problem: Problem, recorder: Recorder | None = None) -> Result:
             carry, spent = past_jumps(problem, stops.jumps, t_next, y, carry, accept & running)
             counts.nfev = counts.nfev + spent
         t, h = t_next, h_next
-        if problem.shrink and going and crowd.thins(running):
+        if problem.shrink and going and crowd.thins(settling.count(running), len(y)):
             numbers: Any = (t, h, y, status, *counts)
-            home = Home(numbers) if home is None else home
+            home = Home(len(y), y.device) if home is None else home
             rows = home.leave(running, numbers)
             numbers, t1, carry, running = rows_of((numbers, t1, carry, running), rows, len(y))
             t, h, y, status, *counted = numbers
@@ -289,7 +289,7 @@ def integrate(problem: Problem, recorder: Recorder | None = None) -> Result:
 
     status = where(running, Status.MAX_STEPS.value, status)
     if home is not None:
-        t, h, y, status, *counted = home.keep((t, h, y, status, *counts))
+        t, h, y, status, *counted = home.gathered((t, h, y, status, *counts))
         counts = Counts(*counted)
     status = where((status == Status.SUCCESS) & negate(units.finite(y.detach())), Status.NONFINITE.value, status)
     ys = saver.finish(y, status == Status.SUCCESS)

@@ -191,6 +191,11 @@ class Settling:
         counts.n_accepted = counts.n_accepted + accept
         return self._problem.batching.select(accept, y_next, y), next_carry(self._problem, step, carry, accept)
 
+    def count(self, running: Flag) -> int:
+        """How many rows run on: one read of the device."""
+        assert isinstance(running, Tensor)
+        return int(running.sum())
+
     def take(self, problem: Problem, rows: Tensor) -> None:
         """Go on with some of the rows alone, (M,) indices; the problem is what remains of it."""
         numbers, whole = (self._direction, self._floor, self._state), len(of_rows(self._floor))
@@ -266,7 +271,7 @@ class CompiledSettling(Settling):
 
     def close(self, tried: Attempt, step: Step, verdict: Verdict, t_next: Number, t1: Number, due: Count) -> Outcome:
         """What is known already."""
-        return Outcome(self._running, self._stuck, verdict.h, self._going, most(due), self._failing)
+        return Outcome(self._running, self._stuck, verdict.h, self._going > 0, most(due), self._failing)
 
     def keep(
         self, accept: Flag, y_next: Tensor, y: Tensor, step: Step, carry: Carry | None, counts: Counts
@@ -281,10 +286,14 @@ class CompiledSettling(Settling):
             return y, None
         return y, tuple(map(select_rows, repeat(marks), step.carry, carry))
 
+    def count(self, running: Flag) -> int:
+        """As it was counted, but where some have failed since."""
+        return self._going if running is self._running else super().count(running)
+
     def take(self, problem: Problem, rows: Tensor) -> None:
         """Go on with some of the rows alone."""
-        super().take(problem, rows)
-        self._limit = self._limit[rows]
+        self._problem = problem
+        self._floor, self._limit = (of_rows(x).index_select(0, rows) for x in (self._floor, self._limit))
         self._prepare(problem)
 
     def _measure_into(self, error: Tensor, step: Step, y: Tensor) -> None:

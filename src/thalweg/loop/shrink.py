@@ -16,54 +16,56 @@ from torch import Tensor
 
 from ..core.arithmetic import Flag
 
-IDLE_NOW, IDLE_IN_ALL = 0.3, 0.1
-"""Rows leave where a share as large as the first of them has ended, for to leave takes as long as a step or two; and
-where the evaluations of no use would come to more than the second of all that were of use."""
+IDLE_SINCE, IDLE_IN_ALL = 0.01, 0.1
+"""Rows leave before the evaluations of no use come to more than the first of all that were of use since others left,
+as to leave takes as long as a step or two, however many they are; and to no more than the second in all."""
 
 
 class Home:
-    """The numbers and states of all rows, for those that leave to be kept in.
+    """The numbers and states of the rows that have left, for all rows to be put together again.
 
     Parameters
     ----------
-    tensors : sequence of Tensor
-        One for each quantity, with all rows.
+    rows : int
+        How many there are in all.
+    device : torch.device
+        Where they are.
     """
 
-    def __init__(self, tensors: Sequence[Any]) -> None:
-        self._kept = list(tensors)
-        self.rows = torch.arange(tensors[0].shape[0], device=tensors[0].device)
+    def __init__(self, rows: int, device: torch.device) -> None:
+        self.rows = torch.arange(rows, device=device)
         """Which rows are in the batch now."""
-
-    def keep(self, tensors: Sequence[Any]) -> list[Any]:
-        """Put the batch's numbers where they belong; all rows' come back."""
-        self._kept = [
-            old.index_copy(0, self.rows, new.to(old.dtype)) for old, new in zip(self._kept, tensors, strict=True)
-        ]
-        return self._kept
+        self._left: list[tuple[Tensor, Sequence[Tensor]]] = []
 
     def leave(self, running: Flag, tensors: Sequence[Any]) -> Tensor:
-        """Keep the batch's numbers as they are when all but the running rows leave it; says which stay."""
+        """Keep what belongs to the rows that do not run, as they leave the batch; says which of it stay."""
         assert isinstance(running, Tensor)
-        self.keep(tensors)
+        end = running.logical_not().nonzero().squeeze(1)
+        self._left.append((self.rows.index_select(0, end), [x.index_select(0, end) for x in tensors]))
         stay = running.nonzero().squeeze(1)
-        self.rows = self.rows[stay]
+        self.rows = self.rows.index_select(0, stay)
         return stay
+
+    def gathered(self, tensors: Sequence[Any]) -> list[Any]:
+        """What belongs to all rows, from that of those in the batch."""
+        rows, parts = zip(*self._left, (self.rows, tensors), strict=True)
+        places = torch.cat(rows).argsort()
+        return [torch.cat(pieces).index_select(0, places) for pieces in zip(*parts, strict=True)]
 
 
 class Crowd:
     """When rows should leave: not one by one, and before much was evaluated in vain."""
 
     def __init__(self) -> None:
-        self._used = self._wasted = 0  # rows in the steps so far
+        self._used = self._wasted = self._since = 0  # rows in the steps so far, and since some have left
 
-    def thins(self, running: Flag) -> bool:
-        """Whether those that do not run should leave before the next step: one read of the device."""
-        assert isinstance(running, Tensor)
-        used = int(running.sum())
-        wasted = len(running) - used
-        self._used += used
-        if wasted > IDLE_NOW * len(running) or self._wasted + wasted > IDLE_IN_ALL * self._used:
+    def thins(self, running: int, rows: int) -> bool:
+        """Whether those of the batch's rows that do not run should leave before the next step."""
+        wasted = rows - running
+        self._used += running
+        if self._since + wasted > IDLE_SINCE * self._used or self._wasted + wasted > IDLE_IN_ALL * self._used:
+            self._since = 0
             return True
+        self._since += wasted
         self._wasted += wasted
         return False

@@ -58,9 +58,10 @@ struct Settling {
   std::int64_t *n_steps, *nfev;  // counted on
 };
 
-// Whether any row runs on, and whether any is stuck.
+// How many rows run on, and whether any is stuck.
 struct Settled {
-  bool going, failing;
+  std::size_t going;
+  bool failing;
 };
 
 struct Isa {

@@ -92,7 +92,7 @@ inline Settled settle(const Settling& step, std::size_t rows) {
     const Vec<double> error = at_least(at.load(s.error), 1e-10);
     at.store(Vec<double>(s.safety) * pow(error, Vec<double>(s.power)), factors);
   });
-  Settled found{false, false};
+  Settled found{0, false};
   for (std::size_t r = 0; r < rows; ++r) {
     const double t = s.t[r], h = s.h[r], goal = s.goal[r];
     const bool running = s.running[r], fits = s.error[r] <= 1, accept = running && fits;
@@ -107,7 +107,7 @@ inline Settled settle(const Settling& step, std::size_t rows) {
     const bool stuck = running && std::abs(grown) <= (smallest > floor ? smallest : floor);
     const bool runs_on = running && t_next != goal;
     s.stuck[r] = stuck, s.runs_on[r] = runs_on;
-    found.going |= runs_on, found.failing |= stuck;
+    found.going += runs_on, found.failing |= stuck;
     const double remaining = goal - t_next;
     const bool lands = remaining / next <= 1 + s.slack;
     s.lands_next[r] = lands, s.h_tried[r] = lands ? remaining : next;

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from .core.arithmetic import wide_dtype, within_digits
+from .core.derivatives import unwrapped
 from .core.norms import Tolerance
 from .core.sparsity import Sparsity
 from .external.methods import External
@@ -234,7 +235,7 @@ def as_tolerance(rtol: float | Tensor, atol: float | Tensor, y0: Tensor) -> Tole
     absolute = _allowed("atol", atol, y0)
     if not isinstance(absolute, Tensor):
         absolute = torch.tensor(absolute, dtype=torch.promote_types(y0.real.dtype, torch.float32), device=y0.device)
-    return Tolerance(relative, absolute)
+    return Tolerance(relative if isinstance(relative, float) else unwrapped(relative), unwrapped(absolute))
 
 
 def _allowed(name: str, value: float | Tensor, y0: Tensor) -> float | Tensor:
@@ -243,7 +244,7 @@ def _allowed(name: str, value: float | Tensor, y0: Tensor) -> float | Tensor:
         if not is_number(value) or not value >= 0:
             raise ValueError(f"{name} must be a number that is not negative, or a tensor of such, got {value!r}")
         return float(value)
-    value = value.detach().to(device=y0.device, dtype=y0.real.dtype if y0.is_complex() else y0.dtype)
+    value = unwrapped(value.detach()).to(device=y0.device, dtype=y0.real.dtype if y0.is_complex() else y0.dtype)
     if not bool((value >= 0).all()):
         raise ValueError(f"{name} must not be negative")
     try:

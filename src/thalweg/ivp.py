@@ -30,7 +30,7 @@ from .arguments import (
     stop_times,
 )
 from .core.arithmetic import Flag, Number, anywhere, negate, wide_dtype
-from .core.derivatives import transformed
+from .core.derivatives import transformed, unwrapped
 from .core.field import FIELDS, Field, Pair, SeparableField
 from .core.holdings import all_tensors
 from .core.solution import Solution, Stats
@@ -48,7 +48,7 @@ from .gradients.back import BackState, WayBack
 from .gradients.base import Integrate
 from .gradients.segments import solve_with_events
 from .gradients.starting import with_moving_starts
-from .gradients.transforms import refuse_vmap, refuse_writing, unwrapped
+from .gradients.transforms import refuse_vmap, refuse_writing
 from .loop.batching import Batching, Joint, PerSample
 from .loop.integrate import GraphTimes, Problem, Result, integrate
 from .methods import Method, as_method

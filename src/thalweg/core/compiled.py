@@ -32,10 +32,10 @@ def in_memory(x: Tensor) -> Tensor:
     return torch.zeros_like(x) if x._is_zerotensor() else x.resolve_neg().contiguous()
 
 
-def is_compiled(x: Tensor) -> bool:
-    """Whether what is computed from a tensor, and others of its kind, may be computed by compiled code.
+def is_read(x: Tensor) -> bool:
+    """Whether compiled code may read a tensor that is part of no graph, and others of its kind.
 
-    It is small, of float32 or float64 and on the CPU; nobody records a graph, and nobody looks on.
+    It is small, of float32 or float64 and on the CPU, no transform has wrapped it, and nobody looks on.
     """
     return (
         type(x) is Tensor
@@ -43,9 +43,16 @@ def is_compiled(x: Tensor) -> bool:
         and (x.dtype is torch.float32 or x.dtype is torch.float64)
         and 0 < x.numel() <= _LARGEST
         and native is not None
-        and not recorded()
         and not torch._C._len_torch_dispatch_stack()
     )
+
+
+def is_compiled(x: Tensor) -> bool:
+    """Whether what is computed from a tensor, and others of its kind, may be computed by compiled code.
+
+    It may be read, and nobody records a graph.
+    """
+    return is_read(x) and not recorded()
 
 
 def address(x: Tensor | None) -> int:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .compiled import in_memory, is_compiled, native
+from .compiled import in_memory, is_read, native
 
 
 @dataclass(frozen=True)
@@ -45,9 +45,9 @@ def is_uniform(tolerance: Tolerance, dtype: torch.dtype) -> bool:
 def relative_to(x: Tensor, tolerance: Tolerance, states: Sequence[Tensor], rows: int | None) -> Tensor | None:
     """The root mean square of x over each of so many rows, or over all of it, relative to what is allowed.
 
-    By compiled code, (rows,) or 0-d, float64; None where that cannot be. It overwrites x.
+    By compiled code, (rows,) or 0-d, float64; None where that cannot be. It overwrites x. None is part of a graph.
     """
-    if not is_uniform(tolerance, x.dtype) or not is_compiled(x):
+    if not is_uniform(tolerance, x.dtype) or not is_read(x):
         return None
     atol, rtol = tolerance.atol, tolerance.rtol
     x, y, z = (in_memory(state) for state in (x, states[0], states[-1]))

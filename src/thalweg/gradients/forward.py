@@ -23,12 +23,12 @@ from torch import Tensor, func
 from torch.autograd import forward_ad
 from torch.utils import _pytree as pytree
 
+from ..core.derivatives import unwrapped
 from ..core.holdings import all_tensors, scripted_tensors
 from ..loop.integrate import GraphTimes, Problem, Result
 from .base import Integrate, Request, SolveNode, Sources
 from .capture import check_reach
 from .swapping import Swapped
-from .transforms import unwrapped
 
 _Reach: TypeAlias = Literal["all", "row", "output"]
 """What an entry of a source moves: all outputs, those of its row, or one."""

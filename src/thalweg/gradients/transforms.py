@@ -72,14 +72,6 @@ def refuse_cotangent(cotangent: Tensor, error: RuntimeError) -> None:
         ) from error
 
 
-def unwrapped(x: Tensor) -> Tensor:
-    """The values themselves, below what transforms have wrapped them in."""
-    functorch = torch._C._functorch
-    while functorch.is_functorch_wrapped_tensor(x):
-        x = functorch.get_unwrapped(x)
-    return x
-
-
 def _batched(x: Tensor) -> bool:
     """Whether the values themselves are a batch, below what other transforms have wrapped them in."""
     functorch = torch._C._functorch

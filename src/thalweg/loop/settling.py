@@ -31,7 +31,7 @@ from ..core.arithmetic import (
     where,
 )
 from ..core.compiled import in_memory, is_compiled, native, select_rows
-from ..core.derivatives import recorded
+from ..core.derivatives import beneath_transforms, recorded, unwrapped
 from ..core.norms import is_uniform
 from ..core.rows import rows_of
 from ..core.status import Status
@@ -329,8 +329,11 @@ def measured(problem: Problem, step: Step, y: Tensor) -> Number:
 
 def relative(problem: Problem, x: Tensor, *states: Tensor) -> Number:
     """How large x is for each unit, relative to the tolerance; nobody differentiates that."""
-    given = [y.detach() for y in (x, *states)] if recorded() else [x, *states]
-    return problem.batching.reduce(given[0], problem.tolerance, *given[1:])
+    if not recorded():
+        return problem.batching.reduce(x, problem.tolerance, *states)
+    given = [unwrapped(y.detach()) for y in (x, *states)]
+    with beneath_transforms():
+        return problem.batching.reduce(given[0], problem.tolerance, *given[1:])
 
 
 def bounded(problem: Problem, h: Number, direction: Number) -> Number:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import types
+from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -19,6 +20,9 @@ OPAQUE = {"builtins", "numpy", "pandas", "torch", "typing", "scipy", "sklearn"}
 
 PLAIN = (bool, int, float, complex, str, bytes, type(None))
 """What holds nothing."""
+
+_MAY_BE_EMPTY = {type(None), bool, dict, OrderedDict, set}
+"""What says at once whether it holds nothing, and runs no person's code for it."""
 
 
 def all_tensors(value: Any) -> Iterator[Tensor]:
@@ -53,7 +57,7 @@ def _parts(value: Any) -> Iterable[Any]:
     if isinstance(value, torch.jit.ScriptModule):  # keeps them out of Python's sight
         return (*value.parameters(), *value.buffers())
     if isinstance(value, nn.Module):  # most of what it has is empty: hooks that there are none of
-        return [part for part in vars(value).values() if not (isinstance(part, dict) and dict.__len__(part) == 0)]
+        return [part for part in vars(value).values() if type(part) not in _MAY_BE_EMPTY or part]
     if isinstance(value, functools.partial):
         return (value.func, value.args, value.keywords)
     if isinstance(value, types.MethodType):

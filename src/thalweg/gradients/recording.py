@@ -125,7 +125,7 @@ def _watched_once(fun: Callable[..., Any], meter: _Meter, known: Sequence[Tensor
 
     def watched(t: Tensor, y: Any, *args: Any) -> Any:
         # a field that differentiates by a part of a state that is in no graph would begin one there
-        y = pytree.tree_map(lambda x: x if x.requires_grad or x.is_inference() else x.detach().requires_grad_(), y)
+        y = _begun(y) if isinstance(y, Tensor) else pytree.tree_map(_begun, y)
         slope = meter.watch(lambda: fun(t, y, *args), _tensors_of)
         check_reach(_tensors_of(slope), [*known, *_tensors_of((t, y))])
         return slope
@@ -134,7 +134,14 @@ def _watched_once(fun: Callable[..., Any], meter: _Meter, known: Sequence[Tensor
     return lambda *args: next(calls, fun)(*args)
 
 
+def _begun(x: Tensor) -> Tensor:
+    """A part of a state as one that a graph can begin with."""
+    return x if x.requires_grad or x.is_inference() else x.detach().requires_grad_()
+
+
 def _tensors_of(tree: Any) -> list[Tensor]:
+    if isinstance(tree, Tensor):
+        return [tree]
     return [x for x in pytree.tree_leaves(tree) if isinstance(x, Tensor)]
 
 

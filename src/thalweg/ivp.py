@@ -164,10 +164,10 @@ def solve_ivp(
         Whose error counts together. `joint`: one step size for all, right for every field. `per_sample`: each row of
         y0 has its own, as if solved alone; rows of the field must not depend on each other.
     shrink : bool
-        Per sample, whether rows that have ended leave the batch, so that they cost nothing. The field is then called
-        with fewer and fewer rows, and must get what belongs to a row by `args`: a tensor there whose first dimension
-        is the batch is taken to hold an entry for each row. Worth it where the field is dear, or some rows take many
-        more steps than others.
+        Per sample, whether rows that have ended leave the batch, in groups, so that a tenth of the evaluations at most
+        is in vain. The field is then called with fewer and fewer rows, and must get what belongs to a row by `args`: a
+        tensor there whose first dimension is the batch is taken to hold an entry for each row. Worth it where the
+        field is dear, or some rows take many more steps than others.
     gradient : str, or an object with options such as Adjoint
         How gradients are made; the guide's page on gradients compares them.
         `checkpointed`, the default, `thalweg.Checkpointed(memory_limit=…, checkpoints=…)`: the exact gradient of what

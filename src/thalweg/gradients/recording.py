@@ -148,12 +148,11 @@ def _tensors_of(tree: Any) -> list[Tensor]:
 _Made = TypeVar("_Made")
 
 
-class _Meter(torch.autograd.graph.saved_tensors_hooks):
+class _Meter:
     """Counts the bytes that a graph holds on to, but those in `held`."""
 
     def __init__(self, held: set[int]) -> None:
         self._held, self.bytes = set(held), 0
-        super().__init__(self._pack, self._unpack)
 
     def watch(self, make: Callable[[], _Made], outputs: Callable[[_Made], Sequence[Tensor]]) -> _Made:
         """What is made, and measured meanwhile; `outputs` are what of it is part of the graph.
@@ -162,7 +161,7 @@ class _Meter(torch.autograd.graph.saved_tensors_hooks):
         asked what it holds.
         """
         try:
-            with self:
+            with torch.autograd.graph.saved_tensors_hooks(self._pack, self._unpack):
                 return make()
         except RuntimeError:
             made = make()

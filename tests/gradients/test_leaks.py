@@ -125,6 +125,12 @@ def test_no_method_leaves_anything_behind(method):
 
 @both
 @ways
+def test_adaptive_steps_leave_nothing_behind(way, batching):
+    assert_flat(Training(way, batching, method="tsit5", step_size=None, rtol=1e-2, atol=1e-2).step, many=3)
+
+
+@both
+@ways
 def test_events_leave_nothing_behind(way, batching):
     kick = Event(lambda t, y, k: t - 0.4 + 0 * y[..., 0].sum(), apply=lambda t, y, k: 0.9 * y)
     if batching == "per_sample":

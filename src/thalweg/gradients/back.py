@@ -186,19 +186,20 @@ class BackField:
     def sparsity(self) -> None:
         """The user's is that of the field alone."""
 
-    @cached_property
+    @property
     def parts(self) -> Sequence[FieldLike]:
         """Itself, or the same of each function of a pair."""
-        functions = self.field.parts
-        if len(functions) == 1:
-            return (self,)
+        return (self,) if len(self.field.parts) == 1 else self._pair
+
+    @cached_property
+    def _pair(self) -> Sequence[FieldLike]:
         paths: list[Path | None] = [self.path, self.path]
         if self.path is not None and self.state.turned:  # v is a function of p, and f of q
             paths = [self.path.half(1), self.path.half(0)]
         state = replace(self.state, turned=False)
         return [
             BackField(function, self.targets, state, path, retain=self.retain)
-            for function, path in zip(functions, paths, strict=True)
+            for function, path in zip(self.field.parts, paths, strict=True)
         ]
 
     def at(self, t: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:

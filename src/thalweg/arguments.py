@@ -244,7 +244,7 @@ def _allowed(name: str, value: float | Tensor, y0: Tensor) -> float | Tensor:
         if not is_number(value) or not value >= 0:
             raise ValueError(f"{name} must be a number that is not negative, or a tensor of such, got {value!r}")
         return float(value)
-    value = unwrapped(value.detach()).to(device=y0.device, dtype=y0.real.dtype if y0.is_complex() else y0.dtype)
+    value = value.detach().to(device=y0.device, dtype=y0.real.dtype if y0.is_complex() else y0.dtype)
     if not bool((value >= 0).all()):
         raise ValueError(f"{name} must not be negative")
     try:

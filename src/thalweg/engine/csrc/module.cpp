@@ -365,8 +365,9 @@ void count_rows(std::uintptr_t marks, std::size_t rows, std::uintptr_t counts) {
 struct Settler {
   double safety, least, most, power, spacing, slack;
 
-  std::tuple<std::size_t, bool> operator()(std::size_t rows, std::int64_t evaluations, const Addresses& in, std::uintptr_t numbers,
-                                    std::uintptr_t flags, std::uintptr_t n_steps, std::uintptr_t nfev) const {
+  std::tuple<std::size_t, bool> operator()(std::size_t rows, std::int64_t evaluations, const Addresses& in,
+                                           std::uintptr_t numbers, std::uintptr_t flags, std::uintptr_t n_steps,
+                                           std::uintptr_t nfev) const {
     const auto read = [&](std::size_t i) { return pointer<const double*>(in.at(i)); };
     const auto flag = [&](std::size_t i) { return pointer<const std::uint8_t*>(in.at(i)); };
     const auto number = [&](std::size_t i) { return pointer<double*>(numbers) + i * rows; };

@@ -71,7 +71,7 @@ def test_sums_are_the_same(method, batching):
     shape=st.lists(st.integers(1, 5), min_size=1, max_size=3),
     single=st.booleans(),
     by_row=st.booleans(),
-    log_rtol=st.integers(-7, -2),
+    log_rtol=st.integers(-7, -3),
     ends=st.tuples(st.floats(-2, 2), st.floats(-2, 2)),
     seed=st.integers(0, 99),
 )
@@ -79,8 +79,10 @@ def test_of_any_shape(shape, single, by_row, log_rtol, ends, seed):
     dtype = torch.float32 if single else torch.float64
     y0 = torch.randn(shape, dtype=dtype, generator=torch.Generator().manual_seed(seed))
     batching, tolerance = "per_sample" if by_row else "joint", 10.0 ** max(log_rtol, -5 if single else -7)
+    # The slope of the field is below 1.6, so that rounding grows by no more than e^6.4, and no tolerance is so rough
+    # that the answer hangs on the last bits of how long a step is.
     found, expected = both(
-        lambda t, y: torch.sin(3 * y) - 0.3 * y * t, ends, y0, rtol=tolerance, atol=tolerance, batching=batching
+        lambda t, y: torch.sin(y) - 0.3 * y * t, ends, y0, rtol=tolerance, atol=tolerance, batching=batching
     )
     if single:  # a decision may fall the other way by rounding
         torch.testing.assert_close(found.ys, expected.ys, rtol=30 * tolerance, atol=30 * tolerance)

@@ -67,7 +67,7 @@ public:
     if (first_) starts_.resize(static_cast<std::size_t>(end - first) * D), starts_.zero();
     for (int i = blocks.count(); i-- > 0;) {
       heed(back_.interruption, caller);
-      step(blocks[i]);
+      step(blocks[i], i > 0 ? &blocks[i - 1] : nullptr);
     }
     for (int l = 0; l < L; ++l)
       if (sample_[l] >= 0) leave(l);
@@ -119,6 +119,7 @@ private:
   Array<T> numbers_, totals_, panel_;
   Array<T*> rows_, weights_;  // where gradients of shared tensors are summed up
   Array<const T*> left_, right_;
+  Ahead ahead_;
   Block<T> again_;  // a block whose stages are computed again
   // adjoints of the state, of the slope that a step began with, of the state that it came to, and of the state once more
   T *y_, *carried_, *new_y_, *local_;
@@ -215,7 +216,8 @@ private:
     sample_[l] = -1;
   }
 
-  void step(const Block<T>& block) {
+  // Back through a step; `next` comes after it on the way back, and may be null.
+  void step(const Block<T>& block, const Block<T>* next) {
     const int evaluated = block.extended ? all_ : S;
     T mask[L];
     for (int l = 0; l < L; ++l) {
@@ -247,7 +249,8 @@ private:
 
     for (int i = evaluated; i-- > first_;) {
       const Adjoints<T> adjoints{adjoint_, kept_ + static_cast<std::ptrdiff_t>(i) * plan_.program.kept_rows * L};
-      pull_back(plan_.record, frame(i), slopes_[i], adjoints, gradients());
+      look_ahead(i, block, next);
+      pull_back(plan_.record, frame(i), slopes_[i], adjoints, gradients(), &ahead_);
       const T* state = adjoints.rows(plan_.program.adjoint[1]);
       add_rows(state, local_, D);
       spread(state, plan_.stage(i));
@@ -292,6 +295,17 @@ private:
       evaluate(plan_.record, frame(i));
     }
     for (int l = 0; l < L; ++l) evaluations_ += block.sample[l] >= 0 ? evaluated - first_ : 0;
+  }
+
+  // What comes after stage i on the way back: it was written long ago, and in the other order.
+  void look_ahead(int i, const Block<T>& block, const Block<T>* next) {
+    const std::size_t rows = Stages<T>::rows_of_one(plan_) * L;
+    if (i > first_) {
+      if (block.full) ahead_.turn_to(stages_.time[i - 1], rows * sizeof(T));
+    } else if (next && next->full) {
+      const std::size_t before = static_cast<std::size_t>((next->extended ? all_ : S) - 1 - first_);
+      ahead_.turn_to(next->rows + 2 * static_cast<std::size_t>(D) * L + before * rows, rows * sizeof(T));
+    }
   }
 
   static void add_rows(const T* from, T* to, int rows) {

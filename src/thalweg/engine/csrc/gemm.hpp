@@ -7,6 +7,7 @@
 
 #include <cstddef>
 #include <type_traits>
+#include <utility>
 
 #include "simd.hpp"
 
@@ -86,12 +87,28 @@ THALWEG_INLINE void with_rows(int rows, F f) {
   }
 }
 
-// out = weight x + bias, or out += weight x; bias may be missing.
+// Memory that will soon be read, fetched into the cache a little at a time: who asks for all of it at once waits for it.
+class Ahead {
+public:
+  void turn_to(const void* memory, std::size_t bytes) {
+    at_ = static_cast<const char*>(memory);
+    end_ = at_ + bytes;
+  }
+  void fetch() {
+    for (int line = 0; line < 32 && at_ < end_; ++line, at_ += 64) __builtin_prefetch(at_, 0, 2);
+  }
+
+private:
+  const char *at_ = nullptr, *end_ = nullptr;
+};
+
+// out = weight x + bias, or out += weight x; bias may be missing. Fetches some of what is ahead with each panel.
 template <class T, bool Accumulate>
-void multiply(const T* packed, const T* bias, const T* x, int rows, int columns, T* out) {
+void multiply(const T* packed, const T* bias, const T* x, int rows, int columns, T* out, Ahead* ahead = nullptr) {
   const Panels panels(rows);
   for (int p = 0, first = 0; p < panels.count; ++p) {
     const int count = panels.rows(p);
+    if (ahead) ahead->fetch();
     with_rows(count, [&](auto n) {
       multiply_panel<T, decltype(n)::value, Accumulate>(packed + static_cast<std::ptrdiff_t>(first) * columns,
                                                         bias ? bias + first : nullptr, x, columns, out + first * lanes<T>);
@@ -100,60 +117,108 @@ void multiply(const T* packed, const T* bias, const T* x, int rows, int columns,
   }
 }
 
-// The columns of a gradient are a multiple of `lanes`, those beyond K being for nothing.
+// The columns of a gradient fill whole registers, those beyond K being for nothing.
 template <class T>
 constexpr int padded(int columns) {
-  return (columns + lanes<T> - 1) / lanes<T> * lanes<T>;
+  constexpr int W = Vec<T>::lanes;
+  return (columns + W - 1) / W * W;
+}
+
+// Lane i of the result is lane I_i of a, or of b where I_i is W or more.
+template <class T, int... I>
+THALWEG_INLINE Vec<T> shuffled(Vec<T> a, Vec<T> b, std::integer_sequence<int, I...>) {
+#if defined(__clang__) || __GNUC__ >= 12
+  return {__builtin_shufflevector(a.v, b.v, I...)};
+#else
+  return {__builtin_shuffle(a.v, b.v, typename Raw<T>::Integers{I...})};
+#endif
+}
+
+// Two rows exchange the numbers of every other D columns, D a power of two. By constants: compilers would put them together
+// anew for each pair.
+template <class T, int D, int... I>
+THALWEG_INLINE void exchange(Vec<T>& a, Vec<T>& b, std::integer_sequence<int, I...>) {
+  constexpr int W = sizeof...(I);
+  const Vec<T> first = a, second = b;
+  a = shuffled(first, second, std::integer_sequence<int, ((I & D) ? W + (I ^ D) : I)...>{});
+  b = shuffled(first, second, std::integer_sequence<int, ((I & D) ? W + I : (I ^ D))...>{});
 }
 
 // A square of W x W numbers, W those of a register, turned over its diagonal.
-template <class T>
+template <class T, int D = 1>
 THALWEG_INLINE void transpose(Vec<T>* rows) {
   constexpr int W = Vec<T>::lanes;
-#pragma GCC unroll 4
-  for (int d = 1; d < W; d *= 2) {
-    typename Raw<T>::Integers first, second;  // of a pair of rows (a, b): lanes of a are below W, those of b from W on
+  if constexpr (D < W) {
 #pragma GCC unroll 16
-    for (int i = 0; i < W; ++i) {
-      first[i] = (i & d) ? W + (i ^ d) : i;
-      second[i] = (i & d) ? W + i : (i ^ d);
-    }
-#pragma GCC unroll 16
-    for (int i = 0; i < W; ++i) {
-      if (i & d) continue;
-      const auto a = rows[i].v, b = rows[i | d].v;
-      rows[i].v = __builtin_shuffle(a, b, first);
-      rows[i | d].v = __builtin_shuffle(a, b, second);
-    }
+    for (int i = 0; i < W; ++i)
+      if (!(i & D)) exchange<T, D>(rows[i], rows[i | D], std::make_integer_sequence<int, W>{});
+    transpose<T, 2 * D>(rows);
   }
 }
 
-template <class T, int Rows>
+// The rows [0, count) of W, and zeros in place of others, turned: W rows with `stride` numbers from one to the next.
+template <class T>
+THALWEG_INLINE void turn(const T* rows, int count, T* out, int stride) {
+  constexpr int L = lanes<T>, W = Vec<T>::lanes;
+  Vec<T> square[W];
+  if (count >= W) {
+#pragma GCC unroll 16
+    for (int i = 0; i < W; ++i) square[i] = Vec<T>::load(rows + i * L);
+  } else {
+#pragma GCC unroll 16
+    for (int i = 0; i < W; ++i) square[i] = i < count ? Vec<T>::load(rows + i * L) : Vec<T>(T(0));
+  }
+  transpose<T>(square);
+#pragma GCC unroll 16
+  for (int i = 0; i < W; ++i) square[i].store(out + i * stride);
+}
+
+template <class T, int Rows, int Registers>
 void outer_panel(const T* const* left, int pairs, int first, const T* panel, T* out, int stride) {
   constexpr int L = lanes<T>, W = Vec<T>::lanes;
-  Vec<T> sum[Rows][row_registers];
+  Vec<T> sum[Rows][Registers];
 #pragma GCC unroll 16
   for (int r = 0; r < Rows; ++r)
 #pragma GCC unroll 2
-    for (int j = 0; j < row_registers; ++j) sum[r][j] = Vec<T>::load(out + static_cast<std::ptrdiff_t>(r) * stride + j * W);
+    for (int j = 0; j < Registers; ++j) sum[r][j] = Vec<T>::load(out + static_cast<std::ptrdiff_t>(r) * stride + j * W);
   for (int p = 0; p < pairs; ++p) {
     const T* a = left[p] + first * L;
-    for (int lane = 0; lane < L; ++lane, panel += L) {
-      Vec<T> right[row_registers];
+    for (int lane = 0; lane < L; ++lane, panel += Registers * W) {
+      Vec<T> right[Registers];
 #pragma GCC unroll 2
-      for (int j = 0; j < row_registers; ++j) right[j] = Vec<T>::load(panel + j * W);
+      for (int j = 0; j < Registers; ++j) right[j] = Vec<T>::load(panel + j * W);
 #pragma GCC unroll 16
       for (int r = 0; r < Rows; ++r) {
         const Vec<T> l(a[r * L + lane]);
 #pragma GCC unroll 2
-        for (int j = 0; j < row_registers; ++j) sum[r][j] += l * right[j];
+        for (int j = 0; j < Registers; ++j) sum[r][j] += l * right[j];
       }
     }
   }
 #pragma GCC unroll 16
   for (int r = 0; r < Rows; ++r)
 #pragma GCC unroll 2
-    for (int j = 0; j < row_registers; ++j) sum[r][j].store(out + static_cast<std::ptrdiff_t>(r) * stride + j * W);
+    for (int j = 0; j < Registers; ++j) sum[r][j].store(out + static_cast<std::ptrdiff_t>(r) * stride + j * W);
+}
+
+// The columns [k, k + Registers W) of `outer`.
+template <class T, int Registers>
+void outer_columns(const T* const* left, const T* const* right, int pairs, int rows, int columns, int k, T* out, T* panel) {
+  constexpr int L = lanes<T>, W = Vec<T>::lanes, Width = Registers * W;
+  const int stride = padded<T>(columns);
+  for (int p = 0; p < pairs; ++p)
+    for (int row = 0; row < Width; row += W)
+      for (int lane = 0; lane < L; lane += W)
+        turn(right[p] + (k + row) * L + lane, columns - k - row, panel + (p * L + lane) * Width + row, Width);
+  const Panels panels(rows);
+  for (int q = 0, first = 0; q < panels.count; ++q) {
+    const int count = panels.rows(q);
+    with_rows(count, [&](auto n) {
+      outer_panel<T, decltype(n)::value, Registers>(left, pairs, first, panel,
+                                                    out + static_cast<std::ptrdiff_t>(first) * stride + k, stride);
+    });
+    first += count;
+  }
 }
 
 // out[r, k] += the sum over all pairs and lanes of left[pair][r] right[pair][k]; out: (R, padded(K)).
@@ -161,29 +226,10 @@ void outer_panel(const T* const* left, int pairs, int first, const T* panel, T* 
 template <class T>
 void outer(const T* const* left, const T* const* right, int pairs, int rows, int columns, T* out, T* panel) {
   constexpr int L = lanes<T>, W = Vec<T>::lanes;
-  const int stride = padded<T>(columns);
-  const Panels panels(rows);
-  for (int k = 0; k < columns; k += L) {
-    for (int p = 0; p < pairs; ++p)
-      for (int row = 0; row < L; row += W)
-        for (int lane = 0; lane < L; lane += W) {
-          Vec<T> square[W];
-#pragma GCC unroll 16
-          for (int i = 0; i < W; ++i)
-            square[i] = k + row + i < columns ? Vec<T>::load(right[p] + (k + row + i) * L + lane) : Vec<T>(T(0));
-          transpose<T>(square);
-#pragma GCC unroll 16
-          for (int i = 0; i < W; ++i) square[i].store(panel + (p * L + lane + i) * L + row);
-        }
-    for (int q = 0, first = 0; q < panels.count; ++q) {
-      const int count = panels.rows(q);
-      with_rows(count, [&](auto n) {
-        outer_panel<T, decltype(n)::value>(left, pairs, first, panel, out + static_cast<std::ptrdiff_t>(first) * stride + k,
-                                           stride);
-      });
-      first += count;
-    }
-  }
+  int k = 0;
+  for (; k + L <= padded<T>(columns); k += L)
+    outer_columns<T, row_registers>(left, right, pairs, rows, columns, k, out, panel);
+  for (; k < columns; k += W) outer_columns<T, 1>(left, right, pairs, rows, columns, k, out, panel);
 }
 
 template <class T, int Rows>

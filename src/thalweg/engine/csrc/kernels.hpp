@@ -530,11 +530,27 @@ struct Adjoints {
   }
 };
 
+// Gives an operand its part of the result's adjoint, f of a row beside each. In a loop of its own, see `map_fours`.
+template <class T, class F>
+[[gnu::noinline]] void give_by(const Sink<T>& sink, int rows, const T* adjoint, const T* beside, F f) {
+  constexpr int L = lanes<T>, W = Vec<T>::lanes;
+  if (!sink) return;
+  const auto part = [&](int row, int j) {
+    const int at = row * L + j * W;
+    return Vec<T>::load(adjoint + at) * f(Vec<T>::load(beside + at));
+  };
+  if (sink.founds)
+    each<T>(rows, [&](int row, int j) { part(row, j).store(sink.at(row, j)); });
+  else
+    each<T>(rows, [&](int row, int j) { sink.add(row, j, part(row, j)); });
+}
+
 // From the adjoint of dy/dt (seed: D rows) to those of the inputs, which lie in `adjoints` afterwards, and to the gradients
 // of shared tensors; those of weights are left to `outer`. The frame is that of the forward evaluation, laid out to record.
+// Fetches what is ahead meanwhile.
 template <class T>
 void pull_back(const Code<T>& code, const Frame<T>& frame, const T* seed, const Adjoints<T>& adjoints,
-               const SharedGradients<T>& gradients) {
+               const SharedGradients<T>& gradients, Ahead* ahead = nullptr) {
   constexpr int L = lanes<T>, W = Vec<T>::lanes;
   using V = Vec<T>;
   const Program& program = code.program;
@@ -567,9 +583,7 @@ void pull_back(const Code<T>& code, const Frame<T>& frame, const T* seed, const 
       else
         each<T>(step.size, [&](int row, int j) { sink.add(row, j, f(row, j)); });
     };
-    const auto by_output = [&](auto f) {
-      give(to(0), [&](int row, int j) { return down(row, j) * f(out(row, j)); });
-    };
+    const auto by_output = [&](auto f) { give_by(to(0), step.size, g, out.p, f); };
     const auto by_input = [&](auto f) {
       const Reader<T> x = at(0);
       give(to(0), [&](int row, int j) { return down(row, j) * f(x(row, j)); });
@@ -589,9 +603,9 @@ void pull_back(const Code<T>& code, const Frame<T>& frame, const T* seed, const 
           const T* const from = g + static_cast<std::ptrdiff_t>(n) * rows * L;
           T* const into = sink.p + static_cast<std::ptrdiff_t>(n) * columns * L;
           if (sink.founds)
-            multiply<T, false>(step.transposed, nullptr, from, columns, rows, into);
+            multiply<T, false>(step.transposed, nullptr, from, columns, rows, into, ahead);
           else
-            multiply<T, true>(step.transposed, nullptr, from, columns, rows, into);
+            multiply<T, true>(step.transposed, nullptr, from, columns, rows, into, ahead);
         }
         if (step.bias) {
           const Sink<T> bias = to(2);

@@ -274,6 +274,27 @@ def test_the_number_of_threads_changes_no_bit_of_a_sample(threads, batching, rec
         torch.testing.assert_close(shared[1], shared[0], rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("method", ["dopri5", "rosenbrock23"])
+def test_the_number_of_threads_changes_no_bit_of_many_samples_of_a_light_field(threads, method):
+    """Which are carried by tiles of more samples."""
+    y0, own = torch.randn(300, 2, dtype=F64), torch.rand(300, dtype=F64) * 9
+
+    def oscillators(t, y, mu):
+        x, v = y.unbind(-1)
+        return torch.stack([v, mu * (1 - x * x) * v - x], -1)
+
+    found = []
+    for n in (1, 2, 3):
+        threads(n)
+        sol = solved(oscillators, y0, args=(own,), method=method, batching="per_sample", t_span=(0.0, 5.0))
+        found.append([sol.ys, sol.stats.nfev])
+    few = solved(oscillators, y0[:40], args=(own[:40],), method=method, batching="per_sample", t_span=(0.0, 5.0))
+    for ys, nfev in found:
+        assert torch.equal(ys, found[0][0])
+        assert torch.equal(nfev[:40], few.stats.nfev)
+        torch.testing.assert_close(ys[:, :40], few.ys, rtol=1e-11, atol=1e-11)
+
+
 def test_solves_in_several_threads_of_python_at_once(threads):
     threads(2)
     nets = [Net(3, width, torch.float32) for width in (5, 9, 33, 64)]

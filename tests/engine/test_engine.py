@@ -182,6 +182,17 @@ def test_steps_outputs_and_gradients_are_those_of_the_eager_loop(case):
     assert_agree(case)
 
 
+PRODUCTS = {"linear", "twice"}
+
+
+@many(max_examples=25)
+@given(cases(), st.sampled_from([128, 163]))
+def test_light_fields_of_many_samples(case, rows):
+    """Those without a product of matrices, which are carried by tiles of more samples."""
+    chains = [[name for name in chain if name not in PRODUCTS] or ["tanh"] for chain in case.chains]
+    assert_agree(replace(case, chains=chains, rows=rows, features=min(case.features, 3), batching="per_sample"))
+
+
 @many(max_examples=40)
 @given(cases(F32))
 def test_in_single_precision_within_what_it_and_the_tolerance_allow(case):

@@ -116,24 +116,24 @@ private:
     const bool coarse = plan_.tempered();
     const Terms<T> terms = plan_.error();
     Vec<T> size[row_registers], total[row_registers], coarse_total[row_registers];
-#pragma GCC unroll 2
+#pragma GCC unroll 4
     for (int j = 0; j < row_registers; ++j)
       size[j] = Vec<T>::load(step.size + j * W), total[j] = coarse_total[j] = Vec<T>(T(0));
     for (int d = 0; d < D; ++d) {
       const auto sum = [&](const T* weights, Vec<T>* found) {
-#pragma GCC unroll 2
+#pragma GCC unroll 4
         for (int j = 0; j < row_registers; ++j) found[j] = Vec<T>(T(0));
         for (int n = 0; n < terms.count; ++n) {
           const Vec<T> w(weights[n]);
           const T* const term = slope[terms.numbers[n]] + d * L;
-#pragma GCC unroll 2
+#pragma GCC unroll 4
           for (int j = 0; j < row_registers; ++j) found[j] += Vec<T>::load(term + j * W) * w;
         }
       };
       Vec<T> error[row_registers], other[row_registers];
       sum(terms.weights, error);
       if (coarse) sum(plan_.coarse(), other);
-#pragma GCC unroll 2
+#pragma GCC unroll 4
       for (int j = 0; j < row_registers; ++j) {
         const int at = d * L + j * W;
         const Vec<T> largest = max(abs(Vec<T>::load(y + at)), abs(Vec<T>::load(step.ended + at)));
@@ -146,7 +146,7 @@ private:
         if (coarse) coarse_total[j] += squared(other[j]);
       }
     }
-#pragma GCC unroll 2
+#pragma GCC unroll 4
     for (int j = 0; j < row_registers; ++j)
       total[j].store(step.squares + j * W), coarse_total[j].store(step.squares + L + j * W);
   }

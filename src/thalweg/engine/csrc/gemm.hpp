@@ -14,8 +14,8 @@
 namespace thalweg::THALWEG_ISA {
 
 // The registers that hold a row of a tile, and the samples that it carries.
-#ifdef THALWEG_NARROW
-inline constexpr int row_registers = 1;
+#ifdef THALWEG_REGISTERS
+inline constexpr int row_registers = THALWEG_REGISTERS;
 #else
 inline constexpr int row_registers = 2;
 #endif
@@ -23,10 +23,11 @@ template <class T>
 inline constexpr int lanes = row_registers * static_cast<int>(Vec<T>::lanes);
 
 #if defined(__AVX512F__) || defined(__aarch64__)
-inline constexpr int panel_rows = 12;  // of 32 registers, 24 hold results
+inline constexpr int most_sums = 24;  // of 32 registers
 #else
-inline constexpr int panel_rows = 6;  // of 16 registers, 12 hold results
+inline constexpr int most_sums = 12;  // of 16 registers
 #endif
+inline constexpr int panel_rows = most_sums / (row_registers > 2 ? row_registers : 2);
 
 // The rows of panel p when R rows are dealt out evenly: no panel is much smaller than the others.
 struct Panels {
@@ -52,7 +53,7 @@ void multiply_panel(const T* weight, const T* bias, const T* x, int columns, T* 
   Vec<T> sum[Rows][row_registers];
 #pragma GCC unroll 16
   for (int r = 0; r < Rows; ++r)
-#pragma GCC unroll 2
+#pragma GCC unroll 4
     for (int j = 0; j < row_registers; ++j) {
       if constexpr (Accumulate)
         sum[r][j] = Vec<T>::load(out + r * L + j * W);
@@ -61,18 +62,18 @@ void multiply_panel(const T* weight, const T* bias, const T* x, int columns, T* 
     }
   for (int k = 0; k < columns; ++k, weight += Rows, x += L) {
     Vec<T> right[row_registers];
-#pragma GCC unroll 2
+#pragma GCC unroll 4
     for (int j = 0; j < row_registers; ++j) right[j] = Vec<T>::load(x + j * W);
 #pragma GCC unroll 16
     for (int r = 0; r < Rows; ++r) {
       const Vec<T> left(weight[r]);
-#pragma GCC unroll 2
+#pragma GCC unroll 4
       for (int j = 0; j < row_registers; ++j) sum[r][j] += left * right[j];
     }
   }
 #pragma GCC unroll 16
   for (int r = 0; r < Rows; ++r)
-#pragma GCC unroll 2
+#pragma GCC unroll 4
     for (int j = 0; j < row_registers; ++j) sum[r][j].store(out + r * L + j * W);
 }
 
@@ -179,25 +180,25 @@ void outer_panel(const T* const* left, int pairs, int first, const T* panel, T* 
   Vec<T> sum[Rows][Registers];
 #pragma GCC unroll 16
   for (int r = 0; r < Rows; ++r)
-#pragma GCC unroll 2
+#pragma GCC unroll 4
     for (int j = 0; j < Registers; ++j) sum[r][j] = Vec<T>::load(out + static_cast<std::ptrdiff_t>(r) * stride + j * W);
   for (int p = 0; p < pairs; ++p) {
     const T* a = left[p] + first * L;
     for (int lane = 0; lane < L; ++lane, panel += Registers * W) {
       Vec<T> right[Registers];
-#pragma GCC unroll 2
+#pragma GCC unroll 4
       for (int j = 0; j < Registers; ++j) right[j] = Vec<T>::load(panel + j * W);
 #pragma GCC unroll 16
       for (int r = 0; r < Rows; ++r) {
         const Vec<T> l(a[r * L + lane]);
-#pragma GCC unroll 2
+#pragma GCC unroll 4
         for (int j = 0; j < Registers; ++j) sum[r][j] += l * right[j];
       }
     }
   }
 #pragma GCC unroll 16
   for (int r = 0; r < Rows; ++r)
-#pragma GCC unroll 2
+#pragma GCC unroll 4
     for (int j = 0; j < Registers; ++j) sum[r][j].store(out + static_cast<std::ptrdiff_t>(r) * stride + j * W);
 }
 
@@ -240,12 +241,12 @@ void outer_lanes_panel(const T* const* left, const T* const* right, int pairs, i
     Vec<T> sum[Rows][row_registers];
 #pragma GCC unroll 16
     for (int r = 0; r < Rows; ++r)
-#pragma GCC unroll 2
+#pragma GCC unroll 4
       for (int j = 0; j < row_registers; ++j) sum[r][j] = Vec<T>::load(to + static_cast<std::ptrdiff_t>(r) * columns * L + j * W);
     for (int p = 0; p < pairs; ++p) {
       const T* const l = left[p] + first * L;
       const T* const x = right[p] + k * L;
-#pragma GCC unroll 2
+#pragma GCC unroll 4
       for (int j = 0; j < row_registers; ++j) {
         const Vec<T> b = Vec<T>::load(x + j * W);
 #pragma GCC unroll 16
@@ -254,7 +255,7 @@ void outer_lanes_panel(const T* const* left, const T* const* right, int pairs, i
     }
 #pragma GCC unroll 16
     for (int r = 0; r < Rows; ++r)
-#pragma GCC unroll 2
+#pragma GCC unroll 4
       for (int j = 0; j < row_registers; ++j) sum[r][j].store(to + static_cast<std::ptrdiff_t>(r) * columns * L + j * W);
   }
 }

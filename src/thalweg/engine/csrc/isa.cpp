@@ -57,13 +57,19 @@ constexpr const Isa* narrower = &THALWEG_NARROWER::isa;
 #else
 constexpr const Isa* narrower = nullptr;
 #endif
+#ifdef THALWEG_WIDER
+constexpr const Isa* wider = &THALWEG_WIDER::isa;
+#else
+constexpr const Isa* wider = nullptr;
+#endif
 
 }  // namespace
 
 extern constinit const Isa isa{THALWEG_STRING(THALWEG_ISA), lanes<float>,            lanes<double>,
-                               narrower,                    unary<float>,            unary<double>,
-                               binary<float>,               binary<double>,          solve_explicit<float>,
-                               solve_explicit<double>,      solve_rosenbrock<float>, solve_rosenbrock<double>,
+                               narrower,                    wider,                   unary<float>,
+                               unary<double>,               binary<float>,           binary<double>,
+                               solve_explicit<float>,       solve_explicit<double>,  solve_rosenbrock<float>,
+                               solve_rosenbrock<double>,
                                {sum_stages<float>, measure<float>, spread<float>, stage_times<float>},
                                {sum_stages<double>, measure<double>, spread<double>, stage_times<double>},
                                settle};

@@ -66,9 +66,10 @@ struct Settled {
 
 struct Isa {
   const char* name;
-  // How many samples a tile carries, and the same instructions by tiles of half as many; null where there are none.
+  // How many samples a tile carries, and the same instructions by tiles of half as many and of twice as many; null where
+  // there are none.
   int lanes_float, lanes_double;
-  const Isa* narrow;
+  const Isa *narrow, *wide;
   void (*unary_float)(Unary function, const float* in, float* out, std::size_t n);
   void (*unary_double)(Unary function, const double* in, double* out, std::size_t n);
   void (*binary_float)(Binary function, const float* first, const float* second, float* out, std::size_t n);
@@ -83,22 +84,23 @@ struct Isa {
   Settled (*settle)(const Settling& step, std::size_t rows);
 };
 
-namespace baseline {
-extern const Isa isa;
-}
+#define THALWEG_DECLARE(name) \
+  namespace name {            \
+  extern const Isa isa;       \
+  }
+THALWEG_DECLARE(baseline)
 #ifdef THALWEG_X86_64
-namespace avx2 {
-extern const Isa isa;
-}
-namespace avx512_narrow {
-extern const Isa isa;
-}
-namespace avx512 {
-extern const Isa isa;
-}
+THALWEG_DECLARE(avx2)
+THALWEG_DECLARE(avx2_wide)
+THALWEG_DECLARE(avx512)
+THALWEG_DECLARE(avx512_narrow)
+THALWEG_DECLARE(avx512_wide)
+#else
+THALWEG_DECLARE(baseline_wide)
 #endif
+#undef THALWEG_DECLARE
 
-// Those that this machine can run, the widest last.
+// Those that this machine can run, the one to take by itself last.
 std::vector<const Isa*> available();
 
 }  // namespace thalweg

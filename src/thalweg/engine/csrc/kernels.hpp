@@ -294,7 +294,7 @@ struct Sink {
 template <class T, class F>
 THALWEG_INLINE void each(int rows, F f) {
   for (int row = 0; row < rows; ++row)
-#pragma GCC unroll 2
+#pragma GCC unroll 4
     for (int j = 0; j < row_registers; ++j) f(row, j);
 }
 
@@ -372,30 +372,44 @@ template <class T>
 [[gnu::noinline]] void carry_on(const Link* links, int count, const Frame<T>& frame) {
   constexpr int W = Vec<T>::lanes;
   using V = Vec<T>;
-  constexpr int other = (row_registers - 1) * W;  // where the second register of a row is, or the only one
+  struct Row {
+    V of[row_registers];
+  };
   const auto row = [&](std::uint8_t place, std::uintptr_t bytes) {
     return reinterpret_cast<T*>(reinterpret_cast<std::uintptr_t>(frame.at[place]) + bytes);
   };
-  V first(T(0)), second(T(0));
+  const auto load = [&](const T* x) THALWEG_INLINE_LAMBDA {
+    Row found;
+#pragma GCC unroll 4
+    for (int j = 0; j < row_registers; ++j) found.of[j] = V::load(x + j * W);
+    return found;
+  };
+  Row last;
+#pragma GCC unroll 4
+  for (int j = 0; j < row_registers; ++j) last.of[j] = V(T(0));
   for (const Link* link = links; link < links + count; ++link) {
-    // what follows is in `first` and `second`: asked once for all registers
+    // whether an operand follows is asked once for all registers
     const auto with = [&](int n, auto go) THALWEG_INLINE_LAMBDA {
-      if (link->follows[n]) return go(first, second);
-      const T* const x = row(link->x_place[n], link->x[n]);
-      go(V::load(x), V::load(x + other));
+      if (link->follows[n]) return go(last);
+      go(load(row(link->x_place[n], link->x[n])));
     };
     short_operation<T>(link->op, [&](auto f) THALWEG_INLINE_LAMBDA {
-      with(0, [&](V x, V other_x) THALWEG_INLINE_LAMBDA {
-        if constexpr (std::is_invocable_v<decltype(f), V, V>)
-          with(1, [&](V y, V other_y) THALWEG_INLINE_LAMBDA { first = f(x, y), second = f(other_x, other_y); });
-        else
-          first = f(x), second = f(other_x);
+      with(0, [&](Row x) THALWEG_INLINE_LAMBDA {
+        if constexpr (std::is_invocable_v<decltype(f), V, V>) {
+          with(1, [&](Row y) THALWEG_INLINE_LAMBDA {
+#pragma GCC unroll 4
+            for (int j = 0; j < row_registers; ++j) last.of[j] = f(x.of[j], y.of[j]);
+          });
+        } else {
+#pragma GCC unroll 4
+          for (int j = 0; j < row_registers; ++j) last.of[j] = f(x.of[j]);
+        }
       });
     });
     if (link->passed_on) continue;
     T* const to = row(link->to_place, link->to);
-    first.store(to);
-    if constexpr (other > 0) second.store(to + other);
+#pragma GCC unroll 4
+    for (int j = 0; j < row_registers; ++j) last.of[j].store(to + j * W);
   }
 }
 

@@ -90,14 +90,14 @@ private:
 
   void eliminate(int k) {
     Vec<T> inverse[row_registers];
-#pragma GCC unroll 2
+#pragma GCC unroll 4
     for (int j = 0; j < row_registers; ++j) {
       inverse[j] = T(1) / Vec<T>::load(at(k, k) + j * W);
       inverse[j].store(inverse_.data() + k * L + j * W);
     }
     for (int i = k + 1; i < n; ++i) {
       Vec<T> factor[row_registers];
-#pragma GCC unroll 2
+#pragma GCC unroll 4
       for (int j = 0; j < row_registers; ++j) {
         factor[j] = Vec<T>::load(at(i, k) + j * W) * inverse[j];
         factor[j].store(at(i, k) + j * W);
@@ -105,7 +105,7 @@ private:
       const T* from = at(k, k + 1);
       T* to = at(i, k + 1);
       for (int c = k + 1; c < n; ++c, from += L, to += L)
-#pragma GCC unroll 2
+#pragma GCC unroll 4
         for (int j = 0; j < row_registers; ++j)
           (Vec<T>::load(to + j * W) - factor[j] * Vec<T>::load(from + j * W)).store(to + j * W);
     }
@@ -114,12 +114,12 @@ private:
   // to -= the sum of a_c x_c.
   static void subtract(const T* a, const T* x, int count, T* to) {
     Vec<T> sum[row_registers];
-#pragma GCC unroll 2
+#pragma GCC unroll 4
     for (int j = 0; j < row_registers; ++j) sum[j] = Vec<T>::load(to + j * W);
     for (int c = 0; c < count; ++c, a += L, x += L)
-#pragma GCC unroll 2
+#pragma GCC unroll 4
       for (int j = 0; j < row_registers; ++j) sum[j] -= Vec<T>::load(a + j * W) * Vec<T>::load(x + j * W);
-#pragma GCC unroll 2
+#pragma GCC unroll 4
     for (int j = 0; j < row_registers; ++j) sum[j].store(to + j * W);
   }
 };

@@ -43,10 +43,15 @@ const Isa& chosen() {
   return isa;
 }
 
-// The same, but by narrow tiles where one wide tile would do: whatever the threads, as compilers may round either otherwise.
-const Isa& chosen_for(std::int64_t batch, bool wide) {
+// The same, but by narrow tiles where one tile would hold the batch, and by wide ones for light work on samples with steps of
+// their own, where there are enough for several threads. However many there are: compilers may round one otherwise than the
+// other. Tiles that step together take turns anyway.
+const Isa& chosen_for(const Program& program, const Control& control, std::int64_t batch, bool doubles) {
   const Isa& isa = chosen();
-  return isa.narrow && batch <= (wide ? isa.lanes_double : isa.lanes_float) ? *isa.narrow : isa;
+  const auto lanes = [&](const Isa& of) { return doubles ? of.lanes_double : of.lanes_float; };
+  if (isa.narrow && batch <= lanes(isa)) return *isa.narrow;
+  if (isa.wide && program.light && !control.joint && batch >= 4 * lanes(*isa.wide)) return *isa.wide;
+  return isa;
 }
 
 std::vector<std::string> names() {
@@ -211,7 +216,7 @@ Task<T> task(const Solve& solve, const Call& call, Interruption* interruption) {
 // By the function of the set of instructions that is for a method and a dtype; null where it records nothing.
 template <class T>
 Tape<T>* carry(const std::shared_ptr<Program>& program, const ExplicitMethod& method, const Control& control, Task<T> task) {
-  const Isa& isa = chosen_for(task.batch, sizeof(T) == sizeof(double));
+  const Isa& isa = chosen_for(*program, control, task.batch, sizeof(T) == sizeof(double));
   if constexpr (std::is_same_v<T, float>)
     return isa.explicit_float(program, method, control, std::move(task));
   else
@@ -220,7 +225,7 @@ Tape<T>* carry(const std::shared_ptr<Program>& program, const ExplicitMethod& me
 template <class T>
 Tape<T>* carry(const std::shared_ptr<Program>& program, const RosenbrockMethod& method, const Control& control, Task<T> task) {
   if (task.record) throw std::invalid_argument("the engine records the steps of explicit methods alone");
-  const Isa& isa = chosen_for(task.batch, sizeof(T) == sizeof(double));
+  const Isa& isa = chosen_for(*program, control, task.batch, sizeof(T) == sizeof(double));
   if constexpr (std::is_same_v<T, float>)
     isa.rosenbrock_float(*program, method, control, std::move(task));
   else

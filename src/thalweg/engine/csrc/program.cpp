@@ -252,6 +252,10 @@ bool writes_all(const Instruction& code, std::size_t operand) {
 
 bool elementwise(Op op) { return op != Op::linear && op != Op::gather && op != Op::sum && op != Op::amax; }
 
+// So many rows of results, and of the state, of which a step has some eight copies, stay in the first cache where a row is
+// four registers.
+constexpr int LIGHT_ROWS = 96;
+
 void Program::lay_out() {
     const int values = static_cast<int>(sizes.size());
     direct_output = output.number >= inputs && output.row == 0 && sizes[output.number] == dimension;
@@ -262,6 +266,8 @@ void Program::lay_out() {
     last_reader[output.number] = static_cast<int>(code.size());
     plain = lay(*this, false);
     record = lay(*this, true);
+    const auto is_linear = [](const Instruction& one) { return one.op == Op::linear; };
+    light = plain.scratch + 8 * dimension <= LIGHT_ROWS && std::none_of(code.begin(), code.end(), is_linear);
     adjoint.assign(values, {});
     for (int v = 0; v < values; ++v) {
         const bool keep = v >= inputs && maker(v).op == Op::linear;

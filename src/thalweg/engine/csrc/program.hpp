@@ -70,6 +70,7 @@ struct Program {
     int adjoint_rows = 0;
     int kept_rows = 0;
     std::vector<int> summed;     // the values whose adjoints nobody founds, so that they begin at zero
+    bool light = false;          // whether it multiplies no matrix and has few rows, so that tiles of many samples pay
     bool direct_output = false;  // whether the last result is written where dy/dt goes, and is copied nowhere
 
     const Instruction& maker(int value) const { return code[value - inputs]; }

@@ -102,19 +102,19 @@ template <class T>
 void combine(const T* y, const T* const* k, Terms<T> terms, const T* h, T* to, int rows) {
   constexpr int L = lanes<T>, W = Vec<T>::lanes;
   Vec<T> size[row_registers];
-#pragma GCC unroll 2
+#pragma GCC unroll 4
   for (int j = 0; j < row_registers; ++j) size[j] = Vec<T>::load(h + j * W);
   for (int at = 0; at < rows * L; at += L) {
     Vec<T> sum[row_registers];
-#pragma GCC unroll 2
+#pragma GCC unroll 4
     for (int j = 0; j < row_registers; ++j) sum[j] = Vec<T>(T(0));
     for (int n = 0; n < terms.count; ++n) {
       const Vec<T> w(terms.weights[n]);
       const T* const term = k[terms.numbers[n]] + at;
-#pragma GCC unroll 2
+#pragma GCC unroll 4
       for (int j = 0; j < row_registers; ++j) sum[j] += Vec<T>::load(term + j * W) * w;
     }
-#pragma GCC unroll 2
+#pragma GCC unroll 4
     for (int j = 0; j < row_registers; ++j) (Vec<T>::load(y + at + j * W) + sum[j] * size[j]).store(to + at + j * W);
   }
 }

@@ -151,9 +151,9 @@ THALWEG_INLINE Vec<T> select(Mask<T> m, T a, Vec<T> b) {
   return select(m, Vec<T>(a), b);
 }
 
-// One bit for each lane, the first lowest.
+// One bit for each lane, the first lowest; there is room for those of several registers.
 template <class T>
-THALWEG_INLINE unsigned lanes_of(Mask<T> m) {
+THALWEG_INLINE std::uint64_t lanes_of(Mask<T> m) {
 #if defined(__AVX512F__)
   if constexpr (sizeof(T) == 4)
     return _mm512_movepi32_mask((__m512i)m.v);
@@ -170,8 +170,8 @@ THALWEG_INLINE unsigned lanes_of(Mask<T> m) {
   else
     return static_cast<unsigned>(_mm_movemask_pd((__m128d)m.v));
 #else
-  unsigned lanes = 0;
-  for (std::size_t i = 0; i < Vec<T>::lanes; ++i) lanes |= (m.v[i] ? 1u : 0u) << i;
+  std::uint64_t lanes = 0;
+  for (std::size_t i = 0; i < Vec<T>::lanes; ++i) lanes |= static_cast<std::uint64_t>(m.v[i] ? 1 : 0) << i;
   return lanes;
 #endif
 }

@@ -278,7 +278,7 @@ public:
     T factor[L];
     if (control.adaptive) factors(error, factor);
     const V tried(1.0), evaluated(step_.nfev), linearized(step_.njev), factored(step_.nlu);
-    unsigned carrying = 0, accepting = 0, failing = 0, ending = 0;
+    std::uint64_t carrying = 0, accepting = 0, failing = 0, ending = 0;  // one bit for each lane
     for (int l = 0; l < L; l += Wide) {
       const auto carries = V::load(carries_ + l) != V(0.0), lands = V::load(step_.lands + l) != V(0.0);
       const V t = V::load(step_.t + l), h = V::load(step_.h + l), t1 = V::load(t1_ + l), direction = V::load(direction_ + l);

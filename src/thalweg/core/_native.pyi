@@ -132,9 +132,17 @@ class Solve:
         """
 
 class Untouched:
-    """Mappings that hold the very objects that they held, and as many: of each it, its size or -1, keys and values."""
+    """Mappings that hold the very objects that they held, and as many: of each it, its size or -1, keys and values.
 
-    def __init__(self, entries: Sequence[tuple[Mapping[Any, Any], int, tuple[Any, ...], tuple[Any, ...]]]) -> None: ...
+    And attributes that are equal to what they were: of each its owner, its name and that.
+    """
+
+    def __init__(
+        self,
+        entries: Sequence[tuple[Mapping[Any, Any], int, tuple[Any, ...], tuple[Any, ...]]],
+        attributes: Sequence[tuple[Any, str, Any]],
+        /,
+    ) -> None: ...
     def __call__(self) -> bool: ...
 
 class StagesFloat:

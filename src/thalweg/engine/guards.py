@@ -78,9 +78,7 @@ class Guards:
         self.before = Snapshot()
         self._entries: list[tuple[Mapping[Any, Any], int, tuple[Any, ...], tuple[Any, ...]]] = []
         self._untouched: Callable[[], bool] | None = None
-        self._tensors: list[Tensor] = []
-        self._shapes: list[torch.Size] = []
-        self._dtypes: list[torch.dtype] = []
+        self._attributes: list[tuple[Tensor, str, Any]] = []
         self._whole: list[Tensor] = []
         self._numbers: list[Tensor] = []
         self._absent: list[tuple[dict[str, Any], str]] = []
@@ -89,9 +87,7 @@ class Guards:
         """Whether nothing has changed."""
         try:
             return (
-                self._same_entries()
-                and [tensor.dtype for tensor in self._tensors] == self._dtypes
-                and [tensor.shape for tensor in self._tensors] == self._shapes
+                self._same_entries_and_attributes()
                 and all(map(torch.equal, self._whole, self._numbers))
                 and all(starmap(_same_elements, self.before.sequences))
                 and all(starmap(_same_cell, self.before.cells))
@@ -100,12 +96,15 @@ class Guards:
         except Exception:  # what cannot be compared with what was there is something else
             return False
 
-    def _same_entries(self) -> bool:
+    def _same_entries_and_attributes(self) -> bool:
         if self._untouched is None:
-            self._untouched = untouched(self._entries)
-        return self._untouched() or all(
-            size in (_ANY_SIZE, len(mapping)) and _same_elements([mapping[key] for key in keys], values)
-            for mapping, size, keys, values in self._entries
+            self._untouched = untouched(self._entries, self._attributes)
+        return self._untouched() or (
+            all(
+                size in (_ANY_SIZE, len(mapping)) and _same_elements([mapping[key] for key in keys], values)
+                for mapping, size, keys, values in self._entries
+            )
+            and all(getattr(tensor, name) == then for tensor, name, then in self._attributes)
         )
 
     def entries(self, mapping: Mapping[Any, Any], keys: Sequence[Any], *, whole: bool = False) -> None:
@@ -113,6 +112,11 @@ class Guards:
         self._untouched = None
         size = len(mapping) if whole else _ANY_SIZE
         self._entries.append((mapping, size, tuple(keys), tuple(mapping[key] for key in keys)))
+
+    def attributes(self, tensor: Tensor, *names: str) -> None:
+        """Watch attributes of a tensor."""
+        self._untouched = None
+        self._attributes += [(tensor, name, getattr(tensor, name)) for name in names]
 
 
 _ANY_SIZE = -1
@@ -181,9 +185,7 @@ def _tensor(guards: Guards, tensor: Tensor) -> Iterable[Any]:
     if is_lazy(tensor):
         guards.reason = "the field holds a parameter that has no shape before the field is called"
         return ()
-    guards._tensors.append(tensor)
-    guards._shapes.append(tensor.shape)
-    guards._dtypes.append(tensor.dtype)
+    guards.attributes(tensor, "dtype", "shape")
     if not (tensor.is_floating_point() or tensor.is_complex()):  # Python may have read them, as sizes or places
         guards._whole.append(tensor)
         guards._numbers.append(tensor.detach().clone())

@@ -217,12 +217,15 @@ class Solve:
         return Solved(ys, recording, worst == 0, counts.unbind(), ends)
 
 
-def untouched(entries: Sequence[tuple[Mapping[Any, Any], int, tuple[Any, ...], tuple[Any, ...]]]) -> Callable[[], bool]:
-    """What tells, in a microsecond, whether mappings hold the very objects that they held.
+def untouched(
+    entries: Sequence[tuple[Mapping[Any, Any], int, tuple[Any, ...], tuple[Any, ...]]],
+    attributes: Sequence[tuple[Any, str, Any]],
+) -> Callable[[], bool]:
+    """What tells, in a microsecond, whether mappings hold the very objects that they held, and attributes are equal still.
 
-    Of each the mapping, its size or -1, keys, and what stood there. Where it says no, they may still be equal.
+    Of each mapping itself, its size or -1, keys, and what stood there. Where it says no, what they hold may still be equal.
     """
-    return (lambda: False) if _native is None else _native.Untouched(entries).__call__
+    return (lambda: False) if _native is None else _native.Untouched(entries, attributes).__call__
 
 
 def pull_back(

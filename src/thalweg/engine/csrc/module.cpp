@@ -396,18 +396,26 @@ void add_stages(nb::module_& m, const char* name) {
       .def("sum", &Stages<T>::sum);
 }
 
-// Mappings that shall hold the very objects that they held: what a field reads is looked at before each solve.
+// Mappings that shall hold the very objects that they held, and attributes that shall be equal to what they were: what a field
+// reads is looked at before each solve.
 class Untouched {
  public:
-  explicit Untouched(const nb::sequence& entries) {
+  Untouched(const nb::sequence& entries, const nb::sequence& attributes) {
     for (nb::handle entry : entries) {
       const auto [mapping, size, keys, values] = nb::cast<std::tuple<nb::object, Py_ssize_t, nb::tuple, nb::tuple>>(entry);
       mappings_.push_back({mapping, size, keys, values});
     }
+    for (nb::handle attribute : attributes) {
+      const auto [owner, name, value] = nb::cast<std::tuple<nb::object, nb::str, nb::object>>(attribute);
+      attributes_.push_back({owner, name, value});
+    }
   }
 
   bool operator()() const {
-    if (std::all_of(mappings_.begin(), mappings_.end(), is_as_it_was)) return true;
+    const auto as_it_was = [](const auto& one) { return is_as_it_was(one); };
+    if (std::all_of(mappings_.begin(), mappings_.end(), as_it_was) &&
+        std::all_of(attributes_.begin(), attributes_.end(), as_it_was))
+      return true;
     PyErr_Clear();  // of one that cannot be asked
     return false;
   }
@@ -417,6 +425,11 @@ class Untouched {
     nb::object held;
     Py_ssize_t size;  // -1 where it does not matter
     nb::tuple keys, values;
+  };
+  struct Attribute {
+    nb::object owner;
+    nb::str name;
+    nb::object value;
   };
 
   static bool is_as_it_was(const Mapping& x) {
@@ -432,7 +445,15 @@ class Untouched {
     return true;
   }
 
+  static bool is_as_it_was(const Attribute& x) {
+    PyObject* found = PyObject_GetAttr(x.owner.ptr(), x.name.ptr());
+    const bool same = found && PyObject_RichCompareBool(found, x.value.ptr(), Py_EQ) == 1;
+    Py_XDECREF(found);
+    return same;
+  }
+
   std::vector<Mapping> mappings_;
+  std::vector<Attribute> attributes_;
 };
 
 }  // namespace
@@ -511,7 +532,9 @@ NB_MODULE(_native, m) {
       })
       .def("__call__", &Settler::operator());
 
-  nb::class_<Untouched>(m, "Untouched").def(nb::init<const nb::sequence&>()).def("__call__", &Untouched::operator());
+  nb::class_<Untouched>(m, "Untouched")
+      .def(nb::init<const nb::sequence&, const nb::sequence&>())
+      .def("__call__", &Untouched::operator());
 
   m.def("pull_back", [](Recording& recording, std::uintptr_t cotangent, std::uintptr_t y0, std::uintptr_t t0,
                         std::uintptr_t t1, std::uintptr_t t_eval, const Addresses& own, const Addresses& shared) {

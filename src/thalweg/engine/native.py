@@ -221,9 +221,9 @@ def untouched(
     entries: Sequence[tuple[Mapping[Any, Any], int, tuple[Any, ...], tuple[Any, ...]]],
     attributes: Sequence[tuple[Any, str, Any]],
 ) -> Callable[[], bool]:
-    """What tells, in a microsecond, whether mappings hold the very objects that they held, and attributes are equal still.
+    """What tells, in a microsecond, whether mappings hold the very objects that they held, and attributes are as they were.
 
-    Of each mapping itself, its size or -1, keys, and what stood there. Where it says no, what they hold may still be equal.
+    Of each mapping: itself, its size or -1, keys, and what stood there. Where it says no, that may still be equal.
     """
     return (lambda: False) if _native is None else _native.Untouched(entries, attributes).__call__
 

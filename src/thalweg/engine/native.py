@@ -221,7 +221,7 @@ def untouched(
     entries: Sequence[tuple[Mapping[Any, Any], int, tuple[Any, ...], tuple[Any, ...]]],
     attributes: Sequence[tuple[Any, str, Any]],
 ) -> Callable[[], bool]:
-    """What tells, in a microsecond, whether mappings hold the very objects that they held, and attributes are as they were.
+    """What tells, in a microsecond, whether mappings hold the very objects that they held, and attributes are the same.
 
     Of each mapping: itself, its size or -1, keys, and what stood there. Where it says no, that may still be equal.
     """

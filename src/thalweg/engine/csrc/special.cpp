@@ -1,3 +1,7 @@
+#ifndef _REENTRANT
+#define _REENTRANT  // macOS declares lgamma_r where this is defined
+#endif
+
 #include "special.hpp"
 
 #include <cmath>

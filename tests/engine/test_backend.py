@@ -2,6 +2,7 @@
 
 import gc
 import multiprocessing
+import os
 import resource
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -277,7 +278,8 @@ def test_the_number_of_threads_changes_no_bit_of_a_sample(threads, batching, rec
 @pytest.mark.parametrize("method", ["dopri5", "rosenbrock23"])
 def test_the_number_of_threads_changes_no_bit_of_many_samples_of_a_light_field(threads, method):
     """Which are carried by tiles of more samples."""
-    y0, own = torch.randn(300, 2, dtype=F64), torch.rand(300, dtype=F64) * 9
+    rows = 64 * os.cpu_count() + 45  # two wide tiles for each core, and more
+    y0, own = torch.randn(rows, 2, dtype=F64), torch.rand(rows, dtype=F64) * 9
 
     def oscillators(t, y, mu):
         x, v = y.unbind(-1)

@@ -2,6 +2,7 @@
 
 import functools
 import math
+import os
 from dataclasses import dataclass, field, replace
 
 import pytest
@@ -23,6 +24,7 @@ F32, F64 = torch.float32, torch.float64
 EXPLICIT = [method.name for method in methods() if method.kind == "explicit" and method.name != "euler"]
 ADAPTIVE = [name for name in EXPLICIT if get_method(name).adaptive]
 TIMES = ("t0", "t1", "t_eval")
+MANY = 64 * os.cpu_count()  # float64: two wide tiles for each core
 
 
 @dataclass
@@ -186,7 +188,7 @@ PRODUCTS = {"linear", "twice"}
 
 
 @many(max_examples=25)
-@given(cases(), st.sampled_from([128, 163]))
+@given(cases(), st.sampled_from([MANY, MANY + 35]))
 def test_light_fields_of_many_samples(case, rows):
     """Those without a product of matrices, which are carried by tiles of more samples."""
     chains = [[name for name in chain if name not in PRODUCTS] or ["tanh"] for chain in case.chains]

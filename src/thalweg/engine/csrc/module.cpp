@@ -16,6 +16,7 @@
 #include <cstring>
 #include <stdexcept>
 #include <string>
+#include <thread>
 #include <tuple>
 #include <variant>
 #include <vector>
@@ -44,13 +45,14 @@ const Isa& chosen() {
 }
 
 // The same, but by narrow tiles where one tile would hold the batch, and by wide ones for light work on samples with steps of
-// their own, where there are enough for several threads. However many there are: compilers may round one otherwise than the
-// other. Tiles that step together take turns anyway.
+// their own, where there are two for each core of the machine; tiles that step together take turns anyway. However many
+// threads are asked for: compilers may round one otherwise than the other.
 const Isa& chosen_for(const Program& program, const Control& control, std::int64_t batch, bool doubles) {
+  static const std::int64_t cores = std::max(1u, std::thread::hardware_concurrency());
   const Isa& isa = chosen();
   const auto lanes = [&](const Isa& of) { return doubles ? of.lanes_double : of.lanes_float; };
   if (isa.narrow && batch <= lanes(isa)) return *isa.narrow;
-  if (isa.wide && program.light && !control.joint && batch >= 4 * lanes(*isa.wide)) return *isa.wide;
+  if (isa.wide && program.light && !control.joint && batch >= 2 * cores * lanes(*isa.wide)) return *isa.wide;
   return isa;
 }
 

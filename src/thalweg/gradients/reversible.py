@@ -26,7 +26,7 @@ from ..steppers.explicit_rk import ExplicitRK
 from ..steppers.reversible import ReversibleStepper
 from .base import Integrate, Request, SolveNode
 from .pullback import PullBack, unshrunk
-from .tape import JointTape, Level, RowTape
+from .tape import JointTimes, Level, RowTape
 
 _Place: TypeAlias = tuple[Tensor | None, Tensor, Tensor]
 """Rows, or None in joint, and their y and d."""
@@ -146,8 +146,7 @@ class _JointTrack:
     def __init__(self, y0: Tensor) -> None:
         self.y, self.apart = y0, torch.zeros_like(y0)
         self.joined: dict[int, list[_Place]] = {}
-        self.tape = JointTape()
-        self._no_state = y0.new_empty(0)
+        self.tape = JointTimes(y0.new_empty(0))
 
     def record(self, taken: TakenStep) -> None:
         """Keep the numbers of a step, and where it ended: one read of the device."""
@@ -155,7 +154,7 @@ class _JointTrack:
         n = self.tape.close()
         if n and (taken.carry is None or bool(taken.carry[1])):
             self.joined[n - 1] = [(None, self.y, self.apart)]
-        self.tape.record(taken._replace(y=self._no_state, carry=None))
+        self.tape.record(taken)
         self.y, self.apart = taken.step.y, taken.step.carry[0]
 
 

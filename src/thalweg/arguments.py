@@ -13,7 +13,7 @@ from torch import Tensor
 
 from .core.arithmetic import wide_dtype, within_digits
 from .core.derivatives import unwrapped
-from .core.norms import Tolerance
+from .core.norms import AsGiven, Tolerance
 from .core.sparsity import Sparsity
 from .external.methods import External
 from .methods import Method
@@ -219,9 +219,11 @@ def _range(t: Tensor) -> str:
     return f"{low:g}" if low == high else f"{low:g}..{high:g}"
 
 
-def as_tolerance(rtol: float | Tensor, atol: float | Tensor, y0: Tensor) -> Tolerance:
+def as_tolerance(rtol: float | Tensor | AsGiven, atol: float | Tensor, y0: Tensor) -> Tolerance:
     """The tolerance, no tighter than the dtype can hold."""
     least = 10 * torch.finfo(y0.dtype).eps
+    if isinstance(rtol, AsGiven):
+        rtol, least = rtol.rtol, 0.0
     relative = _allowed("rtol", rtol, y0) if isinstance(rtol, Tensor) else positive("rtol", rtol)
     lowest = relative if isinstance(relative, float) else min(relative.flatten().tolist(), default=1.0)
     if lowest <= 0:

@@ -33,14 +33,16 @@ from .core.arithmetic import Flag, Number, anywhere, negate, wide_dtype
 from .core.derivatives import transformed, unwrapped
 from .core.field import FIELDS, Field, Pair, SeparableField
 from .core.holdings import all_tensors
+from .core.norms import AsGiven
 from .core.solution import Solution, Stats
 from .core.sparsity import Sparsity
 from .core.state import Layout, layout_of
-from .core.status import SolveError, Status
+from .core.status import STATUSES, SolveError, Status
 from .core.step import Step, Stepper, TriedStep
 from .engine.backend import TOO_WIDE, Unsuitable, is_too_wide, keep, kept
 from .engine.backend import chosen as chosen_engine
 from .engine.call import Native
+from .engine.keys import key_of
 from .external.integrate import ExternalStepper, either
 from .external.methods import External, get_external
 from .gradients import GRADIENTS, Adjoint, Checkpointed, Continuous, GradientMethod, GradientName, Request, Reversible
@@ -56,7 +58,7 @@ from .methods.tableau import RungeKutta
 from .output.events import Event, Found, as_events
 from .output.progress import SolveProgress
 from .steppers.choose import stepper_for
-from .stepsize.controllers import CONTROLLERS, PID, Controller, Fixed
+from .stepsize.controllers import CONTROLLERS, Controller, Fixed
 from .stepsize.stops import Stops
 
 
@@ -233,15 +235,15 @@ def solve_ivp(
     args = args if isinstance(args, tuple) else (args,)  # as SciPy does
     usual = not (
         dense_output or shrink or progress or jac is not None or jac_sparsity is not None or events is not None
-        or norm is not None or callback is not None or t_eval is not None
+        or norm is not None or callback is not None
         or not (no_times(step_ts) and no_times(jump_ts))
         or not (gradient is None or gradient == "checkpointed" or isinstance(gradient, Checkpointed))
     )  # fmt: skip
     key = None
     if usual and backend != "eager":
-        key = _key(
-            y0, t_span, method, rtol, atol, step_size, first_step, max_step, min_step, max_steps, controller, batching,
-            gradient, backend, on_failure,
+        key = key_of(
+            y0, t_span, t_eval, method, rtol, atol, step_size, first_step, max_step, min_step, max_steps, controller,
+            batching, gradient, backend, on_failure,
         )  # fmt: skip
         if key is not None and (again := kept(key, fun, y0, args)) is not None:
             return _solved_again(again, y0, args, on_failure)
@@ -340,7 +342,7 @@ def solve_ivp(
         engine = None if backend == "eager" else _engine(chosen, maker, request, run, insist=backend == "native")
         with bar or nullcontext():
             ys, result = (maker if engine is None else engine).run(run, request)
-        if engine is not None and key is not None:
+        if engine is not None and key is not None and not timed and padding is None:
             keep(key, fun, args, engine)
     if timed:
         ys, result = with_moving_starts(ys, result, request)
@@ -358,7 +360,7 @@ class _Choice:
     """How steps are taken, as `solve_ivp` is told; what the adjoint may choose anew for its own solve."""
 
     method: str | Method | External
-    rtol: float | Tensor
+    rtol: float | Tensor | AsGiven
     atol: float | Tensor
     norm: Callable[..., float | Tensor] | None
     step_size: float | None
@@ -562,25 +564,12 @@ def _raise_where_asked(sol: Solution, reached: float | Tensor, on_failure: str) 
         raise SolveError(f"the solve failed {where}: {sol.message} (on_failure='return' keeps what was computed)", sol)
 
 
-_PLAIN = {float, int, str, type(None), PID, Checkpointed}
-"""Values that are told apart by what they are, and do not change."""
-
-
-def _key(y0: Any, t_span: Any, method: Any, rtol: Any, atol: Any, *options: Any) -> Any:
-    """What tells solves apart whose ways are the same, where it is made of plain values; None where it is not."""
-    if type(y0) not in (Tensor, torch.nn.Parameter) or y0.ndim == 0 or type(t_span) is not tuple or len(t_span) != 2:
-        return None
-    values = (*t_span, method, rtol, atol, *options)
-    kinds = tuple(map(type, values))  # 1 equals 1.0, which is not as good everywhere
-    return (y0.shape, y0.dtype, y0.device, values, kinds) if _PLAIN.issuperset(kinds) else None
-
-
-def _solved_again(engine: Native, y0: Tensor, args: Any, on_failure: str) -> Solution:
+def _solved_again(engine: Native, y0: Any, args: Any, on_failure: str) -> Solution:
     """A solve whose way is known."""
-    stats = Stats(backend="native")
-    ys, call = engine.call(y0, args, None, stats)
-    status = call.status if isinstance(call.status, Tensor) else Status(call.status)
-    sol = Solution(ts=engine.solve.times.clone(), ys=ys, status=status, stats=stats)
+    stats, layout = Stats(backend="native"), engine.layout
+    ys, call = engine.call(layout.pack(y0), args, None, stats)
+    status = call.status if isinstance(call.status, Tensor) else STATUSES[call.status]
+    sol = Solution(ts=engine.times.clone(), ys=layout.unpack(ys), status=status, stats=stats)
     if not call.succeeded:
         _raise_where_asked(sol, call.ends[0], on_failure)
     return sol

@@ -17,11 +17,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from ..core.norms import rms
+from ..core.derivatives import transformed
+from ..core.norms import AsGiven, rms
 from ..core.state import layout_of
 from ..core.status import SolveError
 from ..core.step import TriedStep
-from ..gradients import Adjoint
+from ..gradients import Adjoint, DirectOrNative
 from ..ivp import solve_ivp
 from ..methods import get_method
 from ..methods.registry import OF_SCIPY
@@ -151,7 +152,8 @@ def odeint(
     tensor([1.0000, 0.3679, 0.1353])
     """
     setting = _Setting(func, y0, _checked_times(t), rtol, atol, method, options, endless=event_fn is not None)
-    return _solve(func, setting, setting.steps(), "direct", event_fn)
+    gradient = "direct" if event_fn is not None or transformed() else DirectOrNative()
+    return _solve(func, setting, setting.steps(), gradient, event_fn)
 
 
 def odeint_adjoint(
@@ -213,7 +215,10 @@ def odeint_adjoint(
         adjoint_options,
         setting,
     )
-    found = _solve(functools.partial(_holding, func, params), setting, steps, back.adjoint(params), event_fn)
+    way_back = back.adjoint(params)
+    if not torch.is_grad_enabled():
+        return _solve(func, setting, steps, None, event_fn)
+    found = _solve(functools.partial(_holding, func, params), setting, steps, way_back, event_fn)
     return pytree.tree_map(lambda x: _ZeroWhereUnused.apply(x, *params), found) if params else found
 
 
@@ -415,12 +420,10 @@ class _Setting:
         eps = torch.finfo(_leaves(self.y0)[0].dtype).eps
         # no finer than a number is rounded
         rtol, atol = _tolerance(self.rtol, self.y0, eps / 2), _tolerance(self.atol, self.y0, 0.0)
-        # `solve_ivp` takes none below 10 eps: a larger tolerance, and a norm as many times as large, are the same
-        larger = max(1.0, 10 * eps / (float(rtol.min()) if isinstance(rtol, Tensor) else rtol))
         steps: dict[str, Any] = {
             "method": self.method,
-            "rtol": rtol * larger,
-            "atol": atol * larger,
+            "rtol": AsGiven(rtol),
+            "atol": atol,
             "max_steps": int(self.options.get("max_num_steps", 2**31 - 1)),
             "callback": self._callback(),
         }
@@ -437,7 +440,8 @@ class _Setting:
             if (times := self.options.get(theirs)) is not None:
                 steps[ours] = times.detach() if isinstance(times, Tensor) else times
         norm = self._norm(params)
-        steps["norm"] = lambda *errors: larger * norm(*errors)
+        if norm is not rms:  # which is that of `solve_ivp`
+            steps["norm"] = norm
         return steps
 
     def _norm(self, params: Sequence[Tensor] = ()) -> Callable[..., Any]:

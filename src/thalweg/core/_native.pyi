@@ -1,10 +1,13 @@
 """What is compiled: the engine, and the arithmetic of the loop in Python.
 
-A pointer is a tensor's `data_ptr()`; the caller keeps the tensor alive and contiguous.
+Tensors are contiguous; where a number stands for one it is its `data_ptr()`, and the caller keeps it alive.
 """
 
 from collections.abc import Mapping, Sequence
+from types import CellType
 from typing import Any
+
+from torch import Tensor, dtype
 
 def isa() -> str:
     """The set of instructions that solves run with: the widest here, or `THALWEG_ISA` of the environment."""
@@ -115,35 +118,40 @@ class Solve:
     def run(
         self,
         batch: int,
-        y0: int,
-        own: list[int],
-        shared: list[int],
+        y0: Tensor,
+        own: Sequence[Tensor],
+        shared: Sequence[Tensor],
         threads: int,
-        ys: int,
-        counts: int,
-        ends: int,
+        ys: Tensor,
+        counts: Tensor | None,
+        ends: Tensor | None,
         record: bool,
         times_wanted: bool,
-        /,
     ) -> tuple[Recording | None, int, list[int], list[float]]:
-        """Solve; `counts` and `ends` may be 0 where nobody asks for those of all samples.
+        """Solve; `counts` and `ends` may be None where nobody asks for those of all samples.
 
         What the way back needs, the worst status, and of the first sample the counts after the status and the two ends.
         """
 
-class Untouched:
-    """Mappings that hold the very objects that they held, and as many: of each it, its size or -1, keys and values.
+def as_it_was(
+    mappings: list[tuple[Mapping[Any, Any], int, tuple[Any, ...], tuple[Any, ...]]],
+    attributes: list[tuple[Any, str, Any]],
+    sequences: list[tuple[list[Any] | set[Any], list[Any]]],
+    cells: list[tuple[CellType, Any]],
+    absent: list[tuple[dict[str, Any], str]],
+    /,
+) -> bool:
+    """Whether all hold the very objects that they held, and attributes are equal to what they were.
 
-    And attributes that are equal to what they were: of each its owner, its name and that.
+    Of each mapping itself, its size or -1, keys, and what stood there; of each attribute its owner, its name and that;
+    of lists, sets and cells what they held; and of dicts which keys are not there.
     """
 
-    def __init__(
-        self,
-        entries: Sequence[tuple[Mapping[Any, Any], int, tuple[Any, ...], tuple[Any, ...]]],
-        attributes: Sequence[tuple[Any, str, Any]],
-        /,
-    ) -> None: ...
-    def __call__(self) -> bool: ...
+def found_by(ways: list[tuple[Any, ...]], key: tuple[Any, ...], /) -> tuple[Any, ...] | None:
+    """The first of the ways that begins with a key like this: equal, of the same types, and so are tuples in it."""
+
+def in_place(tensors: list[Tensor], dtype: dtype, /) -> bool:
+    """Whether all are of that dtype and contiguous, and lie somewhere as they are read."""
 
 class StagesFloat:
     """The stages of a solve's steps, of float32 (S, rows x entries), and the rows of weights that sum them."""
@@ -205,16 +213,15 @@ def operations() -> list[str]:
 
 def pull_back(
     recording: Recording,
-    cotangent: int,
-    y0: int,
-    t0: int,
-    t1: int,
-    t_eval: int,
-    own: list[int],
-    shared: list[int],
-    /,
+    cotangent: Tensor,
+    y0: Tensor | None,
+    t0: Tensor | None,
+    t1: Tensor | None,
+    t_eval: Tensor | None,
+    own: Sequence[Tensor | None],
+    shared: Sequence[Tensor | None],
 ) -> int:
-    """Writes gradients to the addresses; the evaluations that it took."""
+    """Writes gradients into the tensors; the evaluations that it took."""
 
 def poison(on: bool) -> None:
     """For tests: whether the engine's memory is full of NaN when it gets it."""

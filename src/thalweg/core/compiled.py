@@ -32,6 +32,11 @@ def in_memory(x: Tensor) -> Tensor:
     return torch.zeros_like(x) if x._is_zerotensor() else x.resolve_neg().contiguous()
 
 
+def are_in_memory(tensors: list[Tensor], dtype: torch.dtype) -> bool:
+    """Whether all are of that dtype and lie there so; without compiled code, which would read them, they do not."""
+    return native is not None and native.in_place(tensors, dtype)
+
+
 def is_read(x: Tensor) -> bool:
     """Whether compiled code may read a tensor that is part of no graph, and others of its kind.
 

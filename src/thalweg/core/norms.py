@@ -37,6 +37,13 @@ class Tolerance:
         return torch.add(self.atol, size, alpha=self.rtol, out=size)
 
 
+@dataclass(frozen=True)
+class AsGiven:
+    """A relative tolerance that is taken as it is, where a dtype holds no such digits too."""
+
+    rtol: float | Tensor
+
+
 def is_uniform(tolerance: Tolerance, dtype: torch.dtype) -> bool:
     """Whether it is two numbers, in that dtype, for all entries."""
     return not isinstance(tolerance.rtol, Tensor) and tolerance.atol.ndim == 0 and tolerance.atol.dtype is dtype

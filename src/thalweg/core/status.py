@@ -40,6 +40,9 @@ class Status(IntEnum):
         return MESSAGES[self]
 
 
+STATUSES = {int(status): status for status in Status}
+"""Each by its number, sooner than `Status(number)` tells."""
+
 MESSAGES = {
     Status.RUNNING: "the solve is still running",
     Status.SUCCESS: "the solver reached t1",

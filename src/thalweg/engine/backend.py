@@ -5,6 +5,7 @@ y0: (B, *D) or (*D), packed; the engine sees (samples, rows). Times are float64:
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, cast
 from weakref import WeakKeyDictionary
@@ -26,6 +27,7 @@ from . import native
 from .builder import Untraceable
 from .cache import cached_trace, keep_way, kept_way
 from .call import Native
+from .keys import is_plain
 from .trace import Trace, any_time, leaves_of, surroundings
 
 
@@ -60,11 +62,12 @@ def is_too_wide(trace: Trace, y0: Tensor) -> bool:
 
 
 def keep(key: Any, fun: Any, args: tuple[Any, ...], found: Native) -> None:
-    """Keep what was chosen for a solve, to be had again by its key."""
-    keep_way(key, fun, args, found.trace, found)
+    """Keep what was chosen for a solve, to be had again by its key, where that tells it."""
+    if is_plain(key):
+        keep_way(key, fun, args, found.trace, found)
 
 
-def kept(key: Any, fun: Any, y0: Tensor, args: tuple[Any, ...]) -> Native | None:
+def kept(key: Any, fun: Any, y0: Any, args: tuple[Any, ...]) -> Native | None:
     """What was chosen for a solve that is alike in all but the numbers in its state and arguments; None if nothing.
 
     The field is looked at anew: where something that it reads has changed, nothing is kept.
@@ -74,7 +77,7 @@ def kept(key: Any, fun: Any, y0: Tensor, args: tuple[Any, ...]) -> Native | None
     found = cast("Native | None", kept_way(key, fun, args))
     if found is None or found.differentiable or not torch.is_grad_enabled():
         return found
-    return None if _wanted(found.trace, y0, args) else found
+    return None if _wanted(found.trace, pytree.tree_leaves(y0), args) else found
 
 
 _OTHER_GRADIENT = "the engine's gradient is that of gradient='checkpointed'"
@@ -113,7 +116,7 @@ def chosen(method: Method, gradient: GradientMethod, request: Request, integrate
     samples = y0.shape[0] if trace.rows else 1
     if isinstance(method.data, Rosenbrock) and y0.numel() > samples * _LARGEST_JACOBIAN:
         raise Unsuitable(f"the engine makes Jacobians of up to {_LARGEST_JACOBIAN} rows, got {y0.numel() // samples}")
-    if torch.is_grad_enabled() and (request.times is not None or _wanted(trace, request.y0, field.args)):
+    if torch.is_grad_enabled() and (request.times is not None or _wanted(trace, [request.y0], field.args)):
         if isinstance(method.data, Rosenbrock):
             raise Unsuitable("the engine's gradient is that of explicit methods")
         if not exact:
@@ -125,7 +128,8 @@ def chosen(method: Method, gradient: GradientMethod, request: Request, integrate
     solve = _solve(problem, method, trace, samples, limit)
     # what is kept holds neither the field nor its state
     problem = replace(problem, field=cast(FieldLike, None), y0=y0.new_empty(0))
-    return Native(trace, solve, problem, integrate, differentiable)
+    times = solve.times if request.problem.t_eval is None else request.problem.t_eval.clone()
+    return Native(trace, solve, problem, integrate, differentiable, field.layout, times)
 
 
 def _unsuitable(problem: Problem, method: Method) -> str | None:
@@ -174,10 +178,10 @@ def _has(data: Any) -> bool:
     return isinstance(data, Rosenbrock) and data.stages <= _MOST_STAGES
 
 
-def _wanted(trace: Trace, y0: Tensor, args: Any) -> bool:
+def _wanted(trace: Trace, states: Sequence[Tensor], args: Any) -> bool:
     """Whether anything but the times needs a gradient."""
     leaves = leaves_of(args)
-    return any(x.requires_grad for x in (y0, *(leaves[i] for i in trace.batched), *trace.shared(args)))
+    return any(x.requires_grad for x in (*states, *(leaves[i] for i in trace.batched), *trace.shared(args)))
 
 
 def _solve(problem: Problem, method: Method, trace: Trace, samples: int, memory_limit: int) -> native.Solve:

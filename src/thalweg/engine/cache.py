@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from ..core.compiled import native
 from .builder import Untraceable
 from .guards import SIMPLE, Guards, guards_of
 from .trace import Trace, check, leaves_of, refuse_surroundings, trace, trace_under
@@ -42,11 +43,11 @@ class _Entry:
 
 @dataclass
 class _Owned:
-    """What is kept as long as its owner lives: entries, and ways to solve, each with the entry that it holds with."""
+    """What is kept as long as its owner lives: entries, and ways to solve, each by its key and with its entry."""
 
     owner: weakref.ref[Any]
     entries: OrderedDict[Any, _Entry] = field(default_factory=OrderedDict)
-    ways: dict[Any, tuple[_Entry, Any]] = field(default_factory=dict)
+    ways: list[tuple[Any, _Entry, Any]] = field(default_factory=list)
 
 
 _OWNED: dict[int, _Owned] = {}
@@ -72,7 +73,7 @@ def cached_trace(fun: Callable[..., Any], t: Tensor, y0: Any, args: tuple[Any, .
         entry = entries[key] = _made(fun, t, y0, args, by_row)
         while len(entries) > _KEPT:
             entries.popitem(last=False)
-        owned.ways = {k: found for k, found in owned.ways.items() if found[0] in entries.values()}
+        owned.ways = [way for way in owned.ways if way[1] in entries.values()]
     entries.move_to_end(key)
     if isinstance(entry.found, str):
         raise Untraceable(entry.found)
@@ -96,25 +97,23 @@ def keep_way(key: Any, fun: Callable[..., Any], args: tuple[Any, ...], trace: Tr
     entry = None if owned is None else next((x for x in owned.entries.values() if x.found is trace), None)
     if owned is None or entry is None:
         return
-    if len(owned.ways) >= _WAYS:
-        owned.ways.clear()
-    owned.ways[_way_key(key, told, args)] = entry, way
+    owned.ways = [(_way_key(key, told, args), entry, way), *owned.ways[: _WAYS - 1]]
 
 
 def kept_way(key: Any, fun: Callable[..., Any], args: tuple[Any, ...]) -> Any:
     """That way, where all that the field reads is as it was; None otherwise."""
     owner, told = _owner(fun)
     owned = _owned(owner)
-    entry, way = (None, None) if owned is None else owned.ways.get(_way_key(key, told, args), (None, None))
-    return None if entry is None or not entry.valid() else way
+    found = native.found_by(owned.ways, _way_key(key, told, args)) if owned is not None and owned.ways else None
+    return None if found is None or not found[1].valid() else found[2]
 
 
 def _way_key(key: Any, told: tuple[Any, ...], args: tuple[Any, ...]) -> tuple[Any, ...]:
     """What `_key` asks of shapes row by row, by whole shapes: there are more such keys, but they are made sooner."""
     leaves = leaves_of(args)
     structure = None if leaves is args else _hashable(pytree.tree_structure(args))
-    kinds = [(x.shape, x.dtype, x.device) if isinstance(x, Tensor) else _identity(x) for x in leaves]
-    return (key, told, *_defaults(), structure, *kinds)
+    kinds = [(x.shape, x.dtype, x.is_cpu) if isinstance(x, Tensor) else _identity(x) for x in leaves]
+    return key, told, _defaults(), structure, tuple(kinds)
 
 
 def _owned(owner: Any) -> _Owned | None:

@@ -45,6 +45,10 @@ class Native:
         That loop.
     differentiable : bool
         Whether the engine's gradient is the one that was asked for.
+    layout : Layout
+        How the state is packed.
+    times : Tensor (T,) or (T, B)
+        Those of the outputs.
     """
 
     trace: Trace
@@ -52,6 +56,8 @@ class Native:
     problem: Problem
     integrate: Integrate
     differentiable: bool
+    layout: Layout
+    times: Tensor
 
     def run(self, integrate: Integrate, request: Request) -> tuple[Tensor, Result]:
         """The outputs (T, *y0.shape), as part of the graph where that is wanted, and what the loop would report."""

@@ -21,9 +21,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from ..core.compiled import native
 from ..core.holdings import OPAQUE, PLAIN, codes_of, global_names
 from .builder import Untraceable
-from .native import untouched
 from .snapshot import Snapshot
 
 SIMPLE = (
@@ -77,7 +77,6 @@ class Guards:
         self.reason: str | None = None
         self.before = Snapshot()
         self._entries: list[tuple[Mapping[Any, Any], int, tuple[Any, ...], tuple[Any, ...]]] = []
-        self._untouched: Callable[[], bool] | None = None
         self._attributes: list[tuple[Tensor, str, Any]] = []
         self._whole: list[Tensor] = []
         self._numbers: list[Tensor] = []
@@ -86,36 +85,37 @@ class Guards:
     def hold(self) -> bool:
         """Whether nothing has changed."""
         try:
-            return (
-                self._same_entries_and_attributes()
-                and all(map(torch.equal, self._whole, self._numbers))
-                and all(starmap(_same_elements, self.before.sequences))
-                and all(starmap(_same_cell, self.before.cells))
-                and not any(starmap(contains, self._absent))
-            )
+            return (self._is_the_same() or self._is_equal()) and all(map(torch.equal, self._whole, self._numbers))
         except Exception:  # what cannot be compared with what was there is something else
             return False
 
-    def _same_entries_and_attributes(self) -> bool:
-        if self._untouched is None:
-            self._untouched = untouched(self._entries, self._attributes)
-        return self._untouched() or (
+    def _is_the_same(self) -> bool:
+        """Whether everything holds the very objects that it held, which is told in a microsecond."""
+        before = self.before
+        return native is not None and native.as_it_was(
+            self._entries, self._attributes, before.sequences, before.cells, self._absent
+        )
+
+    def _is_equal(self) -> bool:
+        """The same of objects that may have been put there anew."""
+        return (
             all(
                 size in (_ANY_SIZE, len(mapping)) and _same_elements([mapping[key] for key in keys], values)
                 for mapping, size, keys, values in self._entries
             )
             and all(getattr(tensor, name) == then for tensor, name, then in self._attributes)
+            and all(starmap(_same_elements, self.before.sequences))
+            and all(starmap(_same_cell, self.before.cells))
+            and not any(starmap(contains, self._absent))
         )
 
     def entries(self, mapping: Mapping[Any, Any], keys: Sequence[Any], *, whole: bool = False) -> None:
         """Watch some entries of a mapping, or the `whole` of it."""
-        self._untouched = None
         size = len(mapping) if whole else _ANY_SIZE
         self._entries.append((mapping, size, tuple(keys), tuple(mapping[key] for key in keys)))
 
     def attributes(self, tensor: Tensor, *names: str) -> None:
         """Watch attributes of a tensor."""
-        self._untouched = None
         self._attributes += [(tensor, name, getattr(tensor, name)) for name in names]
 
 

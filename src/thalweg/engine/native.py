@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from ..core.compiled import address
 from ..core.compiled import native as _native
 from ..methods.rosenbrock import Rosenbrock
 from ..methods.tableau import Tableau
@@ -197,35 +196,15 @@ class Solve:
         """
         batch, dimension = y0.shape
         outputs = 2 if self.t_eval is None else self.t_eval.shape[0]
-        ys = y0.new_empty((outputs, batch, dimension))
-        counts = _COUNT.new_empty((6, batch)) if each else None
-        ends = _TIME.new_empty((2, batch)) if each else None
+        ys = y0.new_empty(outputs, batch, dimension)
+        counts = _COUNT.new_empty(6, batch) if each else None
+        ends = _TIME.new_empty(2, batch) if each else None
         recording, worst, first, first_ends = self._held.run(
-            batch,
-            y0.data_ptr(),
-            [x.data_ptr() for x in own],
-            [x.data_ptr() for x in shared],
-            torch.get_num_threads(),
-            ys.data_ptr(),
-            0 if counts is None else counts.data_ptr(),
-            0 if ends is None else ends.data_ptr(),
-            record,
-            times_wanted,
+            batch, y0, own, shared, torch.get_num_threads(), ys, counts, ends, record, times_wanted
         )
         if counts is None or ends is None:
             return Solved(ys, recording, worst == 0, (worst, *first), first_ends)
         return Solved(ys, recording, worst == 0, counts.unbind(), ends)
-
-
-def untouched(
-    entries: Sequence[tuple[Mapping[Any, Any], int, tuple[Any, ...], tuple[Any, ...]]],
-    attributes: Sequence[tuple[Any, str, Any]],
-) -> Callable[[], bool]:
-    """What tells, in a microsecond, whether mappings hold the very objects that they held, and attributes are the same.
-
-    Of each mapping: itself, its size or -1, keys, and what stood there. Where it says no, that may still be equal.
-    """
-    return (lambda: False) if _native is None else _native.Untouched(entries, attributes).__call__
 
 
 def pull_back(
@@ -242,13 +221,4 @@ def pull_back(
 
     cotangent: (T, B, D), contiguous; t0, t1: (B,) and t_eval: (T, B), float64.
     """
-    return _native.pull_back(
-        recording,
-        cotangent.data_ptr(),
-        address(y0),
-        address(t0),
-        address(t1),
-        address(t_eval),
-        [address(x) for x in own],
-        [address(x) for x in shared],
-    )
+    return _native.pull_back(recording, cotangent, y0, t0, t1, t_eval, own, shared)

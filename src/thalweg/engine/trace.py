@@ -5,6 +5,7 @@ y: (B, *D) where the field works row by row, any shape where it does not; t: (B,
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from torch.overrides import _get_current_function_mode_stack
 from torch.utils import _pytree as pytree
 from torch.utils._device import DeviceContext
 
-from ..core.compiled import in_memory
+from ..core.compiled import are_in_memory, in_memory
 from ..core.derivatives import transformed
 from ..core.field import called
 from ..core.holdings import all_tensors
@@ -39,7 +40,7 @@ _MANY = 4
 
 def leaves_of(args: Any) -> Sequence[Any]:
     """The leaves of arguments, as PyTorch finds them in a tree; a tuple of tensors is no tree to be searched."""
-    plain = type(args) is tuple and all(type(x) is Tensor for x in args)
+    plain = type(args) is tuple and (not args or all(type(x) is Tensor for x in args))
     return args if plain else pytree.tree_leaves(args)
 
 
@@ -90,10 +91,22 @@ class Trace:
 
     def shared(self, args: Any) -> list[Tensor]:
         """The shared tensors, in the order of the program, each contiguous and of y's dtype; with a graph."""
-        tensors = self._prologue.run(leaves_of(args))
-        found = [x if isinstance(x, Tensor) else tensors[x] for x in self._shared]
+        found = self._lasting
+        if found is None:
+            tensors = self._prologue.run(leaves_of(args))
+            found = [x if isinstance(x, Tensor) else tensors[x] for x in self._shared]
         dtype = self._dtype
+        if are_in_memory(found, dtype):
+            return found
         return [in_memory(x if x.dtype is dtype else x.to(dtype)) for x in found]
+
+    @functools.cached_property
+    def _lasting(self) -> list[Tensor] | None:
+        """The shared tensors where they are the same in every solve, each one that the field captured."""
+        if self._prologue.calls or self._prologue.arguments:
+            return None
+        captured = self._prologue.captured
+        return [x if isinstance(x, Tensor) else captured[x] for x in self._shared]
 
     def holds(self) -> bool:
         """Whether what the field learnt of tensors is so still: the numbers in them, and if they need a gradient.

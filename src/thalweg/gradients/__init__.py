@@ -6,7 +6,7 @@ from typing import Literal, TypeAlias
 
 from .adjoint import Adjoint, Continuous, Gauss, Interpolating
 from .base import GradientMethod, Request
-from .checkpointed import Checkpointed
+from .checkpointed import Checkpointed, DirectOrNative
 from .direct import Direct
 from .forward import Forward
 from .reversible import Reversible
@@ -39,6 +39,7 @@ __all__ = [
     "Checkpointed",
     "Continuous",
     "Direct",
+    "DirectOrNative",
     "Forward",
     "Gauss",
     "GradientMethod",

@@ -87,6 +87,15 @@ class Checkpointed:
         return _Node.solve(integrate, request, self)
 
 
+@dataclass(frozen=True)
+class DirectOrNative(Checkpointed):
+    """As `direct`, but that the native engine may take the solve, whose gradient is the same to rounding."""
+
+    def run(self, integrate: Integrate, request: Request) -> tuple[Tensor, Result]:
+        """Let PyTorch record the loop, where the engine has not taken it."""
+        return Direct().run(integrate, request)
+
+
 class _Node(SolveNode):
     """One solve, its tape, and its backward pass."""
 

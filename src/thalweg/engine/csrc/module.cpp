@@ -22,6 +22,7 @@
 #include <vector>
 
 #include "isa.hpp"
+#include "objects.hpp"
 
 namespace nb = nanobind;
 
@@ -135,6 +136,12 @@ struct Recording {
 
 using Addresses = std::vector<std::uintptr_t>;
 
+Addresses addresses_of(nb::handle tensors) {
+  Addresses result;
+  for (nb::handle tensor : tensors) result.push_back(address_of(tensor));
+  return result;
+}
+
 // Whether a signal has come that Python makes an exception of, which is then set.
 bool interrupted() {
   const nb::gil_scoped_acquire lock;
@@ -176,7 +183,7 @@ struct Solve {
 struct Call {
   std::int64_t batch;
   std::uintptr_t y0;
-  const Addresses &own, &shared;
+  Addresses own, shared;
   int threads;
   std::uintptr_t ys, counts, ends;
   bool record, times_wanted;
@@ -238,11 +245,12 @@ Tape<T>* carry(const std::shared_ptr<Program>& program, const RosenbrockMethod& 
 // What the way back needs, the worst status of any sample, and of the first sample, which speaks for all in a joint solve, the
 // counts after the status and where it ended. Where there is no room for the counts and ends of all, nobody asks for them.
 std::tuple<std::unique_ptr<Recording>, std::int64_t, std::array<std::int64_t, 5>, std::array<double, 2>> run(
-    const Solve& solve, std::int64_t batch, std::uintptr_t y0, const Addresses& own, const Addresses& shared, int threads,
-    std::uintptr_t ys, std::uintptr_t counts, std::uintptr_t ends, bool record, bool times_wanted) {
+    const Solve& solve, std::int64_t batch, nb::handle y0, nb::handle own, nb::handle shared, int threads, nb::handle ys,
+    nb::handle counts_of_each, nb::handle ends_of_each, bool record, bool times_wanted) {
   auto recording = std::make_unique<Recording>();
   std::vector<std::int64_t> counts_of_all;
   std::vector<double> ends_of_all;
+  std::uintptr_t counts = address_of(counts_of_each), ends = address_of(ends_of_each);
   if (!counts) {
     counts_of_all.resize(6 * batch);
     counts = reinterpret_cast<std::uintptr_t>(counts_of_all.data());
@@ -253,11 +261,12 @@ std::tuple<std::unique_ptr<Recording>, std::int64_t, std::array<std::int64_t, 5>
   }
   if (poisoned()) {
     const std::size_t numbers = static_cast<std::size_t>(solve.outputs) * batch * solve.program->dimension;
-    fill_with_nan(pointer<void*>(ys), numbers * (solve.wide ? sizeof(double) : sizeof(float)));
+    fill_with_nan(pointer<void*>(address_of(ys)), numbers * (solve.wide ? sizeof(double) : sizeof(float)));
     fill_with_nan(pointer<void*>(counts), 6 * sizeof(std::int64_t) * batch);
     fill_with_nan(pointer<void*>(ends), 2 * sizeof(double) * batch);
   }
-  const Call call{batch, y0, own, shared, threads, ys, counts, ends, record, times_wanted};
+  const Call call{batch,  address_of(y0), addresses_of(own), addresses_of(shared), threads, address_of(ys), counts, ends,
+                  record, times_wanted};
   const auto go = [&]<class T>(std::unique_ptr<Tape<T>>& tape, Interruption* interruption) {
     std::visit(
         [&](const auto& method) {
@@ -278,19 +287,23 @@ std::tuple<std::unique_ptr<Recording>, std::int64_t, std::array<std::int64_t, 5>
   return {record ? std::move(recording) : nullptr, *std::max_element(n, n + batch), counts_of_first, ends_of_first};
 }
 
+// Where gradients go, read while Python may be asked.
+struct Gradients {
+  std::uintptr_t cotangent, y0, t0, t1, t_eval;
+  Addresses own, shared;
+};
+
 template <class T>
-std::int64_t pull_back(Recording& recording, std::uintptr_t cotangent, std::uintptr_t y0, std::uintptr_t t0,
-                       std::uintptr_t t1, std::uintptr_t t_eval, const Addresses& own, const Addresses& shared,
-                       Interruption* interruption) {
+std::int64_t pull_back(Recording& recording, const Gradients& to, Interruption* interruption) {
   Back<T> back;
   back.interruption = interruption;
-  back.cotangent = pointer<const T*>(cotangent);
-  back.y0 = pointer<T*>(y0);
-  back.t0 = pointer<double*>(t0);
-  back.t1 = pointer<double*>(t1);
-  back.t_eval = pointer<double*>(t_eval);
-  back.own = pointers<T*>(own);
-  back.shared = pointers<T*>(shared);
+  back.cotangent = pointer<const T*>(to.cotangent);
+  back.y0 = pointer<T*>(to.y0);
+  back.t0 = pointer<double*>(to.t0);
+  back.t1 = pointer<double*>(to.t1);
+  back.t_eval = pointer<double*>(to.t_eval);
+  back.own = pointers<T*>(to.own);
+  back.shared = pointers<T*>(to.shared);
   recording.tape<T>().pull_back(back);
   return back.nfev;
 }
@@ -398,66 +411,6 @@ void add_stages(nb::module_& m, const char* name) {
       .def("sum", &Stages<T>::sum);
 }
 
-// Mappings that shall hold the very objects that they held, and attributes that shall be equal to what they were: what a field
-// reads is looked at before each solve.
-class Untouched {
- public:
-  Untouched(const nb::sequence& entries, const nb::sequence& attributes) {
-    for (nb::handle entry : entries) {
-      const auto [mapping, size, keys, values] = nb::cast<std::tuple<nb::object, Py_ssize_t, nb::tuple, nb::tuple>>(entry);
-      mappings_.push_back({mapping, size, keys, values});
-    }
-    for (nb::handle attribute : attributes) {
-      const auto [owner, name, value] = nb::cast<std::tuple<nb::object, nb::str, nb::object>>(attribute);
-      attributes_.push_back({owner, name, value});
-    }
-  }
-
-  bool operator()() const {
-    const auto as_it_was = [](const auto& one) { return is_as_it_was(one); };
-    if (std::all_of(mappings_.begin(), mappings_.end(), as_it_was) &&
-        std::all_of(attributes_.begin(), attributes_.end(), as_it_was))
-      return true;
-    PyErr_Clear();  // of one that cannot be asked
-    return false;
-  }
-
- private:
-  struct Mapping {
-    nb::object held;
-    Py_ssize_t size;  // -1 where it does not matter
-    nb::tuple keys, values;
-  };
-  struct Attribute {
-    nb::object owner;
-    nb::str name;
-    nb::object value;
-  };
-
-  static bool is_as_it_was(const Mapping& x) {
-    PyObject* held = x.held.ptr();
-    const bool dict = PyDict_Check(held);
-    if (x.size >= 0 && (dict ? PyDict_GET_SIZE(held) : PyObject_Size(held)) != x.size) return false;
-    for (Py_ssize_t i = 0, n = PyTuple_GET_SIZE(x.keys.ptr()); i < n; ++i) {
-      PyObject* key = PyTuple_GET_ITEM(x.keys.ptr(), i);
-      PyObject* found = dict ? PyDict_GetItemWithError(held, key) : PyObject_GetItem(held, key);
-      if (!dict) Py_XDECREF(found);  // the mapping holds it
-      if (found != PyTuple_GET_ITEM(x.values.ptr(), i)) return false;
-    }
-    return true;
-  }
-
-  static bool is_as_it_was(const Attribute& x) {
-    PyObject* found = PyObject_GetAttr(x.owner.ptr(), x.name.ptr());
-    const bool same = found && PyObject_RichCompareBool(found, x.value.ptr(), Py_EQ) == 1;
-    Py_XDECREF(found);
-    return same;
-  }
-
-  std::vector<Mapping> mappings_;
-  std::vector<Attribute> attributes_;
-};
-
 }  // namespace
 }  // namespace thalweg
 
@@ -517,7 +470,8 @@ NB_MODULE(_native, m) {
         new (self) Solve{wide,   std::move(program), std::move(method), std::move(control), times, times_own, t_eval, outputs,
                          t_eval_own, rtol, rtol_own, atol, atol_own, memory_limit};
       })
-      .def("run", run);
+      .def("run", run, nb::arg("batch"), nb::arg("y0"), nb::arg("own"), nb::arg("shared"), nb::arg("threads"), nb::arg("ys"),
+           nb::arg("counts").none(), nb::arg("ends").none(), nb::arg("record"), nb::arg("times_wanted"));
 
   add_stages<float>(m, "StagesFloat");
   add_stages<double>(m, "StagesDouble");
@@ -534,16 +488,15 @@ NB_MODULE(_native, m) {
       })
       .def("__call__", &Settler::operator());
 
-  nb::class_<Untouched>(m, "Untouched")
-      .def(nb::init<const nb::sequence&, const nb::sequence&>())
-      .def("__call__", &Untouched::operator());
+  bind_objects(m);
 
-  m.def("pull_back", [](Recording& recording, std::uintptr_t cotangent, std::uintptr_t y0, std::uintptr_t t0,
-                        std::uintptr_t t1, std::uintptr_t t_eval, const Addresses& own, const Addresses& shared) {
+  m.def("pull_back", [](Recording& recording, nb::handle cotangent, nb::handle y0, nb::handle t0, nb::handle t1,
+                        nb::handle t_eval, nb::handle own, nb::handle shared) {
+    const Gradients to{address_of(cotangent), address_of(y0),    address_of(t0),     address_of(t1),
+                       address_of(t_eval),    addresses_of(own), addresses_of(shared)};
     return interruptible([&](Interruption* interruption) {
-      return recording.single
-                 ? pull_back<float>(recording, cotangent, y0, t0, t1, t_eval, own, shared, interruption)
-                 : pull_back<double>(recording, cotangent, y0, t0, t1, t_eval, own, shared, interruption);
+      return recording.single ? pull_back<float>(recording, to, interruption) : pull_back<double>(recording, to, interruption);
     });
-  });
+  }, nb::arg("recording"), nb::arg("cotangent"), nb::arg("y0").none(), nb::arg("t0").none(), nb::arg("t1").none(),
+     nb::arg("t_eval").none(), nb::arg("own"), nb::arg("shared"));
 }

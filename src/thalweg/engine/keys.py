@@ -1,0 +1,73 @@
+"""What tells a solve from others whose way may be another: all of it but the numbers in its state and arguments.
+
+A key is a tuple of such tuples and of plain values; `found_by` of the compiled module compares them, 1 with 1.0 too.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from ..core.norms import AsGiven
+from ..gradients import Checkpointed, DirectOrNative
+from ..stepsize.controllers import PID
+
+_TENSORS = (Tensor, torch.nn.Parameter)
+
+_MOST = 4096
+"""The most times that are compared one by one."""
+
+_PLAIN = {
+    *(float, int, bool, str, bytes, type(None), torch.dtype, torch.Size, PID, Checkpointed, DirectOrNative),
+    *map(type, (pytree.tree_structure(0), pytree.tree_structure(()))),
+}
+"""Values that are told apart by what they are, and do not change."""
+
+
+def key_of(y0: Any, t_span: Any, t_eval: Any, *options: Any) -> tuple[Any, ...] | None:
+    """The key of a solve; None where its state is nothing to be asked, and has to be looked at first."""
+    if type(y0) in _TENSORS:
+        return y0.shape, y0.dtype, y0.is_cpu, _span(t_span), _times(t_eval), options
+    if type(y0) not in (tuple, dict, list):
+        return None
+    leaves, structure = pytree.tree_flatten(y0)
+    if not leaves or not all(type(x) in _TENSORS for x in leaves):
+        return None
+    kinds = tuple((x.shape, x.dtype, x.is_cpu) for x in leaves)
+    return structure, kinds, _span(t_span), _times(t_eval), options
+
+
+def is_plain(key: Any) -> bool:
+    """Whether a key is made of plain values alone, so that what is equal to it is the same."""
+    if type(key) is tuple:
+        return all(map(is_plain, key))
+    return type(key) in _PLAIN or (type(key) is AsGiven and is_plain(key.rtol))
+
+
+def _span(t_span: Any) -> Any:
+    """Both ends as a part of a key."""
+    if (type(t_span) is tuple or type(t_span) is list) and len(t_span) == 2:
+        t0, t1 = t_span
+        return _times(t0), _times(t1)
+    return _times(t_span)
+
+
+def _times(times: Any) -> Any:
+    """A time, or some, as a part of a key; where they cannot be told from others themselves, which are not plain."""
+    kind = type(times)
+    if kind is Tensor:
+        if times.requires_grad or not times.is_cpu or times.numel() > _MOST:
+            return times
+        try:
+            return times.dtype, times.shape, times.numpy().tobytes()
+        except (RuntimeError, TypeError):  # of a transform, or of a dtype that NumPy does not know
+            return times
+    if kind is np.ndarray:
+        return times if times.size > _MOST else (times.dtype.str, times.shape, times.tobytes())
+    if kind is list or kind is tuple:
+        return times if len(times) > _MOST else tuple(times)
+    return times

@@ -2,9 +2,11 @@
 
 #pragma once
 
+#include <cstdint>
 #include <cstdlib>
 #include <cstring>
 #include <new>
+#include <utility>
 
 #include "gemm.hpp"
 #include "solve.hpp"
@@ -17,23 +19,22 @@ class Array {
 public:
   Array() = default;
   explicit Array(std::size_t count) { resize(count); }
-  Array(Array&& other) noexcept : data_(other.data_), count_(other.count_) { other.data_ = nullptr, other.count_ = 0; }
+  Array(Array&& other) noexcept { swap(other); }
   Array& operator=(Array&& other) noexcept {
-    X* data = data_;
-    data_ = other.data_, count_ = other.count_;
-    other.data_ = nullptr, other.count_ = 0;
-    std::free(data);
+    swap(other);
     return *this;
   }
-  ~Array() { std::free(data_); }
+  ~Array() { std::free(memory_); }
 
-  // What was there is lost.
+  // What was there is lost. By malloc and not by aligned_alloc, which takes several times as long.
   void resize(std::size_t count) {
-    std::free(data_);
-    data_ = nullptr;
+    std::free(memory_);
+    memory_ = nullptr, data_ = nullptr;
     count_ = count;
-    const std::size_t bytes = (count * sizeof(X) + 63) / 64 * 64;
-    if (bytes && !(data_ = static_cast<X*>(std::aligned_alloc(64, bytes)))) throw std::bad_alloc();
+    if (!count) return;
+    const std::size_t bytes = (count * sizeof(X) + line - 1) / line * line;
+    if (!(memory_ = std::malloc(bytes + line - 1))) throw std::bad_alloc();
+    data_ = reinterpret_cast<X*>((reinterpret_cast<std::uintptr_t>(memory_) + line - 1) / line * line);
     if (poisoned()) fill_with_nan(data_, bytes);
   }
   void zero() {
@@ -50,8 +51,14 @@ public:
   X& operator[](std::size_t i) const { return data_[i]; }
 
 private:
+  static constexpr std::size_t line = 64;  // bytes of a line of the cache, and of the longest register
+  void* memory_ = nullptr;
   X* data_ = nullptr;
   std::size_t count_ = 0;
+
+  void swap(Array& other) {
+    std::swap(memory_, other.memory_), std::swap(data_, other.data_), std::swap(count_, other.count_);
+  }
 };
 
 // Rows, one after the other.

@@ -16,7 +16,7 @@ from .engine import native
 from .engine.backend import TOO_WIDE, Unsuitable, is_too_wide
 from .engine.cache import cached_trace
 from .engine.program import Instruction, Operand, Program
-from .engine.trace import any_time
+from .engine.trace import any_time, packed
 from .ivp import LEFT_TO_PYTORCH, solve_ivp
 from .methods import Method
 from .methods.tableau import RungeKutta
@@ -156,17 +156,18 @@ def explain(
     if isinstance(method, str) and method in LEFT_TO_PYTORCH:
         return Explanation("eager", LEFT_TO_PYTORCH[method])
     by_row = batching == "per_sample"
-    layout, packed = layout_of(y0, by_row=by_row)
-    time = any_time(packed, by_row=by_row)
-    trace = cached_trace(fun, time, layout.unpack(packed.detach()), args, by_row=by_row)
-    if is_too_wide(trace, packed):
+    layout, y = layout_of(y0, by_row=by_row)
+    state = layout.unpack(y.detach())
+    trace = cached_trace(fun, any_time(y, by_row=by_row), state, args, by_row=by_row)
+    samples = len(packed(state, by_row=by_row, rows=True)[1]) if trace.rows else 1
+    if is_too_wide(trace, samples):
         return Explanation("eager", TOO_WIDE)
     return Explanation(
         "native",
         None,
         trace.program,
         _names(fun, trace.shared(args)),
-        packed.shape[0] if trace.rows else 1,
+        samples,
         native.compiled(trace.program).scratch,
     )
 

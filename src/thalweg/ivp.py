@@ -594,7 +594,7 @@ def _engine(
         if not insist and method.name in LEFT_TO_PYTORCH:
             raise Unsuitable(LEFT_TO_PYTORCH[method.name])
         found = chosen_engine(method, gradient, request, run)
-        if not insist and is_too_wide(found.trace, request.y0):
+        if not insist and is_too_wide(found.trace, found.samples):
             raise Unsuitable(TOO_WIDE)
     except Unsuitable as refusal:
         if insist:

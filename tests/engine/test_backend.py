@@ -484,3 +484,75 @@ def test_one_sample_of_very_many_numbers_is_left_to_pytorch_unless_a_person_insi
         assert explain(mixing, y0).backend == solve_ivp(mixing, (0.0, 0.1), y0).stats.backend == backend
         assert solve_ivp(mixing, (0.0, 0.1), y0, backend="native").stats.backend == "native"
     assert solve_ivp(lambda t, y: -y, (0.0, 0.1), torch.randn(4000, 8)).stats.backend == "native"
+
+
+class Flow(nn.Module):
+    """A state of several tensors, as a flow that carries its density along has it."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = Net(3, 5)
+        self.out = nn.Linear(3, 2, dtype=F64)
+
+    def forward(self, t, y, rate, own=0.0):
+        slope = self.out(self.net(t, torch.cat([y["z"], y["density"].unsqueeze(1)], 1))) * rate + own
+        return {"z": slope, "density": (slope * y["z"]).sum(1) * torch.cos(t)}
+
+
+FLOW = {"z": Y0, "density": torch.linspace(0, 1, 3, dtype=F64)}
+
+
+@pytest.mark.parametrize("t_eval", [None, [0.0, 0.4, 1.0]])
+@pytest.mark.parametrize("own", [(), (torch.linspace(-1, 1, 6, dtype=F64).view(3, 2),)])
+@pytest.mark.parametrize("rtol", [1e-7, torch.linspace(1e-7, 1e-6, 9, dtype=F64)])
+def test_rows_of_a_joint_pytree_are_samples(t_eval, own, rtol):
+    """Where they do not talk to each other, and all leaves have them; tolerances of rows are PyTorch's."""
+    flow, rate = Flow(), torch.tensor(1.2, dtype=F64, requires_grad=True)
+    ends = [torch.tensor(t, dtype=F64, requires_grad=True) for t in (0.0, 1.0)]
+    found = []
+    for backend in ("eager", "auto"):
+        y0 = {name: y.clone().requires_grad_() for name, y in FLOW.items()}
+        args = (rate, *own)
+        sol = solve_ivp(flow, ends, y0, args=args, rtol=rtol, atol=1e-9, t_eval=t_eval, backend=backend)
+        assert sol.stats.backend == (
+            "eager" if isinstance(rtol, torch.Tensor) else {"auto": "native"}.get(backend, backend)
+        )
+        loss = sum(y.square().sum() for y in sol.ys.values())
+        sources = [*y0.values(), rate, *ends, *flow.parameters()]
+        first = torch.autograd.grad(loss, sources, create_graph=True)
+        second = torch.autograd.grad(first[0].square().sum(), sources[:4], retain_graph=True)
+        found.append([sol.ts, *sol.ys.values(), *first, *second])
+        assert set(sol.ys) == set(FLOW)
+        assert sol.ys["density"].shape == (len(sol.ts), 3)
+    for ours, theirs in zip(*found[::-1], strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
+
+
+def test_joint_pytrees_without_rows_are_one_sample():
+    """Rows that talk, leaves of several lengths, and shapes that only the whole can take."""
+    cases = {
+        "they talk": (lambda t, y: (y[0].mean(0) - y[0], -y[1]), (Y0, Y0[:, 0])),
+        "several lengths": (lambda t, y: (-y[0], -y[1]), (Y0, Y0[0])),
+        "single numbers": (lambda t, y: (-y[0], -y[1]), (Y0[0, 0], Y0[0, 1])),
+        "the whole": (lambda t, y: (-y[0].view(-1).reshape(3, 2), -y[1]), (Y0, Y0[:, 0])),
+    }
+    for name, (fun, y0) in cases.items():
+        theirs, ours = (solve_ivp(fun, (0.0, 1.0), y0, rtol=1e-6, backend=b) for b in ("eager", "native"))
+        for a, b in zip(ours.ys, theirs.ys, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-12, msg=name)
+        assert str(explain(fun, y0)).startswith("backend: native; the whole state is one sample"), name
+    rows = explain(lambda t, y: (-y[0], -y[1]), (Y0, Y0[:, 0]))
+    assert str(rows).startswith("backend: native; each of 3 rows is a sample")
+
+
+def test_a_joint_pytree_by_a_rosenbrock_method():
+    """A Jacobian of each row, where one of the whole would be too large."""
+    y0 = (torch.rand(50, 2, dtype=F64), torch.rand(50, dtype=F64))
+
+    def fun(t, y):
+        return -100 * (y[0] - y[1].unsqueeze(1)), -y[1]
+
+    theirs, ours = (solve_ivp(fun, (0.0, 1.0), y0, "rodas5p", rtol=1e-6, backend=b) for b in ("eager", "native"))
+    for a, b in zip(ours.ys, theirs.ys, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9)
+    assert ours.stats.n_steps == theirs.stats.n_steps

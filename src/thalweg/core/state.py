@@ -1,6 +1,7 @@
 """States of any structure, packed into one tensor for the loop and unpacked for the user's function.
 
-A single tensor is left as it is. A pytree of tensors becomes (N,) in joint and (B, N) per sample.
+A single tensor is left as it is. A pytree of tensors becomes (N,) in joint and (B, N) per sample; in joint it may be
+packed so, too, where all leaves share their first dimension.
 """
 
 from __future__ import annotations
@@ -15,11 +16,20 @@ from torch.utils import _pytree as pytree
 
 @dataclass(frozen=True)
 class Layout:
-    """Where each leaf of a pytree lies in the packed state; `spec` is None for a single tensor."""
+    """Where each leaf of a pytree lies in the packed state; `spec` is None for a single tensor.
+
+    Attributes
+    ----------
+    by_row : bool
+        Whether rows have times and steps of their own; a pytree is then packed row by row.
+    rowed : bool
+        Whether it is so in joint.
+    """
 
     spec: pytree.TreeSpec | None
     shapes: tuple[torch.Size, ...]
     by_row: bool
+    rowed: bool = False
 
     @property
     def ndim(self) -> int | None:
@@ -31,22 +41,33 @@ class Layout:
         """The layout of so many rows."""
         return replace(self, shapes=tuple(torch.Size((rows, *shape[1:])) for shape in self.shapes))
 
-    def pack(self, tree: Any) -> Tensor:
-        """The tree's leaves, side by side in one tensor."""
+    def in_rows(self) -> Layout | None:
+        """The layout of a joint pytree row by row; None where its leaves have no first dimension in common."""
+        if self.spec is None or self.by_row or len({shape[:1] for shape in self.shapes}) > 1 or not self.shapes[0]:
+            return None
+        return replace(self, rowed=True)
+
+    def pack(self, tree: Any, lead: int = 0) -> Tensor:
+        """The tree's leaves, side by side in one tensor, after as many leading dimensions beyond the state's."""
         if self.spec is None:
             return tree
+        kept = lead + int(self.by_row or self.rowed)
         leaves = pytree.tree_leaves(tree)
-        if self.by_row:
-            return torch.cat([leaf.flatten(1) if leaf.ndim > 1 else leaf.unsqueeze(1) for leaf in leaves], dim=1)
-        return torch.cat([leaf.reshape(-1) for leaf in leaves])
+        return torch.cat([x.flatten(kept) if x.ndim > kept else x.unsqueeze(kept) for x in leaves], dim=kept)
+
+    def repacked(self, packed: Tensor, layout: Layout) -> Tensor:
+        """What is packed so as another layout of the same state has it; leading dimensions are kept."""
+        if layout is self or layout == self:
+            return packed
+        return layout.pack(self.unpack(packed), packed.ndim - 1 - int(self.by_row or self.rowed))
 
     def unpack(self, packed: Tensor) -> Any:
         """The tree again; leading dimensions of `packed` beyond the state's are kept (such as that of times)."""
         if self.spec is None:
             return packed
-        state_dims = 2 if self.by_row else 1
-        lead = packed.shape[: packed.ndim - state_dims]
-        sizes = [shape[1:].numel() if self.by_row else shape.numel() for shape in self.shapes]
+        rows = self.by_row or self.rowed
+        lead = packed.shape[: packed.ndim - 1 - int(rows)]
+        sizes = [shape[1:].numel() if rows else shape.numel() for shape in self.shapes]
         parts = packed.split(sizes, dim=-1)
         return pytree.tree_unflatten(
             [part.reshape((*lead, *shape)) for part, shape in zip(parts, self.shapes, strict=True)], self.spec

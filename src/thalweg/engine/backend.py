@@ -16,6 +16,8 @@ from torch.utils import _pytree as pytree
 
 from ..core.field import Field, FieldLike
 from ..core.holdings import all_tensors
+from ..core.norms import Tolerance
+from ..core.state import Layout
 from ..gradients import Checkpointed, GradientMethod
 from ..gradients.base import Integrate, Request
 from ..loop.integrate import Problem
@@ -51,14 +53,13 @@ TOO_WIDE = "it is one sample of so many numbers that PyTorch is faster"
 """Why it takes a solve that the engine could, unless a person insists."""
 
 
-def is_too_wide(trace: Trace, y0: Tensor) -> bool:
-    """Whether y0 is one sample alone of so many numbers: it fills one lane, and all others compute along.
+def is_too_wide(trace: Trace, samples: int) -> bool:
+    """Whether a state is one sample alone of so many numbers: it fills one lane, and all others compute along.
 
     A number costs some 13 ns then; an operation of PyTorch's costs 6 µs, and its loop a tenth of a millisecond.
     """
     program = trace.program
-    alone = not trace.rows or len(y0) == 1
-    return alone and sum(program.sizes) > 8000 + 500 * len(program.instructions)
+    return samples == 1 and sum(program.sizes) > 8000 + 500 * len(program.instructions)
 
 
 def keep(key: Any, fun: Any, args: tuple[Any, ...], found: Native) -> None:
@@ -113,6 +114,10 @@ def chosen(method: Method, gradient: GradientMethod, request: Request, integrate
                     f"the field has a tensor of layout {x.layout}, and the engine knows dense ones"
                 ) from None
         raise Unsuitable(f"the field could not be watched: {type(error).__name__}: {error}") from None
+    # a joint pytree has no rows as the loop packs it
+    layout = (field.layout.in_rows() if trace.rows else None) or field.layout
+    y0 = field.layout.repacked(y0.detach(), layout)
+    problem = replace(problem, y0=y0, tolerance=_repacked(problem.tolerance, field.layout, layout))
     samples = y0.shape[0] if trace.rows else 1
     if isinstance(method.data, Rosenbrock) and y0.numel() > samples * _LARGEST_JACOBIAN:
         raise Unsuitable(f"the engine makes Jacobians of up to {_LARGEST_JACOBIAN} rows, got {y0.numel() // samples}")
@@ -129,7 +134,7 @@ def chosen(method: Method, gradient: GradientMethod, request: Request, integrate
     # what is kept holds neither the field nor its state
     problem = replace(problem, field=cast(FieldLike, None), y0=y0.new_empty(0))
     times = solve.times if request.problem.t_eval is None else request.problem.t_eval.clone()
-    return Native(trace, solve, problem, integrate, differentiable, field.layout, times)
+    return Native(trace, solve, problem, integrate, differentiable, layout, samples, times)
 
 
 def _unsuitable(problem: Problem, method: Method) -> str | None:
@@ -229,6 +234,15 @@ def _compiled(trace: Trace) -> Any:
     if found is None:
         found = _PROGRAMS[trace] = native.compiled(trace.program)
     return found
+
+
+def _repacked(tolerance: Tolerance, given: Layout, layout: Layout) -> Tolerance:
+    """That of a state packed otherwise."""
+    rtol, atol = tolerance.rtol, tolerance.atol
+    return Tolerance(
+        given.repacked(rtol, layout) if isinstance(rtol, Tensor) else rtol,
+        given.repacked(atol, layout) if atol.ndim else atol,
+    )
 
 
 def _of_entries(tolerance: float | Tensor, y0: Tensor, rows: bool) -> Tensor:

@@ -46,7 +46,8 @@ class Native:
     differentiable : bool
         Whether the engine's gradient is the one that was asked for.
     layout : Layout
-        How the state is packed.
+        How the state is packed for it.
+    samples : int
     times : Tensor (T,) or (T, B)
         Those of the outputs.
     """
@@ -57,12 +58,14 @@ class Native:
     integrate: Integrate
     differentiable: bool
     layout: Layout
+    samples: int
     times: Tensor
 
     def run(self, integrate: Integrate, request: Request) -> tuple[Tensor, Result]:
         """The outputs (T, *y0.shape), as part of the graph where that is wanted, and what the loop would report."""
-        stats, y0 = request.stats, request.problem.y0
-        ys, call = self.call(request.y0, request.field.args, request.times, stats)
+        stats, y0, layout = request.stats, request.problem.y0, request.field.layout
+        ys, call = self.call(layout.repacked(request.y0, self.layout), request.field.args, request.times, stats)
+        ys = self.layout.repacked(ys, layout)
         t, h = call.ends
         end = ys.detach()[-1] if len(ys) else y0
         return ys, Result(
@@ -72,7 +75,7 @@ class Native:
 
     def call(self, y0: Tensor, args: Any, times: GraphTimes | None, stats: Stats) -> tuple[Tensor, Call]:
         """The outputs, and what is known of the solve."""
-        samples = y0.shape[0] if self.trace.rows else 1
+        samples = self.samples
         own: list[Tensor] = []
         if self.trace.batched:
             leaves = leaves_of(args)

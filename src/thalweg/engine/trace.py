@@ -62,6 +62,13 @@ def own_rows(x: Tensor, samples: int, dtype: torch.dtype) -> Tensor:
     return in_memory(rows)
 
 
+def packed(y0: Any, *, by_row: bool, rows: bool) -> tuple[Layout, Tensor]:
+    """A state as a trace takes it, of which each row is a sample or the whole is one; in joint it may have no rows."""
+    layout, y = layout_of(y0, by_row=by_row)
+    rowed = layout.in_rows() if rows else None
+    return (layout, y) if rowed is None else (rowed, rowed.pack(y0))
+
+
 def any_time(y: Tensor, *, by_row: bool) -> Tensor:
     """A time as a field takes it beside a packed state, for a trace, which holds for all."""
     return y.new_zeros((len(y), *(1,) * (y.ndim - 1)) if by_row else ())
@@ -113,8 +120,9 @@ class Trace:
 
         Their versions would not tell: what is written by way of `data` counts none, nor do tensors of inference mode.
         """
-        return all(torch.equal(tensor, then) for tensor, then in self._baked) and all(
-            tensor.requires_grad == then for tensor, then in self._flagged
+        return not (self._baked or self._flagged) or (
+            all(torch.equal(tensor, then) for tensor, then in self._baked)
+            and all(tensor.requires_grad == then for tensor, then in self._flagged)
         )
 
     def inputs(self, t: Tensor, y: Tensor, args: Any) -> list[Tensor]:
@@ -203,19 +211,20 @@ def _attempted(
             f"the native engine takes states of float32 or float64 on the CPU, got {y.dtype} on {y.device}"
         )
     leaves = pytree.tree_leaves(args)
+    rowed, y = packed(y0, by_row=by_row, rows=True)
     own = (
         tuple(n for n, x in enumerate(leaves) if isinstance(x, Tensor) and x.ndim and len(x) == len(y))
         if y.ndim
         else ()
     )
-    rows = by_row or (layout.spec is None and y.ndim > 1)
+    rows = by_row or rowed.rowed or (layout.spec is None and y.ndim > 1)
     # by its size, what all samples share may look like what each has of its own
     sizes = range(len(own), -1, -1) if len(own) < _MANY else (len(own), 0)
     attempts = [(True, some) for n in sizes for some in combinations(own, n)] if rows else []
     failures = []
     for by_sample, batched in attempts if by_row else [*attempts, (False, ())]:
         try:
-            found = _traced(guards, fun, y, layout, args, by_sample, batched)
+            found = _traced(guards, fun, *packed(y0, by_row=by_row, rows=by_sample), args, by_sample, batched)
             check(found, fun, t, y0, args, by_row=by_row)
             return found
         except KeepsTensor:
@@ -239,7 +248,7 @@ def check(found: Trace, fun: Callable[..., Any], t: Tensor, y0: Any, args: tuple
 
 def _compare(found: Trace, fun: Callable[..., Any], t: Tensor, y0: Any, args: tuple[Any, ...], by_row: bool) -> None:
     args = pytree.tree_map(lambda x: x.clone() if isinstance(x, Tensor) and x.is_inference() else x, args)
-    layout, y = layout_of(y0, by_row=by_row)
+    layout, y = packed(y0, by_row=by_row, rows=found.rows)
     generator = torch.Generator("cpu").manual_seed(0)
     y = y.detach().clone() + 0.1 * torch.randn(y.shape, dtype=y.dtype, generator=generator, device=y.device)
     t = t.detach().clone().to(y.dtype).reshape(-1) + 0.1 * torch.rand(
@@ -271,8 +280,8 @@ def _largest(x: Tensor) -> float:
 def _traced(
     guards: Guards,
     fun: Callable[..., Any],
-    y: Tensor,
     layout: Layout,
+    y: Tensor,
     args: tuple[Any, ...],
     rows: bool,
     batched: tuple[int, ...],
@@ -318,7 +327,7 @@ def _traced(
         return tracer.codes(out).reshape(samples, -1)
 
     try:
-        codes = watched(layout.taken(samples) if rows and layout.by_row else layout)
+        codes = watched(layout.taken(samples) if rows and layout.spec is not None else layout)
     finally:
         guards.before.clear_caches()
     tracer.refuse_kept()

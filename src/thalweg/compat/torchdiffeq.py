@@ -11,6 +11,7 @@ import math
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Literal, TypeAlias
 
 import torch
@@ -337,7 +338,8 @@ def _solve(
     t, y0 = setting.t, setting.y0
     if len(t) == 1:
         return pytree.tree_map(lambda y: y.unsqueeze(0), y0)
-    return solve_ivp(_field(func, y0), (t[0], t[-1]), y0, t_eval=t, gradient=gradient, **steps).ys
+    ends = (t[0].item(), t[-1].item()) if _is_plain(t) else (t[0], t[-1])
+    return solve_ivp(_field(func, y0), ends, y0, t_eval=t, gradient=gradient, **steps).ys
 
 
 class _Setting:
@@ -536,10 +538,27 @@ def _checked_times(t: Any) -> Tensor:
         raise TypeError(f"t must be a floating point Tensor but is a {t.type()}")
     if t.ndim != 1 or len(t) == 0:
         raise ValueError(f"t must be one dimensional and not empty, got shape {tuple(t.shape)}")
-    ahead = t.detach().diff() > 0
-    if bool((t.detach().diff() == 0).any()) or not (bool(ahead.all()) or not bool(ahead.any())):
+    if not _is_monotonic(t):
         raise ValueError("t must be strictly increasing or decreasing")
     return t
+
+
+_FEW = 64
+"""Up to so many numbers Python compares sooner than PyTorch."""
+
+
+def _is_plain(t: Tensor) -> bool:
+    """Whether times are so many numbers: no graph and no transform knows of them, and no device has to be waited for."""
+    return t.is_cpu and not t.requires_grad and not transformed()
+
+
+def _is_monotonic(t: Tensor) -> bool:
+    """Whether times ascend or descend, strictly."""
+    if _is_plain(t) and len(t) <= _FEW:
+        pairs = list(pairwise(t.tolist()))
+        return all(a < b for a, b in pairs) or all(a > b for a, b in pairs)
+    steps = t.detach().diff()
+    return bool((steps > 0).all()) or bool((steps < 0).all())
 
 
 def _tolerance(value: Any, y0: State, least: float) -> float | Tensor:

@@ -548,7 +548,7 @@ _FEW = 64
 
 
 def _is_plain(t: Tensor) -> bool:
-    """Whether times are so many numbers: no graph and no transform knows of them, and no device has to be waited for."""
+    """Whether times are mere numbers: no graph and no transform knows of them, and no device has to be waited for."""
     return t.is_cpu and not t.requires_grad and not transformed()
 
 

@@ -137,6 +137,16 @@ def test_memory_does_not_grow_with_the_number_of_steps(batching, monkeypatch):
     assert counts(30, "checkpointed")[0] > 30  # what is counted is what is kept
 
 
+def test_a_joint_step_leaves_no_tensor_behind_however_small():
+    y0, kept = randn(1, 3, 2, seed=0).requires_grad_(), []
+    for steps in (10, 60):
+        sol = solve_ivp(turn, (0, 1), y0, "rk4", step_size=1 / steps, gradient="reversible")
+        gc.collect()
+        kept.append(sum(issubclass(type(x), torch.Tensor) for x in gc.get_objects()))
+        del sol
+    assert kept[0] == kept[1]
+
+
 @pytest.mark.parametrize("batching", ["joint", "per_sample"])
 @pytest.mark.parametrize("tolerance", [1e-3, 1e-6])
 def test_gradients_are_exact_where_the_flow_contracts(tolerance, batching):

@@ -593,7 +593,7 @@ def _engine(
             raise Unsuitable("the steps of gradient='reversible' are of another kind")
         if not insist and method.name in LEFT_TO_PYTORCH:
             raise Unsuitable(LEFT_TO_PYTORCH[method.name])
-        found = chosen_engine(method, gradient, request, run)
+        found = chosen_engine(method, gradient, request, run, insist=insist)
         if not insist and is_too_wide(found.trace, found.samples):
             raise Unsuitable(TOO_WIDE)
     except Unsuitable as refusal:

@@ -368,6 +368,8 @@ class _Setting:
         endless: bool = False,
     ) -> None:
         self.endless: bool = endless if there is None else there.endless
+        if isinstance(y0, tuple):
+            y0 = tuple(y0)  # a named one is such a tuple to torchdiffeq too
         self.func, self.y0, self.t, self.rtol, self.atol, self.there = func, y0, t, rtol, atol, there
         if not (isinstance(y0, Tensor) or (isinstance(y0, tuple) and y0 and all(isinstance(y, Tensor) for y in y0))):
             raise ValueError(f"y0 must be a tensor or a tuple of tensors, got {type(y0).__name__}")
@@ -426,7 +428,8 @@ class _Setting:
             "method": self.method,
             "rtol": AsGiven(rtol),
             "atol": atol,
-            "max_steps": int(self.options.get("max_num_steps", 2**31 - 1)),
+            # theirs are from output to output
+            "max_steps": int(self.options.get("max_num_steps", 2**31 - 1)) * max(1, len(self.t) - 1),
             "callback": self._callback(),
         }
         if self.kind == "fixed":

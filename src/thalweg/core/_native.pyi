@@ -4,8 +4,9 @@ Tensors are contiguous; where a number stands for one it is its `data_ptr()`, an
 """
 
 from collections.abc import Mapping, Sequence
-from types import CellType
+from types import CellType, CodeType, FunctionType
 from typing import Any
+from weakref import ReferenceType
 
 from torch import Tensor, dtype
 
@@ -139,12 +140,15 @@ def as_it_was(
     sequences: list[tuple[list[Any] | set[Any], list[Any]]],
     cells: list[tuple[CellType, Any]],
     absent: list[tuple[dict[str, Any], str]],
+    functions: list[tuple[FunctionType, CodeType, tuple[Any, ...] | None, dict[str, Any] | None]],
+    classes: list[tuple[ReferenceType[Any], type]],
     /,
 ) -> bool:
     """Whether all hold the very objects that they held, and attributes are equal to what they were.
 
     Of each mapping itself, its size or -1, keys, and what stood there; of each attribute its owner, its name and that;
-    of lists, sets and cells what they held; and of dicts which keys are not there.
+    of lists, sets and cells what they held; of dicts which keys are not there; of functions their code and defaults;
+    of objects, weakly held, their class. Where all keys of a mapping are given, their order counts.
     """
 
 def found_by(ways: list[tuple[Any, ...]], key: tuple[Any, ...], /) -> tuple[Any, ...] | None:

@@ -56,10 +56,12 @@ TOO_WIDE = "it is one sample of so many numbers that PyTorch is faster"
 def is_too_wide(trace: Trace, samples: int) -> bool:
     """Whether a state is one sample alone of so many numbers: it fills one lane, and all others compute along.
 
-    A number costs some 13 ns then; an operation of PyTorch's costs 6 µs, and its loop a tenth of a millisecond.
+    A number costs some 13 ns then, and a multiplication by a weight a fortieth of that; an operation of PyTorch's costs
+    6 µs, and its loop a tenth of a millisecond.
     """
     program = trace.program
-    return samples == 1 and sum(program.sizes) > 8000 + 500 * len(program.instructions)
+    work = sum(program.sizes) + program.multiplications / 40
+    return samples == 1 and work > 8000 + 500 * len(program.instructions)
 
 
 def keep(key: Any, fun: Any, args: tuple[Any, ...], found: Native) -> None:
@@ -84,8 +86,8 @@ def kept(key: Any, fun: Any, y0: Any, args: tuple[Any, ...]) -> Native | None:
 _OTHER_GRADIENT = "the engine's gradient is that of gradient='checkpointed'"
 
 
-def chosen(method: Method, gradient: GradientMethod, request: Request, integrate: Integrate) -> Native:
-    """The native engine for a solve; `integrate` is the eager loop.
+def chosen(method: Method, gradient: GradientMethod, request: Request, integrate: Integrate, *, insist: bool) -> Native:
+    """The native engine for a solve; `integrate` is the eager loop, `insist` whether a person wants no other.
 
     Raises
     ------
@@ -102,9 +104,11 @@ def chosen(method: Method, gradient: GradientMethod, request: Request, integrate
     given = [y0, *(x for x in pytree.tree_leaves(field.args) if isinstance(x, Tensor))]
     if torch.is_grad_enabled() and not exact and (request.times is not None or any(x.requires_grad for x in given)):
         raise Unsuitable(_OTHER_GRADIENT)
-    time = any_time(y0, by_row=by_row)
+    time, rowed = any_time(y0, by_row=by_row), field.layout.in_rows()
+    rowed = rowed if rowed is not None and _is_alike(_repacked(problem.tolerance, field.layout, rowed)) else None
     try:
-        trace = cached_trace(field.fun, time, field.layout.unpack(request.y0.detach()), field.args, by_row=by_row)
+        state = field.layout.unpack(request.y0.detach())
+        trace = cached_trace(field.fun, time, state, field.args, by_row=by_row, rowed=rowed is not None, insist=insist)
     except Untraceable as error:
         raise Unsuitable(str(error)) from None
     except Exception as error:  # the eager loop asks the field in earnest, and what is wrong with it is told there
@@ -115,7 +119,7 @@ def chosen(method: Method, gradient: GradientMethod, request: Request, integrate
                 ) from None
         raise Unsuitable(f"the field could not be watched: {type(error).__name__}: {error}") from None
     # a joint pytree has no rows as the loop packs it
-    layout = (field.layout.in_rows() if trace.rows else None) or field.layout
+    layout = rowed if rowed is not None and trace.rows else field.layout
     y0 = field.layout.repacked(y0.detach(), layout)
     problem = replace(problem, y0=y0, tolerance=_repacked(problem.tolerance, field.layout, layout))
     samples = y0.shape[0] if trace.rows else 1
@@ -251,6 +255,16 @@ def _of_entries(tolerance: float | Tensor, y0: Tensor, rows: bool) -> Tensor:
         return torch.as_tensor(tolerance, dtype=y0.dtype, device="cpu")
     if not rows:
         return tolerance.reshape(-1).contiguous()
-    if len(tolerance) > 1 and not bool((tolerance == tolerance[:1]).all()):
+    if not _is_one_row(tolerance):
         raise Unsuitable("rtol and atol differ from row to row")
     return tolerance[0].reshape(-1).contiguous()
+
+
+def _is_one_row(tolerance: Tensor) -> bool:
+    """Whether all rows of a tolerance are alike."""
+    return len(tolerance) <= 1 or bool((tolerance == tolerance[:1]).all())
+
+
+def _is_alike(tolerance: Tolerance) -> bool:
+    """Whether rtol and atol are so for all rows."""
+    return all(not isinstance(x, Tensor) or not x.ndim or _is_one_row(x) for x in (tolerance.rtol, tolerance.atol))

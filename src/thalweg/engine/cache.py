@@ -15,7 +15,8 @@ from torch.utils import _pytree as pytree
 
 from ..core.compiled import native
 from .builder import Untraceable
-from .guards import SIMPLE, Guards, guards_of
+from .guards import SIMPLE, Guards, guards_of, signed
+from .keys import kind_of
 from .trace import Trace, check, leaves_of, refuse_surroundings, trace, trace_under
 
 _KEPT = 8
@@ -23,6 +24,30 @@ _KEPT = 8
 
 _WAYS = 32
 """The most ways to solve with one field."""
+
+
+_PATIENCE = 3
+"""How often in a row a trace is made anew before a field is left alone for a while."""
+
+_LONGEST = 1024
+"""The most solves that it is left alone for."""
+
+
+@dataclass(eq=False)
+class _Unrest:
+    """How often in a row what a field reads has changed from one solve to the next, and for how many it rests."""
+
+    changes: int = 0
+    left: int = 0
+
+    def rests(self) -> bool:
+        """Whether it does at this solve, at which it was seen to have changed again."""
+        if self.left:
+            self.left -= 1
+            return True
+        self.changes += 1
+        self.left = min(2**self.changes, _LONGEST) if self.changes >= _PATIENCE else 0
+        return False
 
 
 @dataclass(eq=False)
@@ -36,6 +61,7 @@ class _Entry:
     guards: Guards
     told: list[Any]
     compared: dict[int, str | None] = field(default_factory=dict)
+    unrest: _Unrest = field(default_factory=_Unrest)
 
     def valid(self) -> bool:
         return self.guards.hold() and (isinstance(self.found, str) or self.found.holds())
@@ -43,19 +69,39 @@ class _Entry:
 
 @dataclass
 class _Owned:
-    """What is kept as long as its owner lives: entries, and ways to solve, each by its key and with its entry."""
+    """What is kept as long as its owner lives: entries, and ways to solve, each by its key and with its entry.
+
+    `crowd` tells how often in a row an entry had to go for a new one.
+    """
 
     owner: weakref.ref[Any]
     entries: OrderedDict[Any, _Entry] = field(default_factory=OrderedDict)
     ways: list[tuple[Any, _Entry, Any]] = field(default_factory=list)
+    crowd: _Unrest = field(default_factory=_Unrest)
 
 
 _OWNED: dict[int, _Owned] = {}
 """By the identity of the owner, which may be equal to others, or have no hash."""
 
+_RETURNING: OrderedDict[int, None] = OrderedDict()
+"""Those of owners that are reached from what is kept of them, the one used last at the end."""
 
-def cached_trace(fun: Callable[..., Any], t: Tensor, y0: Any, args: tuple[Any, ...] = (), *, by_row: bool) -> Trace:
+
+def cached_trace(
+    fun: Callable[..., Any],
+    t: Tensor,
+    y0: Any,
+    args: tuple[Any, ...] = (),
+    *,
+    by_row: bool,
+    rowed: bool = True,
+    insist: bool = True,
+) -> Trace:
     """The trace of a field, as `trace` makes it, made anew only where it must be.
+
+    Unless a person insists, it is not made at each solve where something that the field reads, such as the number of
+    its calls, is another each time, or the state has another shape: the more often that was so in a row, the longer
+    such solves are left to PyTorch.
 
     Raises
     ------
@@ -66,14 +112,25 @@ def cached_trace(fun: Callable[..., Any], t: Tensor, y0: Any, args: tuple[Any, .
     owner, told = _owner(fun)
     owned = _made_for(owner)
     if owned is None:
-        return trace(fun, t, y0, args, by_row=by_row)
-    key, entries = _key(told, y0, args, by_row), owned.entries
+        return trace(fun, t, y0, args, by_row=by_row, rowed=rowed)
+    key, entries = (*_key(told, y0, args, by_row), rowed), owned.entries
     entry = entries.get(key)
     if entry is None or not entry.valid():
-        entry = entries[key] = _made(fun, t, y0, args, by_row)
+        crowded = entry is None and len(entries) >= _KEPT
+        unrest = owned.crowd if crowded else _Unrest() if entry is None else entry.unrest
+        if not insist and unrest.rests():
+            changed = "the shapes" if crowded else "what the field reads"
+            raise Untraceable(f"{changed} changed from each of the last solves to the next")
+        entry = entries[key] = _made(fun, t, y0, args, by_row, rowed)
+        if not crowded:
+            entry.unrest = unrest
+        if entry.guards.returns:
+            _let_go(id(owner))
         while len(entries) > _KEPT:
             entries.popitem(last=False)
         owned.ways = [way for way in owned.ways if way[1] in entries.values()]
+    else:
+        entry.unrest, owned.crowd = _Unrest(), _Unrest()
     entries.move_to_end(key)
     if isinstance(entry.found, str):
         raise Untraceable(entry.found)
@@ -105,15 +162,32 @@ def kept_way(key: Any, fun: Callable[..., Any], args: tuple[Any, ...]) -> Any:
     owner, told = _owner(fun)
     owned = _owned(owner)
     found = native.found_by(owned.ways, _way_key(key, told, args)) if owned is not None and owned.ways else None
-    return None if found is None or not found[1].valid() else found[2]
+    if owned is None or found is None or not found[1].valid():
+        return None
+    _, entry, way = found
+    if entry.unrest.changes or owned.crowd.changes:
+        entry.unrest, owned.crowd = _Unrest(), _Unrest()
+    return way
 
 
 def _way_key(key: Any, told: tuple[Any, ...], args: tuple[Any, ...]) -> tuple[Any, ...]:
     """What `_key` asks of shapes row by row, by whole shapes: there are more such keys, but they are made sooner."""
     leaves = leaves_of(args)
     structure = None if leaves is args else _hashable(pytree.tree_structure(args))
-    kinds = [(x.shape, x.dtype, x.is_cpu) if isinstance(x, Tensor) else _identity(x) for x in leaves]
+    kinds = [kind_of(x) if isinstance(x, Tensor) else _identity(x) for x in leaves]
     return key, told, _defaults(), structure, tuple(kinds)
+
+
+def _contexts(y0: Any) -> list[Any]:
+    """What nodes of a state's structure know of themselves, which a field may read."""
+    if isinstance(y0, Tensor):
+        return []
+    found, stack = [], [pytree.tree_structure(y0)]
+    while stack:
+        spec = stack.pop()
+        found.append(spec.context)
+        stack += spec.children() if hasattr(spec, "children") else spec.children_specs
+    return found
 
 
 def _owned(owner: Any) -> _Owned | None:
@@ -133,13 +207,21 @@ def _made_for(owner: Any) -> _Owned | None:
     return found
 
 
-def _made(fun: Callable[..., Any], t: Tensor, y0: Any, args: tuple[Any, ...], by_row: bool) -> _Entry:
-    guards = guards_of(fun, args)
+def _let_go(number: int) -> None:
+    """Forget owners that are reached from what is kept of them, and so do not end by themselves, but for the last."""
+    _RETURNING[number] = None
+    _RETURNING.move_to_end(number)
+    while len(_RETURNING) > _KEPT:
+        _OWNED.pop(_RETURNING.popitem(last=False)[0], None)
+
+
+def _made(fun: Callable[..., Any], t: Tensor, y0: Any, args: tuple[Any, ...], by_row: bool, rowed: bool) -> _Entry:
+    guards = guards_of(fun, (args, *_contexts(y0)))
     told = [*_told(fun), *(x for x in pytree.tree_leaves(args) if not isinstance(x, Tensor))]
     if guards.reason is not None:
         return _Entry(guards.reason, guards, told)
     try:
-        found = trace_under(guards, fun, t, y0, args, by_row=by_row)
+        found = trace_under(guards, fun, t, y0, args, by_row=by_row, rowed=rowed)
     except Untraceable as error:
         return _Entry(str(error), guards, told)
     return _Entry(found, guards, told, {_rows(y0, by_row): None})
@@ -226,9 +308,9 @@ def _leaf(x: Any, rows: int) -> Any:
     if not isinstance(x, Tensor):
         return _identity(x)
     own = x.ndim > 0 and len(x) == rows
-    return own, x.shape[1:] if own else x.shape, x.dtype
+    return type(x), own, x.shape[1:] if own else x.shape, x.dtype, x.layout
 
 
 def _identity(x: Any) -> Any:
     """What tells a value from others: itself where it is simple; an object is kept alive by the entry."""
-    return (type(x), x) if isinstance(x, SIMPLE) and not isinstance(x, slice) else id(x)
+    return (type(x), x, signed(x)) if isinstance(x, SIMPLE) and not isinstance(x, slice) else id(x)

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import builtins
 import dis
 import enum
 import functools
 import logging
+import math
 import re
 import sys
 import sysconfig
 import types
+import weakref
 from collections import namedtuple
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from itertools import starmap
 from operator import contains
 from typing import Any
@@ -69,18 +73,23 @@ class Guards:
     ----------
     reason : str or None
         Why it cannot be told whether something has changed; None where it can.
+    returns : bool
+        Whether what the function holds leads back to it, so that what is kept of it keeps itself.
     before : Snapshot
         What is put back after the field was watched; lists, sets and closures must hold what they did.
     """
 
     def __init__(self) -> None:
         self.reason: str | None = None
+        self.returns = False
         self.before = Snapshot()
         self._entries: list[tuple[Mapping[Any, Any], int, tuple[Any, ...], tuple[Any, ...]]] = []
         self._attributes: list[tuple[Tensor, str, Any]] = []
         self._whole: list[Tensor] = []
         self._numbers: list[Tensor] = []
         self._absent: list[tuple[dict[str, Any], str]] = []
+        self._functions: list[tuple[types.FunctionType, types.CodeType, Any, Any]] = []
+        self._types: list[tuple[weakref.ref[Any], type]] = []
 
     def hold(self) -> bool:
         """Whether nothing has changed."""
@@ -93,20 +102,30 @@ class Guards:
         """Whether everything holds the very objects that it held, which is told in a microsecond."""
         before = self.before
         return native is not None and native.as_it_was(
-            self._entries, self._attributes, before.sequences, before.cells, self._absent
+            self._entries,
+            self._attributes,
+            before.sequences,
+            before.cells,
+            self._absent,
+            self._functions,
+            self._types,
         )
 
     def _is_equal(self) -> bool:
         """The same of objects that may have been put there anew."""
         return (
             all(
-                size in (_ANY_SIZE, len(mapping)) and _same_elements([mapping[key] for key in keys], values)
+                size in (_ANY_SIZE, len(mapping))
+                and _same_elements([mapping[key] for key in keys], values)
+                and (size != len(keys) or list(mapping) == list(keys))
                 for mapping, size, keys, values in self._entries
             )
             and all(getattr(tensor, name) == then for tensor, name, then in self._attributes)
             and all(starmap(_same_elements, self.before.sequences))
             and all(starmap(_same_cell, self.before.cells))
             and not any(starmap(contains, self._absent))
+            and all(_made_of(function) == then for function, *then in self._functions)
+            and all((found := there()) is None or type(found) is then for there, then in self._types)
         )
 
     def entries(self, mapping: Mapping[Any, Any], keys: Sequence[Any], *, whole: bool = False) -> None:
@@ -114,17 +133,38 @@ class Guards:
         size = len(mapping) if whole else _ANY_SIZE
         self._entries.append((mapping, size, tuple(keys), tuple(mapping[key] for key in keys)))
 
+    def function(self, function: types.FunctionType) -> None:
+        """Watch what a function is made of, which can be changed in place."""
+        self._functions.append((function, function.__code__, function.__defaults__, function.__kwdefaults__))
+
+    def kind(self, value: Any) -> None:
+        """Watch of which class an object is, without keeping it."""
+        with suppress(TypeError):  # there are no weak references to it, and a class that is fixed
+            self._types.append((weakref.ref(value), type(value)))
+
     def attributes(self, tensor: Tensor, *names: str) -> None:
         """Watch attributes of a tensor."""
         self._attributes += [(tensor, name, getattr(tensor, name)) for name in names]
+
+
+def _made_of(function: types.FunctionType) -> list[Any]:
+    return [function.__code__, function.__defaults__, function.__kwdefaults__]
 
 
 _ANY_SIZE = -1
 """That of a mapping of which some entries are watched."""
 
 
+def signed(x: Any) -> Any:
+    """The sign of a number, as 0.0 equals -0.0."""
+    return math.copysign(1.0, x) if isinstance(x, float) else None
+
+
 def _same(found: Any, then: Any) -> bool:
-    return found is then or (isinstance(then, SIMPLE) and type(found) is type(then) and bool(found == then))
+    if found is then:
+        return True
+    alike = isinstance(then, SIMPLE) and type(found) is type(then) and bool(found == then)
+    return alike and signed(found) == signed(then)
 
 
 def _same_elements(found: Collection[Any], then: Collection[Any]) -> bool:
@@ -136,7 +176,7 @@ def _same_cell(cell: types.CellType, then: Any) -> bool:
 
 
 def guards_of(fun: Any, args: Any = ()) -> Guards:
-    """What a function holds, and the arguments that are no tensors.
+    """What a function holds, and the arguments and the like that are no tensors.
 
     Looked through are modules, closures, defaults, globals that the code names, partial functions, bound methods,
     attributes of callable objects and of their classes, and lists, tuples, sets and dicts of all these.
@@ -146,6 +186,7 @@ def guards_of(fun: Any, args: Any = ()) -> Guards:
     while stack and guards.reason is None:
         value = stack.pop()
         if isinstance(value, SIMPLE) or id(value) in seen:
+            guards.returns = guards.returns or (value is fun and len(seen) > 0)
             continue
         seen.add(id(value))
         stack += _watched(guards, value)
@@ -154,6 +195,8 @@ def guards_of(fun: Any, args: Any = ()) -> Guards:
 
 def _watched(guards: Guards, value: Any) -> Iterable[Any]:
     """Note what a value is, and return what it is made of."""
+    if not isinstance(value, type | types.FunctionType | types.ModuleType) and _classes(value):
+        guards.kind(value)
     for kind, watch in _WATCHES:
         if isinstance(value, kind):
             return watch(guards, value)
@@ -300,6 +343,9 @@ def _function(guards: Guards, function: types.FunctionType) -> Iterable[Any]:
         guards.before.keep_cell(cell)
     if not _own(function):  # a library's does not change, but what it was made with is a person's: `torch.vmap(f)`
         return found
+    guards.function(function)
+    if function.__kwdefaults__:
+        found += _mapping(guards, function.__kwdefaults__)
     if function.__dict__:
         found += _mapping(guards, function.__dict__)
     names, seen = set(global_names(function.__code__)), set[int]()
@@ -309,7 +355,9 @@ def _function(guards: Guards, function: types.FunctionType) -> Iterable[Any]:
     names |= set(_texts(function.__code__))
     held = function.__globals__
     absent = [name for name in _set_globally(function.__code__) if name not in held]
-    guards._absent += [(held, name) for name in absent]
+    # names of Python's own, until a module has them too
+    builtin = [name for name in global_names(function.__code__) if name not in held and name in vars(builtins)]
+    guards._absent += [(held, name) for name in (*absent, *builtin)]
     guards.before.keep_globals(held, (), absent)
     found += _named(guards, held, names, seen)
     for module in _imported(function):

@@ -22,7 +22,20 @@ _MOST = 4096
 """The most times that are compared one by one."""
 
 _PLAIN = {
-    *(float, int, bool, str, bytes, type(None), torch.dtype, torch.Size, PID, Checkpointed, DirectOrNative),
+    *(
+        float,
+        int,
+        bool,
+        str,
+        bytes,
+        type(None),
+        torch.dtype,
+        torch.Size,
+        torch.layout,
+        PID,
+        Checkpointed,
+        DirectOrNative,
+    ),
     *map(type, (pytree.tree_structure(0), pytree.tree_structure(()))),
 }
 """Values that are told apart by what they are, and do not change."""
@@ -31,21 +44,25 @@ _PLAIN = {
 def key_of(y0: Any, t_span: Any, t_eval: Any, *options: Any) -> tuple[Any, ...] | None:
     """The key of a solve; None where its state is nothing to be asked, and has to be looked at first."""
     if type(y0) in _TENSORS:
-        return y0.shape, y0.dtype, y0.is_cpu, _span(t_span), _times(t_eval), options
+        return kind_of(y0), _span(t_span), _times(t_eval), options
     if type(y0) not in (tuple, dict, list):
         return None
     leaves, structure = pytree.tree_flatten(y0)
     if not leaves or not all(type(x) in _TENSORS for x in leaves):
         return None
-    kinds = tuple((x.shape, x.dtype, x.is_cpu) for x in leaves)
-    return structure, kinds, _span(t_span), _times(t_eval), options
+    return structure, tuple(map(kind_of, leaves)), _span(t_span), _times(t_eval), options
+
+
+def kind_of(x: Tensor) -> tuple[Any, ...]:
+    """What tells a tensor from others, but for its numbers, and whether it needs a gradient."""
+    return type(x), x.shape, x.dtype, x.layout, x.is_cpu
 
 
 def is_plain(key: Any) -> bool:
     """Whether a key is made of plain values alone, so that what is equal to it is the same."""
     if type(key) is tuple:
         return all(map(is_plain, key))
-    return type(key) in _PLAIN or (type(key) is AsGiven and is_plain(key.rtol))
+    return type(key) in _PLAIN or key in _TENSORS or (type(key) is AsGiven and is_plain(key.rtol))
 
 
 def _span(t_span: Any) -> Any:

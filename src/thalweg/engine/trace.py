@@ -133,7 +133,9 @@ class Trace:
         return [t.reshape(-1, 1).expand(samples, 1), y.reshape(samples, -1), *own]
 
 
-def trace(fun: Callable[..., Any], t: Tensor, y0: Any, args: tuple[Any, ...] = (), *, by_row: bool) -> Trace:
+def trace(
+    fun: Callable[..., Any], t: Tensor, y0: Any, args: tuple[Any, ...] = (), *, by_row: bool, rowed: bool = True
+) -> Trace:
     """A field as a program.
 
     Parameters
@@ -148,6 +150,8 @@ def trace(fun: Callable[..., Any], t: Tensor, y0: Any, args: tuple[Any, ...] = (
         Tensors with a row for each sample are taken as the sample's own, where the field allows.
     by_row : bool
         Whether the rows do not talk to each other, as batching="per_sample" asks. Otherwise it is found out.
+    rowed : bool
+        Whether a pytree in joint may be taken row by row.
 
     Raises
     ------
@@ -155,7 +159,7 @@ def trace(fun: Callable[..., Any], t: Tensor, y0: Any, args: tuple[Any, ...] = (
         Where the field does what no program can, and what that is.
     """
     refuse_surroundings()
-    return trace_under(guards_of(fun, args), fun, t, y0, args, by_row=by_row)
+    return trace_under(guards_of(fun, args), fun, t, y0, args, by_row=by_row, rowed=rowed)
 
 
 def refuse_surroundings() -> None:
@@ -178,12 +182,12 @@ def surroundings() -> str | None:
 
 
 def trace_under(
-    guards: Guards, fun: Callable[..., Any], t: Tensor, y0: Any, args: tuple[Any, ...], *, by_row: bool
+    guards: Guards, fun: Callable[..., Any], t: Tensor, y0: Any, args: tuple[Any, ...], *, by_row: bool, rowed: bool
 ) -> Trace:
     """As `trace`, with what the field holds looked up before."""
     try:
         with torch.inference_mode(False), dice_kept() as drawn:
-            found = _attempted(guards, fun, t, y0, args, by_row)
+            found = _attempted(guards, fun, t, y0, args, by_row, rowed)
     except Untraceable as error:
         changed = isinstance(error, KeepsTensor) and not guards.hold()
         guards.before.restore()
@@ -202,7 +206,7 @@ _CHANGES = "the field changes its own attributes, or others that it holds, when 
 
 
 def _attempted(
-    guards: Guards, fun: Callable[..., Any], t: Tensor, y0: Any, args: tuple[Any, ...], by_row: bool
+    guards: Guards, fun: Callable[..., Any], t: Tensor, y0: Any, args: tuple[Any, ...], by_row: bool, rowed: bool
 ) -> Trace:
     """The first attempt that succeeds: rows as samples or the whole state as one, arguments as theirs or shared."""
     layout, y = layout_of(y0, by_row=by_row)
@@ -211,13 +215,13 @@ def _attempted(
             f"the native engine takes states of float32 or float64 on the CPU, got {y.dtype} on {y.device}"
         )
     leaves = pytree.tree_leaves(args)
-    rowed, y = packed(y0, by_row=by_row, rows=True)
+    layout, y = packed(y0, by_row=by_row, rows=rowed)
     own = (
         tuple(n for n, x in enumerate(leaves) if isinstance(x, Tensor) and x.ndim and len(x) == len(y))
         if y.ndim
         else ()
     )
-    rows = by_row or rowed.rowed or (layout.spec is None and y.ndim > 1)
+    rows = by_row or layout.rowed or (layout.spec is None and y.ndim > 1)
     # by its size, what all samples share may look like what each has of its own
     sizes = range(len(own), -1, -1) if len(own) < _MANY else (len(own), 0)
     attempts = [(True, some) for n in sizes for some in combinations(own, n)] if rows else []

@@ -4,6 +4,8 @@
 
 #include <nanobind/nanobind.h>
 
+#include <cstring>
+
 #include "objects.hpp"
 
 namespace nb = nanobind;
@@ -28,6 +30,23 @@ bool holds_same(PyObject* held, PyObject* then) {
   return true;
 }
 
+// Whether the keys of a mapping come in that order.
+bool is_in_order(PyObject* mapping, PyObject* keys) {
+  Py_ssize_t n = 0;
+  if (PyDict_CheckExact(mapping)) {
+    PyObject* key;
+    for (Py_ssize_t i = 0; PyDict_Next(mapping, &i, &key, nullptr); ++n)
+      if (key != item(keys, n)) return false;
+    return true;
+  }
+  const nb::object listed = nb::steal(PyMapping_Keys(mapping));
+  const nb::object found = nb::steal(listed.is_valid() ? PySequence_Fast(listed.ptr(), "") : nullptr);
+  if (!found.is_valid()) return false;
+  for (; n < PyTuple_GET_SIZE(keys); ++n)
+    if (PySequence_Fast_GET_ITEM(found.ptr(), n) != item(keys, n)) return false;
+  return true;
+}
+
 // (mapping, size, keys, values): the size is -1 where it does not matter.
 bool is_same_mapping(PyObject* entry) {
   PyObject *held = item(entry, 0), *keys = item(entry, 2), *values = item(entry, 3);
@@ -40,13 +59,28 @@ bool is_same_mapping(PyObject* entry) {
     if (!dict) Py_XDECREF(found);  // the mapping holds it
     if (found != item(values, i)) return false;
   }
-  return true;
+  // where all keys are known, their order is: what runs through the mapping meets them so
+  return PyTuple_GET_SIZE(keys) < 2 || PyTuple_GET_SIZE(keys) != size || is_in_order(held, keys);
 }
 
 // (owner, name, value)
 bool is_same_attribute(PyObject* entry) {
   const nb::object found = nb::steal(PyObject_GetAttr(item(entry, 0), item(entry, 1)));
   return found.is_valid() && PyObject_RichCompareBool(found.ptr(), item(entry, 2), Py_EQ) == 1;
+}
+
+// (function, code, defaults, defaults of keywords)
+bool is_same_function(PyObject* entry) {
+  PyObject* const function = item(entry, 0);
+  const auto same = [&](PyObject* found, int i) { return (found ? found : Py_None) == item(entry, i); };
+  return same(PyFunction_GET_CODE(function), 1) && same(PyFunction_GET_DEFAULTS(function), 2) &&
+         same(PyFunction_GET_KW_DEFAULTS(function), 3);
+}
+
+// (weak reference, class); of what is gone nobody asks any more
+bool is_same_class(PyObject* entry) {
+  const nb::object found = nb::steal(PyObject_CallNoArgs(item(entry, 0)));
+  return found.is_valid() && (found.is_none() || reinterpret_cast<PyObject*>(Py_TYPE(found.ptr())) == item(entry, 1));
 }
 
 template <class Is>
@@ -56,18 +90,24 @@ bool all_of(nb::list entries, Is is) {
   return true;
 }
 
-bool as_it_was(nb::list mappings, nb::list attributes, nb::list sequences, nb::list cells, nb::list absent) {
+bool as_it_was(nb::list mappings, nb::list attributes, nb::list sequences, nb::list cells, nb::list absent,
+               nb::list functions, nb::list classes) {
   return answered(
       all_of(mappings, is_same_mapping) && all_of(attributes, is_same_attribute) &&
       all_of(sequences, [](PyObject* entry) { return holds_same(item(entry, 0), item(entry, 1)); }) &&
       all_of(cells, [](PyObject* entry) { return PyCell_GET(item(entry, 0)) == item(entry, 1); }) &&
-      all_of(absent, [](PyObject* entry) { return PyDict_Contains(item(entry, 0), item(entry, 1)) == 0; }));
+      all_of(absent, [](PyObject* entry) { return PyDict_Contains(item(entry, 0), item(entry, 1)) == 0; }) &&
+      all_of(functions, is_same_function) && all_of(classes, is_same_class));
 }
 
-// Equal, of one type, and so their elements if they are tuples: 1 is not 1.0, and not True.
+// Equal, of one type, and so their elements if they are tuples: 1 is not 1.0, and not True; 0.0 is not -0.0.
 bool is_alike(PyObject* a, PyObject* b) {
   if (a == b) return true;
   if (Py_TYPE(a) != Py_TYPE(b)) return false;
+  if (PyFloat_CheckExact(a)) {
+    const double x = PyFloat_AS_DOUBLE(a), y = PyFloat_AS_DOUBLE(b);
+    return std::memcmp(&x, &y, sizeof x) == 0;
+  }
   if (!PyTuple_CheckExact(a)) return PyObject_RichCompareBool(a, b, Py_EQ) == 1;
   const Py_ssize_t n = PyTuple_GET_SIZE(a);
   if (PyTuple_GET_SIZE(b) != n) return false;

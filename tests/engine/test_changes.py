@@ -240,3 +240,18 @@ def test_states_of_namedtuples_and_steps_from_output_to_output_are_torchdiffeqs(
     odeint(lambda t, y: torch.sin(20 * t) * y, Y0, t, options={"max_num_steps": 20})
     with pytest.raises(SolveError):
         odeint(lambda t, y: torch.sin(20 * t) * y, Y0, t[[0, -1]], options={"max_num_steps": 20})
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, F64])
+@pytest.mark.parametrize("method", ["euler", "midpoint", "rk4"])
+def test_steps_from_output_to_output_end_there_however_far_apart_they_are(method, dtype):
+    """Equally far apart is one size of steps, which the engine takes; the answer is that of steps that stop there."""
+    fun = nn.Sequential(nn.Linear(2, 4), nn.Tanh(), nn.Linear(4, 2)).to(dtype)
+    for t in (torch.linspace(0.3, 7.7, 101), torch.linspace(2, -1, 40), torch.linspace(0, 1, 9) ** 2):
+        t, y = t.to(dtype), Y0.to(dtype)
+        ys = odeint(lambda t, y: fun(y) * torch.cos(t), y, t, method=method)
+        grid = {"step_ts": t.double(), "step_size": 100.0, "backend": "eager"}
+        name = {"rk4": "rk38"}.get(method, method)
+        expected = solve_ivp(lambda t, y: fun(y) * torch.cos(t), (t[0], t[-1]), y, name, t_eval=t, **grid).ys
+        close = {"rtol": 1e-4, "atol": 1e-5} if dtype is torch.float32 else {"rtol": 1e-10, "atol": 1e-10}
+        torch.testing.assert_close(ys, expected, **close)

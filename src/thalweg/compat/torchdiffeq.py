@@ -476,6 +476,8 @@ class _Setting:
         if size is not None and not on_grid:
             return {"step_size": float(size)}
         t = self.t.detach()
+        if size is None and constructor is None and not on_grid and _is_even(t):
+            return {"step_size": float(abs(t[-1] - t[0])) / (len(t) - 1)}
         spans = [t[i : i + 2] for i in range(len(t) - 1)] if self.there else [t]
         grids = [self._grid_of(span, size, constructor) for span in spans or [t]]
         grid = torch.cat(grids).to("cpu", torch.float64).unique()
@@ -562,6 +564,14 @@ def _is_monotonic(t: Tensor) -> bool:
         return all(a < b for a, b in pairs) or all(a > b for a, b in pairs)
     steps = t.detach().diff()
     return bool((steps > 0).all()) or bool((steps < 0).all())
+
+
+def _is_even(t: Tensor) -> bool:
+    """Whether times lie equally far apart, as well as their dtype can say: then they are ends of steps of one size."""
+    if len(t) < 2:
+        return False
+    steps, rounding = t.double().diff(), torch.finfo(t.dtype).eps * float(t.abs().max())
+    return float((steps - steps.mean()).abs().max()) <= 2 * rounding
 
 
 def _tolerance(value: Any, y0: State, least: float) -> float | Tensor:

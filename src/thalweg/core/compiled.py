@@ -60,11 +60,6 @@ def is_compiled(x: Tensor) -> bool:
     return is_read(x) and not recorded()
 
 
-def address(x: Tensor | None) -> int:
-    """Where a tensor's numbers lie, 0 of none."""
-    return 0 if x is None else x.data_ptr()
-
-
 def select_rows(marks: Tensor, a: Tensor, b: Tensor) -> Tensor:
     """The rows of a where they are marked (B,), and those of b elsewhere; a and b are of one shape and dtype."""
     marks, a, b = in_memory(marks), in_memory(a), in_memory(b)

@@ -29,8 +29,8 @@ _WAYS = 32
 _PATIENCE = 3
 """How often in a row a trace is made anew before a field is left alone for a while."""
 
-_LONGEST = 1024
-"""The most solves that it is left alone for."""
+_LONGEST = 10
+"""It is left alone for twice as many solves each time, up to two to that power."""
 
 
 @dataclass(eq=False)
@@ -46,7 +46,7 @@ class _Unrest:
             self.left -= 1
             return True
         self.changes += 1
-        self.left = min(2**self.changes, _LONGEST) if self.changes >= _PATIENCE else 0
+        self.left = 2 ** min(self.changes, _LONGEST) if self.changes >= _PATIENCE else 0
         return False
 
 

@@ -25,7 +25,6 @@ _KEPT = 8
 _WAYS = 32
 """The most ways to solve with one field."""
 
-
 _PATIENCE = 3
 """How often in a row a trace is made anew before a field is left alone for a while."""
 

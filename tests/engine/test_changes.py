@@ -214,11 +214,13 @@ class Returning(nn.Module):
         return self.net(y)
 
 
-def test_what_is_kept_of_modules_that_hold_themselves_is_bounded():
+@pytest.mark.parametrize("taken", [lambda fun: fun, lambda fun: fun.other])
+def test_what_is_kept_of_modules_that_hold_themselves_is_bounded(taken):
     gone = []
     for _ in range(30):
         fun = Returning()
-        solve_ivp(fun, (0.0, 1.0), Y0)
+        for _ in range(2):
+            assert solve_ivp(taken(fun), (0.0, 1.0), Y0).stats.backend == "native"
         gone.append(weakref.ref(fun))
         del fun
     gc.collect()

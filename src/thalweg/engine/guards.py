@@ -74,7 +74,8 @@ class Guards:
     reason : str or None
         Why it cannot be told whether something has changed; None where it can.
     returns : bool
-        Whether what the function holds leads back to it, so that what is kept of it keeps itself.
+        Whether what the function holds, or the object whose method it is, leads back there: what is kept of it then
+        keeps itself.
     before : Snapshot
         What is put back after the field was watched; lists, sets and closures must hold what they did.
     """
@@ -182,11 +183,12 @@ def guards_of(fun: Any, args: Any = ()) -> Guards:
     attributes of callable objects and of their classes, and lists, tuples, sets and dicts of all these.
     """
     guards = Guards()
+    owner = fun.__self__ if isinstance(fun, types.MethodType) else fun
     stack, seen = [fun, args, *(x for held in _HOOKS_OF_ALL for x in _held_beside(guards, held))], set[int]()
     while stack and guards.reason is None:
         value = stack.pop()
         if isinstance(value, SIMPLE) or id(value) in seen:
-            guards.returns = guards.returns or (value is fun and len(seen) > 0)
+            guards.returns = guards.returns or value is owner
             continue
         seen.add(id(value))
         stack += _watched(guards, value)

@@ -219,7 +219,9 @@ def odeint_adjoint(
     way_back = back.adjoint(params)
     if not torch.is_grad_enabled():
         return _solve(func, setting, steps, None, event_fn)
-    found = _solve(functools.partial(_holding, func, params), setting, steps, way_back, event_fn)
+    if params:  # the engine knows no adjoint, and would look at a function that is made anew each time
+        func, steps = functools.partial(_holding, func, params), steps | {"backend": "eager"}
+    found = _solve(func, setting, steps, way_back, event_fn)
     return pytree.tree_map(lambda x: _ZeroWhereUnused.apply(x, *params), found) if params else found
 
 

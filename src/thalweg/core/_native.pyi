@@ -225,7 +225,10 @@ def pull_back(
     own: Sequence[Tensor | None],
     shared: Sequence[Tensor | None],
 ) -> int:
-    """Writes gradients into the tensors; the evaluations that it took."""
+    """Writes gradients into the tensors; the evaluations that it took.
+
+    cotangent: (T, B, D); t0, t1: (B,) and t_eval: (T, B), float64.
+    """
 
 def poison(on: bool) -> None:
     """For tests: whether the engine's memory is full of NaN when it gets it."""

@@ -41,6 +41,11 @@ class Layout:
         """The layout of so many rows."""
         return replace(self, shapes=tuple(torch.Size((rows, *shape[1:])) for shape in self.shapes))
 
+    @property
+    def _in_rows(self) -> bool:
+        """Whether a pytree is packed row by row."""
+        return self.by_row or self.rowed
+
     def in_rows(self) -> Layout | None:
         """The layout of a joint pytree row by row; None where its leaves have no first dimension in common."""
         if self.spec is None or self.by_row or len({shape[:1] for shape in self.shapes}) > 1 or not self.shapes[0]:
@@ -51,23 +56,22 @@ class Layout:
         """The tree's leaves, side by side in one tensor, after as many leading dimensions beyond the state's."""
         if self.spec is None:
             return tree
-        kept = lead + int(self.by_row or self.rowed)
+        kept = lead + int(self._in_rows)
         leaves = pytree.tree_leaves(tree)
         return torch.cat([x.flatten(kept) if x.ndim > kept else x.unsqueeze(kept) for x in leaves], dim=kept)
 
     def repacked(self, packed: Tensor, layout: Layout) -> Tensor:
         """What is packed so as another layout of the same state has it; leading dimensions are kept."""
-        if layout is self or layout == self:
+        if layout == self:
             return packed
-        return layout.pack(self.unpack(packed), packed.ndim - 1 - int(self.by_row or self.rowed))
+        return layout.pack(self.unpack(packed), packed.ndim - 1 - int(self._in_rows))
 
     def unpack(self, packed: Tensor) -> Any:
         """The tree again; leading dimensions of `packed` beyond the state's are kept (such as that of times)."""
         if self.spec is None:
             return packed
-        rows = self.by_row or self.rowed
-        lead = packed.shape[: packed.ndim - 1 - int(rows)]
-        sizes = [shape[1:].numel() if rows else shape.numel() for shape in self.shapes]
+        lead = packed.shape[: packed.ndim - 1 - int(self._in_rows)]
+        sizes = [shape[1:].numel() if self._in_rows else shape.numel() for shape in self.shapes]
         parts = packed.split(sizes, dim=-1)
         return pytree.tree_unflatten(
             [part.reshape((*lead, *shape)) for part, shape in zip(parts, self.shapes, strict=True)], self.spec

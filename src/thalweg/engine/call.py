@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..core.arithmetic import most
 from ..core.compiled import in_memory
+from ..core.compiled import native as compiled
 from ..core.field import Field
 from ..core.solution import Stats
 from ..core.state import Layout
@@ -144,7 +145,7 @@ class Call:
         whole = cotangent.ndim == 3 and self.backend.trace.rows
         flat = in_memory(cotangent if whole else cotangent.reshape(cotangent.shape[0], *self.held[0].shape))
         own, shared = to_tensors[: self.own], to_tensors[self.own :]
-        self.stats.nfev_backward += native.pull_back(self.recording, flat, to_y0, *to_times, own, shared)
+        self.stats.nfev_backward += compiled.pull_back(self.recording, flat, to_y0, *to_times, own, shared)
         if to_y0 is not None and y0 is not None and not whole:
             to_y0 = to_y0.view(y0.shape)
         by_row = self.backend.problem.batching.by_row

@@ -1,6 +1,6 @@
 """What tells a solve from others whose way may be another: all of it but the numbers in its state and arguments.
 
-A key is a tuple of such tuples and of plain values; `found_by` of the compiled module compares them, 1 with 1.0 too.
+A key is a tuple of such tuples and of plain values; the compiled module compares them (`found_by`): 1 is not 1.0.
 """
 
 from __future__ import annotations

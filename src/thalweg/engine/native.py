@@ -1,4 +1,4 @@
-"""The compiled engine as Python sees it: programs, methods and controllers in its terms, and its two calls.
+"""The compiled engine as Python sees it: programs, methods and controllers in its terms, and its call.
 
 y0: (B, D), contiguous, on the CPU, float32 or float64. Times are float64.
 """
@@ -205,20 +205,3 @@ class Solve:
         if counts is None or ends is None:
             return Solved(ys, recording, worst == 0, (worst, *first), first_ends)
         return Solved(ys, recording, worst == 0, counts.unbind(), ends)
-
-
-def pull_back(
-    recording: Any,
-    cotangent: Tensor,
-    y0: Tensor | None,
-    t0: Tensor | None,
-    t1: Tensor | None,
-    t_eval: Tensor | None,
-    own: Sequence[Tensor | None],
-    shared: Sequence[Tensor | None],
-) -> int:
-    """Writes the gradients into the tensors given; returns the evaluations of the field that it took.
-
-    cotangent: (T, B, D), contiguous; t0, t1: (B,) and t_eval: (T, B), float64.
-    """
-    return _native.pull_back(recording, cotangent, y0, t0, t1, t_eval, own, shared)

@@ -209,13 +209,12 @@ def _attempted(
     guards: Guards, fun: Callable[..., Any], t: Tensor, y0: Any, args: tuple[Any, ...], by_row: bool, rowed: bool
 ) -> Trace:
     """The first attempt that succeeds: rows as samples or the whole state as one, arguments as theirs or shared."""
-    layout, y = layout_of(y0, by_row=by_row)
+    layout, y = packed(y0, by_row=by_row, rows=rowed)
     if y.dtype not in (torch.float32, torch.float64) or y.device.type != "cpu" or not y.numel():
         raise Untraceable(
             f"the native engine takes states of float32 or float64 on the CPU, got {y.dtype} on {y.device}"
         )
     leaves = pytree.tree_leaves(args)
-    layout, y = packed(y0, by_row=by_row, rows=rowed)
     own = (
         tuple(n for n, x in enumerate(leaves) if isinstance(x, Tensor) and x.ndim and len(x) == len(y))
         if y.ndim

@@ -88,6 +88,11 @@ def sign(x: Number) -> Number:
     return torch.sign(x) if isinstance(x, Tensor) else float((x > 0) - (x < 0))
 
 
+def quotient(x: Number, y: Number) -> Number:
+    """`x` over `y`, which may be 0; NaN then where they are floats."""
+    return x / y if isinstance(y, Tensor) or y else math.nan
+
+
 def negate(flag: Flag) -> Flag:
     """Not `flag`."""
     return not flag if isinstance(flag, bool) else ~flag

@@ -17,7 +17,21 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from ..core.arithmetic import Count, Flag, Number, across, wide_dtype
+from ..core.arithmetic import (
+    Count,
+    Flag,
+    Number,
+    absolute,
+    across,
+    anywhere,
+    maximum,
+    minimum,
+    negate,
+    quotient,
+    sign,
+    where,
+    wide_dtype,
+)
 from ..core.field import Field, time_of, version_of, wrote
 from ..core.step import Step, Stepper
 
@@ -322,6 +336,7 @@ class EventWatch:
         self._applies = each([event.apply is not None for event in events]) > 0
         self._count = torch.zeros((len(events), *t0.shape), dtype=torch.int64, device=self._device)
         self._fresh = functions.values(t0, y0) == 0  # zeros at t0 itself, which count
+        self._begins = bool(self._fresh.any())
         self.fired = torch.zeros_like(self._fresh)
         self._scale = torch.zeros_like(self._fresh, dtype=t0.dtype)  # how large the values of the last step were
 
@@ -363,10 +378,14 @@ class EventWatch:
         place = _Place.of(stepper, step, t, h, y)
         accepted = torch.as_tensor(accept, device=self._device).expand(self.t.shape)
         values = torch.stack([self.functions.values(t, y) for t, y in place.looks()])
-        hit = self._hits(values, accepted)
-        before = torch.cat([self._value.unsqueeze(0), values[:-1]])
-        self._value = torch.where(accepted, values[-1], self._value)
-        self._scale = torch.where(accepted, values.abs().amax(0), self._scale)
+        seen = torch.cat([self._value.unsqueeze(0), values])
+        signs = seen.sign()
+        self._value = values[-1] if accept is True else torch.where(accepted, values[-1], self._value)
+        largest = values.abs().amax(0)
+        self._scale = largest if accept is True else torch.where(accepted, largest, self._scale)
+        if not self._begins and not bool((signs[1:] != signs[:-1]).any()):  # as in most steps
+            return None
+        hit, before = self._hits(signs, accepted), seen[:-1]
         somewhere = hit.flatten(2).any(2).tolist() if hit.ndim > 2 else hit.tolist()
         if not any(map(any, somewhere)):
             return None
@@ -378,23 +397,30 @@ class EventWatch:
                 theta[look + 1, i] = self._root(i, place, ends, before[look, i], values[look, i], hit[look + 1, i])
         return self._keep(place, theta, hit)
 
-    def _hits(self, values: Tensor, accepted: Tensor) -> Tensor:
+    def _hits(self, signs: Tensor, accepted: Tensor) -> Tensor:
         """Which event happens before which look, (1 + L, E, U); the first for those at t0 itself."""
-        signs = torch.cat([self._value.unsqueeze(0), values]).sign()
         a, b = signs[:-1], signs[1:]
         up, down = self._direction >= 0, self._direction <= 0
         crossed = ((a < 0) & (b >= 0) & up) | ((a > 0) & (b <= 0) & down)
         leaving = torch.where(a[0] == 0, b[0], a[0])
         at_start = self._fresh & (((leaving >= 0) & up) | ((leaving <= 0) & down))
         self._fresh = self._fresh & ~accepted
+        self._begins = bool(self._fresh.any())
         return torch.cat([at_start.unsqueeze(0), crossed]) & accepted
 
     def _root(
         self, i: int, place: _Place, ends: tuple[float, float], low: Tensor, high: Tensor, mine: Tensor
     ) -> Tensor:
         """Where event i is zero between two looks; inf for the units where it is not."""
+        digits = torch.finfo(place.y.dtype).eps  # the states in a step are told apart by no more
+        if not self.t.ndim:  # one number, on the host: an operation of PyTorch's costs as much as all of these
+
+            def value(theta: float) -> float:
+                return self.functions.value(i, *place.at(torch.full_like(self.t, theta))).item()
+
+            return torch.full_like(self.t, float(find_root(value, *ends, low.item(), high.item(), True, digits)))
         a, b = (torch.full_like(self.t, end) for end in ends)
-        root = find_root(lambda theta: self.functions.value(i, *place.at(theta)), a, b, low, high, mine)
+        root = find_root(lambda theta: self.functions.value(i, *place.at(theta)), a, b, low, high, mine, digits)
         return torch.where(mine, root, torch.inf)
 
     def _keep(self, place: _Place, theta: Tensor, hit: Tensor) -> Stop:
@@ -484,12 +510,14 @@ def _wide(x: Number, like: Tensor) -> Tensor:
     return torch.as_tensor(x, dtype=wide_dtype(like.device), device=like.device)
 
 
-def find_root(fun: Callable[[Tensor], Tensor], a: Tensor, b: Tensor, fa: Tensor, fb: Tensor, wanted: Tensor) -> Tensor:
-    """A root between a and b, of as many functions at once as there are entries, where `wanted`.
+def find_root(
+    fun: Callable[[Any], Number], a: Number, b: Number, fa: Number, fb: Number, wanted: Flag, digits: float
+) -> Number:
+    """A root between a and b, of one function or of as many at once as there are entries, where `wanted`.
 
     It is where a function first has no longer the sign of fa, also of one that stays zero or jumps. Each bracket
     shrinks by inverse quadratic interpolation where that is safe, else by half, until its ends are neighbours among
-    floating-point numbers of the size of a step.
+    floating-point numbers of the size of a step, or alike to within `digits` of them.
 
     References
     ----------
@@ -499,35 +527,38 @@ def find_root(fun: Callable[[Tensor], Tensor], a: Tensor, b: Tensor, fa: Tensor,
     Examples
     --------
     >>> import torch
+    >>> round(find_root(lambda x: x * x - 2.0, 0.0, 2.0, -2.0, 2.0, True, 1e-16), 12)
+    1.414213562373
     >>> zero, two = torch.zeros(2, dtype=torch.float64), torch.full((2,), 2.0, dtype=torch.float64)
     >>> squares = torch.tensor([2.0, 3.0], dtype=torch.float64)
-    >>> find_root(lambda x: x * x - squares, zero, two, -squares, 4 - squares, squares > 0)
+    >>> find_root(lambda x: x * x - squares, zero, two, -squares, 4 - squares, squares > 0, 1e-16)
     tensor([1.4142, 1.7321], dtype=torch.float64)
     """
-    eps = torch.finfo(a.dtype).eps
+    finest = torch.finfo(a.dtype).eps if isinstance(a, Tensor) else 2.0**-52
     x1, f1, x2, f2 = b, fb, a, fa
-    beyond = torch.ones_like(wanted)  # whether x1 lies beyond the root, as b does
-    fraction = torch.full_like(a, 0.5)
+    beyond: Flag = wanted | negate(wanted)  # whether x1 lies beyond the root, as b does
+    fraction: Number = a * 0 + 0.5
     for _ in range(_ITERATIONS):
-        x = torch.lerp(x1, x2, fraction)
+        x = where(fraction < 0.5, x1 + fraction * (x2 - x1), x2 - (1 - fraction) * (x2 - x1))
         f = fun(x)
-        past = f.sign() != fa.sign()
+        past = sign(f) != sign(fa)
         same, beyond = past == beyond, past
-        x3, f3 = torch.where(same, x1, x2), torch.where(same, f1, f2)
-        x2, f2 = torch.where(same, x2, x1), torch.where(same, f2, f1)
+        x3, f3 = where(same, x1, x2), where(same, f1, f2)
+        x2, f2 = where(same, x2, x1), where(same, f2, f1)
         x1, f1 = x, f
-        first = f1.abs() < f2.abs()
-        best = torch.where(first, x1, x2)
-        width = (x2 - x1).abs()
-        tolerance = 2 * eps * best.abs() + 0.25 * eps
-        done = (width <= 2 * tolerance) | ~wanted
-        if bool(done.all()):
+        first = absolute(f1) < absolute(f2)
+        best = where(first, x1, x2)
+        width = absolute(x2 - x1)
+        tolerance = 2 * max(digits, finest) * absolute(best) + 0.25 * finest
+        done = (width <= 2 * tolerance) | negate(wanted)
+        if not anywhere(negate(done)):
             break
-        xi, phi = (x1 - x2) / (x3 - x2), (f1 - f2) / (f3 - f2)
-        safe = (phi**2 < xi) & ((1 - phi) ** 2 < 1 - xi)
-        quadratic = f1 / (f2 - f1) * f3 / (f2 - f3) + (x3 - x1) / (x2 - x1) * f1 / (f3 - f1) * f2 / (f3 - f2)
-        margin = (tolerance / width).clamp(max=0.5)
-        fraction = torch.where(safe, torch.minimum(torch.maximum(quadratic, margin), 1 - margin), 0.5)
+        xi, phi = quotient(x1 - x2, x3 - x2), quotient(f1 - f2, f3 - f2)
+        safe = (phi * phi < xi) & ((1 - phi) * (1 - phi) < 1 - xi)
+        quadratic = quotient(f1, f2 - f1) * quotient(f3, f2 - f3)
+        quadratic = quadratic + quotient(x3 - x1, x2 - x1) * quotient(f1, f3 - f1) * quotient(f2, f3 - f2)
+        margin = minimum(quotient(tolerance, width), 0.5)
+        fraction = where(safe, minimum(maximum(quadratic, margin), 1 - margin), 0.5)
         # those that are done stay where they are best
-        fraction = torch.where(done, torch.where(first, 0.0, 1.0), fraction)
+        fraction = where(done, where(first, 0.0, 1.0), fraction)
     return best

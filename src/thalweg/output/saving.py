@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..core.arithmetic import Count, Flag, Number, across, as_list, of_rows
-from ..core.derivatives import recorded
+from ..core.derivatives import recorded, transformed
 from ..core.step import Step, Stepper
 
 
@@ -87,10 +87,17 @@ class JointSaver:
     def save(self, stepper: Stepper, step: Step, t: Number, h: Number, y: Tensor, level: Count, most: int) -> None:
         """All outputs of the step at once."""
         first, end = self._saved, self._saved + most
-        self._parts.append(stepper.interpolate(step, y, h, (self._times[first:end] - t) / h))
+        self._parts.append(stepper.interpolate(step, y, h, self._fractions(first, end, t, h)))
         assert isinstance(level, int)
         self.levels.append((level, first, end))
         self._saved = end
+
+    def _fractions(self, first: int, end: int, t: Number, h: Number) -> Tensor:
+        """Where outputs lie in a step of size h from t; those that nobody differentiates stay on the host."""
+        times = self._times
+        if isinstance(t, Tensor) or isinstance(h, Tensor) or times.requires_grad or transformed():
+            return (times[first:end] - t) / h
+        return torch.tensor([(time - t) / h for time in self._host[first:end]], dtype=times.dtype, device="cpu")
 
     def take(self, rows: Tensor) -> None:
         """One time serves all rows, and none leaves."""

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ import torch
 from torch import Tensor
 
 from ..core.arithmetic import Count, Flag, Number, across, as_list, maximum, minimum, negate, where, wide_dtype
+from ..core.derivatives import transformed
 from ..core.field import FieldLike
 from ..core.norms import Tolerance
 from ..core.step import Carry, Step, parts_of
@@ -34,7 +36,7 @@ _MARGIN = 5.0  # as a step costs so little, there are many more of them, whose e
 _WORTH_AN_ORDER = 1e-4  # the least error: one that is smaller asks for longer steps, see docs/design/methods.md
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class _Weights:
     """Of a step, for the K differences that are kept: (R, K), but `integrals`, of c_0 … c_K over the step, (R, K + 1).
 
@@ -44,6 +46,19 @@ class _Weights:
     beta: Tensor
     alpha: Tensor
     integrals: Tensor
+    stages: int
+
+    @cached_property
+    def monomials(self) -> Tensor:
+        """The coefficients of s^0 … in c_0, c_1, …, (R, stages, at most K + 1)."""
+        row = self.alpha.new_zeros((len(self.alpha), self.stages))
+        row[:, 0] = 1.0
+        rows = [row]
+        for alpha in self.alpha[:, : self.stages - 1].unbind(1):
+            shifted = torch.cat([torch.zeros_like(row[:, :1]), row[:, :-1]], 1)
+            row = torch.lerp(row, shifted, alpha.unsqueeze(1))
+            rows.append(row)
+        return torch.stack(rows, 2)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +66,7 @@ class _Newton:
     """The slope inside a step, sum_{i < order} c_i(s) differences_i + c_order(s) change."""
 
     differences: Tensor
-    alpha: Tensor
+    weights: _Weights
     change: Tensor
     order: Tensor
 
@@ -96,6 +111,7 @@ class _Adams(StageInterpolation):
         self._columns = torch.arange(kept + 1, device=self._home)
         self._index = torch.arange(self._rows, device=self._home)
         self._ends = torch.tensor([0.0, 1.0], dtype=self._wide, device=like.device)
+        self._weighed: tuple[Any, _Weights] | None = None
 
     def take(self, rows: Tensor) -> None:
         """Go on with some of the rows alone."""
@@ -121,7 +137,20 @@ class _Adams(StageInterpolation):
         return weights.to(device=self.device, dtype=self._dtype)
 
     def _weigh(self, h: Tensor, past: Tensor, known: Tensor) -> _Weights:
-        """Of a step of size h (R,) from differences of which `known` (R,) are known; finite also where h is 0."""
+        """Those of a step of size h (R,) from differences of which `known` (R,) are known.
+
+        Where all numbers are on the host they are those of the step before if that was such a step, as with steps of
+        one size, which would else take longer to weigh than to take.
+        """
+        if self.by_row or h.requires_grad or past.requires_grad or transformed():
+            return self._weigh_anew(h, past, known)
+        step = (h.item(), known.item(), past.tolist())
+        if self._weighed is None or self._weighed[0] != step:
+            self._weighed = step, self._weigh_anew(h, past, known)
+        return self._weighed[1]
+
+    def _weigh_anew(self, h: Tensor, past: Tensor, known: Tensor) -> _Weights:
+        """The same; finite also where h is 0."""
         columns = self._columns[: past.shape[1]]
         there = columns < known.unsqueeze(1)
         later = there & (columns > 0)
@@ -131,7 +160,8 @@ class _Adams(StageInterpolation):
         alpha = torch.where(later, h.unsqueeze(1) / torch.where(later, reach, 1.0), 1.0)
         factors = 1 - alpha.unsqueeze(1) * self._remaining  # (R, nodes, K)
         integrals = self._quadrature @ factors.cumprod(2)
-        return _Weights(beta, alpha, torch.cat([torch.ones_like(h).unsqueeze(1), integrals], 1))
+        integrals = torch.cat([torch.ones_like(h).unsqueeze(1), integrals], 1)
+        return _Weights(beta, alpha, integrals, self.stages)
 
     def _next_differences(self, predicted: Tensor, slope: Tensor, width: int) -> Tensor:
         """Those over the slope at the end and the ones before, of which beta_i phi_i, (R, K, N), is the prediction."""
@@ -146,14 +176,7 @@ class _Adams(StageInterpolation):
 
     def _monomials(self, slope: _Newton) -> Tensor:
         """The coefficients of s^0 … in a slope, (stages, R, N)."""
-        row = torch.zeros((self._rows, self.stages), dtype=self._wide, device=self._home)
-        row[:, 0] = 1.0
-        rows = [row]  # of c_i
-        for alpha in slope.alpha[:, : self.stages - 1].unbind(1):
-            shifted = torch.cat([torch.zeros_like(row[:, :1]), row[:, :-1]], 1)
-            row = torch.lerp(row, shifted, alpha.unsqueeze(1))
-            rows.append(row)
-        c, count = (torch.stack(rows, 2), slope.differences.shape[1])  # (R, stages, K + 1) or (R, stages, K)
+        c, count = slope.weights.monomials, slope.differences.shape[1]
         within = self._columns[:count] < slope.order.unsqueeze(1)
         used = torch.where(within.unsqueeze(1), c[:, :, :count], 0.0)
         last = c.gather(2, slope.order.view(-1, 1, 1).expand(-1, self.stages, 1))
@@ -211,7 +234,7 @@ class MultistepStepper(_Adams):
         weights = self._weigh(size, past, known)
         predicted = differences * self._near(weights.beta).unsqueeze(2)
         starting = known < self._kept
-        some, every = as_list(torch.stack([starting.any(), starting.all()]))
+        some, every = as_list(torch.stack([starting.any(), starting.all()])) if self.by_row else [bool(starting)] * 2
         if not every:
             y_new, newton = self._multistep(field, end, size, y, weights, predicted)
             nfev = nfev + (self.method.stages - 1)
@@ -228,7 +251,7 @@ class MultistepStepper(_Adams):
         following = (
             self._next_differences(predicted, slope, self._kept),
             self._next_past(size, past, self._kept),
-            (known + 1).clamp(max=self._kept),
+            (known + 1).clamp(max=self._kept) if some else known,
         )
         if some:
             return Step(y_new, None, stages.unbind(), following, nfev + 1)
@@ -245,7 +268,7 @@ class MultistepStepper(_Adams):
             change = self._flat(field(end, y_new)) - predicted.sum(1)
             y_new, last = (y + (step + integrals[:, -1:] * change).view(y.shape), last + change)
         order = torch.full_like(self._index, self._kept - 1)
-        return y_new, _Newton(predicted, weights.alpha, last, order)
+        return y_new, _Newton(predicted, weights, last, order)
 
     def _start_stages(self, step: Step) -> Tensor:
         """The coefficients of the slope on the way of a Runge–Kutta step, (stages, *y.shape)."""
@@ -347,7 +370,7 @@ class VariableAdamsStepper(_Adams):
                 counts = torch.tensor([[after, width]], device=self._home)
         following = (differences[:, :width], self._next_past(size, past, width), counts)
         shrinks = (order + 1).to(self._wide) if self.by_row else float(order + 1)
-        newton = _Newton(predicted, weights.alpha, change, order)
+        newton = _Newton(predicted, weights, change, order)
         return _NewtonStep(y_new, error, (), following, nfev, error_order=shrinks, newton=newton)
 
     def _errors(

@@ -14,7 +14,11 @@ import torch
 from torch import Tensor
 
 from ..core.arithmetic import Flag, Number, wide_dtype
+from ..core.derivatives import transformed
 from ..core.step import Step
+
+_FEW = 16
+"""The most fractions whose weights are computed one by one, as numbers of Python's."""
 
 CUBIC = ((0.0, 3.0, -2.0), (1.0, -2.0, 1.0), (0.0, -1.0, 1.0))
 """The cubic with the states and the slopes at both ends; stages are the mean slope of the step and these two slopes."""
@@ -62,8 +66,9 @@ class StageInterpolation:
         In joint, theta (m,) gives states (m, *shape); per sample, theta (B,) gives (B, *D), a fraction for each row.
         """
         if not self.by_row:
-            weights = (self._weights(theta) * h).to(y.dtype)  # (S, m)
-            return y + torch.tensordot(weights.t(), torch.stack(list(step.stages)), dims=1)
+            stages = torch.stack([step.stages[i] for i in self._used])
+            inside = self._weights_at(theta, h, y) @ stages.reshape(len(stages), y.numel())
+            return y + inside.view(len(theta), *y.shape)
         assert isinstance(h, Tensor)
         return self.interpolate_rows(step.stages, y, h, theta)
 
@@ -75,7 +80,25 @@ class StageInterpolation:
             y = y + weights[i] * stages[i]
         return y
 
+    def _weights_at(self, theta: Tensor, h: Number, y: Tensor) -> Tensor:
+        """H b_i(theta) of the stages that count, (m, S), of the dtype of y."""
+        plain = theta.is_cpu and not theta.requires_grad and not transformed()
+        if isinstance(h, Tensor) or not plain or len(theta) > _FEW:
+            return (self._weights(theta)[self._used] * h).to(y.dtype).t()
+        # a dozen small operations of PyTorch's would cost several times as much
+        rows = [self._coefficients[i] for i in self._used]
+        weights = [[h * _polynomial(row, x) for row in rows] for x in theta.tolist()]
+        return torch.tensor(weights, dtype=y.dtype, device=y.device)
+
     def _weights(self, theta: Tensor) -> Tensor:
         """b_i(theta) for theta (M,), as (S, M)."""
         powers = torch.stack([theta**n for n in range(1, self._interpolant.shape[1] + 1)])
         return self._interpolant @ powers
+
+
+def _polynomial(row: Sequence[float], x: float) -> float:
+    """Row_0 x + row_1 x² + …."""
+    total = 0.0
+    for coefficient in reversed(row):
+        total = (total + coefficient) * x
+    return total

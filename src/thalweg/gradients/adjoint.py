@@ -197,6 +197,7 @@ class _Node(SolveNode):
 
     def backward(self, cotangent: Tensor, ys: Tensor | None) -> Sequence[Tensor | None]:
         assert ys is not None
+        self.check_constants()
         return _Backward(self, ys, cotangent).run()
 
 

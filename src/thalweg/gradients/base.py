@@ -13,13 +13,15 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from ..core.arithmetic import Number
-from ..core.field import Field, FieldLike
+from ..core.field import Field, FieldLike, time_of
+from ..core.holdings import all_tensors
 from ..core.once import once
 from ..core.solution import Stats
 from ..core.sparsity import Sparsity
 from ..loop.integrate import GraphTimes, Problem, Result
 from .back import WayBack
-from .capture import captured_tensors, check_reach, held_tensors
+from .capture import check_reach, held_tensors, independent
+from .constants import Constants
 from .transforms import refuse_cotangent
 
 Integrate = Callable[..., Result]
@@ -78,6 +80,8 @@ class Sources:
         Whether a captured tensor that was computed from another one counts beside it, for what the field makes of each.
     functions : tuple
         What captured tensors are looked for in.
+    constants : Constants
+        What the field may read besides.
     """
 
     request: Request
@@ -85,15 +89,20 @@ class Sources:
     functions: tuple[Any, ...] = field(init=False)
     arguments: list[Tensor] = field(init=False)
     captured: list[Tensor] = field(init=False)
+    constants: Constants = field(init=False)
     _computed: bool = field(init=False)
 
     def __post_init__(self) -> None:
         leaves = pytree.tree_leaves(self.request.field.args)
         self.functions = (self.request.field.fun, self.request.field.jac, [x for x in leaves if callable(x)])
         self.arguments = [leaf for leaf in leaves if isinstance(leaf, Tensor) and leaf.requires_grad]
-        self.captured, self._computed = captured_tensors(self.functions)
+        reached = list(all_tensors(self.functions))
+        held = held_tensors(reached)
+        self.captured, self._computed = independent(held)
         if self.apart:
-            self.captured = held_tensors(self.functions)
+            self.captured = held
+        given = (leaf for leaf in leaves if isinstance(leaf, Tensor))
+        self.constants = Constants(x for x in (*reached, *given) if not x.requires_grad)
 
     @property
     def needed(self) -> bool:
@@ -183,6 +192,16 @@ class SolveNode(ABC):
         """
         return once(gradients, _FIRST_ORDER, sources)
 
+    def check_constants(self) -> None:
+        """Refuse to evaluate the field again where what it reads has been changed in place since the solve."""
+        field, problem = self.request.field, self.request.problem
+
+        def evaluate() -> None:
+            with torch.no_grad():
+                field(time_of(field, problem.t0, problem.y0.device), problem.y0)
+
+        self.sources.constants.check(evaluate)
+
     def as_forward(self) -> ExitStack:
         """A context in which the field is evaluated as the forward pass did."""
         stack = ExitStack()
@@ -203,6 +222,7 @@ class _Function(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, node: SolveNode, *sources: Tensor | None) -> Tensor:
         result = node.forward()
+        node.sources.constants.settle()
         node.result = replace(result, ys=result.ys.detach(), y=result.y.detach())
         ctx.node = node
         # saved, so that a change in place before the backward pass is an error

@@ -21,15 +21,11 @@ def captured_tensors(fun: Any) -> tuple[list[Tensor], bool]:
 
     Told as well is whether any of those that `fun` holds was computed: a backward pass then runs into its graph.
     """
-    held = held_tensors(fun)
-    return _independent(held), not all(tensor.is_leaf for tensor in held)
+    return independent(held_tensors(all_tensors(fun)))
 
 
-def held_tensors(fun: Any) -> list[Tensor]:
-    """The tensors that require a gradient and that `fun` holds, each once, also where one was computed from another.
-
-    Looked through are modules, closures, defaults, globals that the code names, partial functions, bound methods,
-    attributes of callable objects, and lists, tuples, sets and dicts of all these.
+def held_tensors(tensors: Iterable[Tensor]) -> list[Tensor]:
+    """Those that require a gradient, each once, also where one was computed from another.
 
     Raises
     ------
@@ -37,7 +33,7 @@ def held_tensors(fun: Any) -> list[Tensor]:
         When one of them is spread over processes, or has no shape yet.
     """
     found: dict[int, Tensor] = {}
-    for value in all_tensors(fun):
+    for value in tensors:
         if value.requires_grad:
             _refuse_spread(value)
             if is_lazy(value):
@@ -88,10 +84,13 @@ def check_reach(outputs: Sequence[Tensor], known: Sequence[Tensor]) -> None:
         )
 
 
-def _independent(tensors: list[Tensor]) -> list[Tensor]:
-    """Replace each tensor whose history holds another of them by the leaves of that history."""
+def independent(tensors: list[Tensor]) -> tuple[list[Tensor], bool]:
+    """Those tensors, each whose history holds another of them replaced by the leaves of that history.
+
+    Told as well is whether any was computed.
+    """
     if all(tensor.is_leaf for tensor in tensors):
-        return tensors
+        return tensors, False
     ids = {id(tensor) for tensor in tensors}
     nodes = {tensor.grad_fn for tensor in tensors if tensor.grad_fn is not None}
     result: dict[int, Tensor] = {}
@@ -104,7 +103,7 @@ def _independent(tensors: list[Tensor]) -> list[Tensor]:
                 history = leaves
         for part in history:
             result.setdefault(id(part), part)
-    return list(result.values())
+    return list(result.values()), True
 
 
 def nodes_of(starts: Iterable[Any], stop: Iterable[Any] = ()) -> Iterator[Any]:

@@ -89,7 +89,10 @@ class Checkpointed:
 
 @dataclass(frozen=True)
 class DirectOrNative(Checkpointed):
-    """As `direct`, but that the native engine may take the solve, whose gradient is the same to rounding."""
+    """As `direct`, but that the native engine may take the solve, whose gradient is the same to rounding.
+
+    It may take Euler's method too, of which no residual network is asked to the last bit then.
+    """
 
     def run(self, integrate: Integrate, request: Request) -> tuple[Tensor, Result]:
         """Let PyTorch record the loop, where the engine has not taken it."""
@@ -159,6 +162,7 @@ class _Node(SolveNode):
         graph, self._graph = self._graph, None  # it serves one backward pass
         gradients = None if graph is None else self._from_graph(*graph, cotangent)
         if gradients is None:
+            self.check_constants()
             return PullBack(self, self.field, self.targets, cotangent).run(self.tape)
         return gradients
 
@@ -182,6 +186,7 @@ class _Node(SolveNode):
 
     def _solved_from(self, sources: Sequence[Tensor | None]) -> Tensor:
         """The outputs by `direct` from those in place of the sources: the same steps, as nothing is left to chance."""
+        self.check_constants()
         y0, t0, t1, t_eval, *rest = sources
         request, result = self.request, self.result
         assert y0 is not None

@@ -122,6 +122,7 @@ class _Node(SolveNode):
         return self.integrate(replace(problem, stepper=unshrunk(problem)), self.track)
 
     def backward(self, cotangent: Tensor, ys: Tensor | None) -> Sequence[Tensor | None]:
+        self.check_constants()
         field, targets = self.sources.detached_field()
         pull = PullBack(self, field, targets, cotangent)
         asked = pull.asked()

@@ -33,7 +33,7 @@ from .core.arithmetic import Flag, Number, anywhere, negate, wide_dtype
 from .core.derivatives import transformed, unwrapped
 from .core.field import FIELDS, Field, Pair, SeparableField
 from .core.holdings import all_tensors
-from .core.norms import AsGiven
+from .core.norms import AsGiven, LargestOfLeaves
 from .core.solution import Solution, Stats
 from .core.sparsity import Sparsity
 from .core.state import Layout, layout_of
@@ -45,7 +45,17 @@ from .engine.call import Native
 from .engine.keys import key_of
 from .external.integrate import ExternalStepper, either
 from .external.methods import External, get_external
-from .gradients import GRADIENTS, Adjoint, Checkpointed, Continuous, GradientMethod, GradientName, Request, Reversible
+from .gradients import (
+    GRADIENTS,
+    Adjoint,
+    Checkpointed,
+    Continuous,
+    DirectOrNative,
+    GradientMethod,
+    GradientName,
+    Request,
+    Reversible,
+)
 from .gradients.back import BackState, WayBack
 from .gradients.base import Integrate
 from .gradients.segments import solve_with_events
@@ -235,7 +245,7 @@ def solve_ivp(
     args = args if isinstance(args, tuple) else (args,)  # as SciPy does
     usual = not (
         dense_output or shrink or progress or jac is not None or jac_sparsity is not None or events is not None
-        or norm is not None or callback is not None
+        or not (norm is None or isinstance(norm, LargestOfLeaves)) or callback is not None
         or not (no_times(step_ts) and no_times(jump_ts))
         or not (gradient is None or gradient == "checkpointed" or isinstance(gradient, Checkpointed))
     )  # fmt: skip
@@ -243,7 +253,7 @@ def solve_ivp(
     if usual and backend != "eager":
         key = key_of(
             y0, t_span, t_eval, method, rtol, atol, step_size, first_step, max_step, min_step, max_steps, controller,
-            batching, gradient, backend, on_failure,
+            batching, gradient, backend, on_failure, norm,
         )  # fmt: skip
         if key is not None and (again := kept(key, fun, y0, args)) is not None:
             return _solved_again(again, y0, args, on_failure)
@@ -426,7 +436,7 @@ class _Choice:
             "field": field.with_jumps(None if stops is None else stops.jumps),
             "stepper": stepper,
             "controller": control,
-            "batching": units if self.norm is None else Joint(_norm(self.norm, layout, back)),
+            "batching": units if self.norm is None else _joint(self.norm, layout, back),
             "tolerance": tolerance,
             "first_step": None if first is None else units.number(torch.tensor(first, dtype=wide, device=y0.device)),
             "max_step": float(self.max_step),
@@ -454,8 +464,8 @@ class _Choice:
             )
 
 
-def _norm(norm: Callable[..., float | Tensor], layout: Layout, back: BackState | None) -> Callable[[Tensor], float]:
-    """The user's norm of a packed error."""
+def _joint(norm: Callable[..., float | Tensor], layout: Layout, back: BackState | None) -> Joint:
+    """One step size for all, by the user's norm of a packed error."""
 
     def size(error: Tensor) -> float:
         found = norm(*(layout.unpack(part) for part in ([error] if back is None else back.split(error))))
@@ -465,7 +475,7 @@ def _norm(norm: Callable[..., float | Tensor], layout: Layout, back: BackState |
             got = f"shape {tuple(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
             raise ValueError(f"norm must return one number, how large the error is, but returned {got}") from None
 
-    return size
+    return Joint(size, by_leaf=isinstance(norm, LargestOfLeaves))
 
 
 def _callback(
@@ -591,7 +601,7 @@ def _engine(
             raise Unsuitable(f"the steps of method {method.name!r} are those of another library")
         if isinstance(gradient, Reversible):
             raise Unsuitable("the steps of gradient='reversible' are of another kind")
-        if not insist and method.name in LEFT_TO_PYTORCH:
+        if not insist and method.name in LEFT_TO_PYTORCH and not isinstance(gradient, DirectOrNative):
             raise Unsuitable(LEFT_TO_PYTORCH[method.name])
         found = chosen_engine(method, gradient, request, run, insist=insist)
         if not insist and is_too_wide(found.trace, found.samples):

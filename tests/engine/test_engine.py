@@ -275,6 +275,35 @@ def test_the_blocks_use_every_instruction():
     assert used == OPERATIONS.keys()
 
 
+@pytest.mark.parametrize("method", ["tsit5", "rosenbrock23"])
+@pytest.mark.parametrize("dtype", [F32, F64])
+@pytest.mark.parametrize("block", BLOCKS)
+def test_no_bit_of_a_sample_hangs_on_its_place(block, dtype, method):
+    """Alone, in each lane of a tile, and in tiles of each width, its answer and its gradients are the same."""
+    torch.manual_seed(3)
+    module, recorded = Composed([[block]], 3).to(dtype), method == "tsit5"
+    y0, own, mix = (
+        torch.randn(1, 3, dtype=dtype),
+        torch.randn(1, 3, dtype=dtype) / 2,
+        torch.randn(3, 3, dtype=dtype) / 2,
+    )
+    expected = None
+    for rows in (1, 20, 70, 2 * MANY):
+        sources = [x.repeat(rows, 1).requires_grad_(recorded) for x in (y0, own)]
+        with torch.set_grad_enabled(recorded):
+            sol = solve_ivp(
+                module, (0.0, 1.0), sources[0], method, args=(sources[1], mix), rtol=1e-5, batching="per_sample",
+                backend="native", on_failure="return",
+            )  # fmt: skip
+        end = sol.ys[-1]
+        found = [end.detach()]
+        if recorded:
+            found += torch.autograd.grad(end.sum(), sources, allow_unused=True, materialize_grads=True)
+        expected = expected or [x[:1] for x in found]
+        for x, first in zip(found, expected, strict=True):
+            torch.testing.assert_close(x, first.expand_as(x), rtol=0, atol=0, equal_nan=True)
+
+
 SHAPES = [(1, 4, 1000), (1024, 8, 3), (64, 64, 70), (33, 129, 9), (7, 500, 40), (2, 16, 10_000)]
 
 

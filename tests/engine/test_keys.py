@@ -1,5 +1,7 @@
 """A solve like one before is had by a shorter way, the same to the last bit; one that asks otherwise is another."""
 
+import warnings
+
 import numpy as np
 import pytest
 import torch
@@ -179,3 +181,21 @@ def test_what_was_written_for_torchdiffeq_takes_the_engine_and_has_the_same_grad
     torch.testing.assert_close(twice, expected_twice, **close)
     with torch.no_grad():
         torch.testing.assert_close(odeint_adjoint(field, y0, t, **options), theirs.detach(), **close)
+
+
+def test_times_too_many_to_be_compared_are_no_key_and_no_warning():
+    """Nor are times that are learnt."""
+    net, always = Decay(), torch.is_warn_always_enabled()
+    torch.set_warn_always(True)  # PyTorch says many things but once
+    try:
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            for _ in range(2):
+                sol = solve_ivp(net, (0.0, 1.0), Y0, t_eval=torch.linspace(0, 1, 5000, dtype=F64))
+                end = torch.tensor(1.0, dtype=F64, requires_grad=True)
+                solve_ivp(net, (0.0, end), Y0).ys.sum().backward()
+    finally:
+        torch.set_warn_always(always)
+    assert not said
+    assert sol.ys.shape == (5000, 3, 2)
+    assert end.grad.isfinite()

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from ..core.derivatives import transformed
-from ..core.norms import AsGiven, rms
+from ..core.norms import AsGiven, LargestOfLeaves, rms
 from ..core.state import layout_of
 from ..core.status import SolveError
 from ..core.step import TriedStep
@@ -455,7 +455,7 @@ class _Setting:
         """The norm of an error; that of the adjoint's, if it is the user's own, is given what torchdiffeq's is."""
         norm = self.options.get("norm") if self.kind == "adaptive" else None
         if self.there is None:
-            return norm or (_mixed_norm if isinstance(self.y0, tuple) else rms)
+            return norm or (LargestOfLeaves() if isinstance(self.y0, tuple) else rms)
         if norm is None or norm == "seminorm":  # the integrals over parameters are in no norm here
             either = self.there._norm()
             return lambda y, a: max(float(either(y)), float(either(a)))
@@ -517,11 +517,13 @@ def _call(calls: dict[str, Callable[..., Any]], device: torch.device, step: Trie
 
 def _field(func: Callable[..., Any], y0: State) -> Callable[..., Any]:
     """The function as `solve_ivp` takes it: a tuple of slopes for a tuple of states."""
-    return functools.partial(_as_tuple, func) if isinstance(y0, tuple) else func
+    if not isinstance(y0, tuple):
+        return func
 
+    def as_tuple(t: Tensor, y: State) -> tuple[Tensor, ...]:
+        return tuple(slope.reshape(part.shape) for slope, part in zip(func(t, y), y, strict=True))
 
-def _as_tuple(func: Callable[..., Any], t: Tensor, y: State) -> tuple[Tensor, ...]:
-    return tuple(slope.reshape(part.shape) for slope, part in zip(func(t, y), y, strict=True))
+    return as_tuple
 
 
 def _holding(func: Callable[..., Any], params: Sequence[Tensor], t: Tensor, y: State) -> Any:
@@ -588,11 +590,6 @@ def _tolerance(value: Any, y0: State, least: float) -> float | Tensor:
 
 def _leaves(y: State) -> tuple[Tensor, ...]:
     return y if isinstance(y, tuple) else (y,)
-
-
-def _mixed_norm(errors: Sequence[Tensor]) -> float:
-    """The largest of the root mean squares of a tuple's tensors."""
-    return max(map(rms, errors), default=0.0)
 
 
 class _ZeroWhereUnused(torch.autograd.Function):

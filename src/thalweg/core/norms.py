@@ -8,9 +8,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils import _pytree as pytree
 
 from .compiled import in_memory, is_read, native
 
@@ -42,6 +44,23 @@ class AsGiven:
     """A relative tolerance that is taken as it is, where a dtype holds no such digits too."""
 
     rtol: float | Tensor
+
+
+@dataclass(frozen=True)
+class LargestOfLeaves:
+    """The largest of the root mean squares of a pytree's leaves, or of several; NaN where one of them is.
+
+    Examples
+    --------
+    >>> import torch
+    >>> LargestOfLeaves()((torch.ones(2), torch.tensor([3.0, 4.0])))
+    3.5355339059327378
+    """
+
+    def __call__(self, *errors: Any) -> float:
+        """How large errors are."""
+        sizes = [rms(x) for x in pytree.tree_leaves(errors)]
+        return math.nan if any(map(math.isnan, sizes)) else max(sizes, default=0.0)
 
 
 def is_uniform(tolerance: Tolerance, dtype: torch.dtype) -> bool:

@@ -5,8 +5,10 @@ y0: (B, *D) or (*D), packed; the engine sees (samples, rows). Times are float64:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import accumulate
 from typing import Any, cast
 from weakref import WeakKeyDictionary
 
@@ -20,6 +22,7 @@ from ..core.norms import Tolerance
 from ..core.state import Layout
 from ..gradients import Checkpointed, GradientMethod
 from ..gradients.base import Integrate, Request
+from ..loop.batching import Joint
 from ..loop.integrate import Problem
 from ..methods import Method
 from ..methods.rosenbrock import Rosenbrock
@@ -134,7 +137,7 @@ def chosen(method: Method, gradient: GradientMethod, request: Request, integrate
         raise Unsuitable("the engine stores each accepted step, and knows no checkpoints=")
     limit = gradient.memory_limit if isinstance(gradient, Checkpointed) else 0
     differentiable = exact and isinstance(method.data, Tableau)
-    solve = _solve(problem, method, trace, samples, limit)
+    solve = _solve(problem, method, trace, samples, limit, _parts(problem, layout, trace))
     # what is kept holds neither the field nor its state
     problem = replace(problem, field=cast(FieldLike, None), y0=y0.new_empty(0))
     times = solve.times if request.problem.t_eval is None else request.problem.t_eval.clone()
@@ -163,7 +166,8 @@ def _unsuitable(problem: Problem, method: Method) -> str | None:
         return f"the engine has explicit Runge–Kutta and Rosenbrock methods, and {method.name!r} is none"
     if not isinstance(problem.controller, PID | Fixed):
         return f"the engine has the controllers PID and Fixed, got {type(problem.controller).__name__}"
-    if getattr(problem.batching, "norm", None) is not None:
+    units = problem.batching
+    if isinstance(units, Joint) and units.norm is not None and not units.by_leaf:
         return "the engine does not know a norm of one's own"
     if torch.is_autocast_enabled("cpu"):
         return "the field is evaluated in another dtype by torch.autocast"
@@ -193,7 +197,17 @@ def _wanted(trace: Trace, states: Sequence[Tensor], args: Any) -> bool:
     return any(x.requires_grad for x in (*states, *(leaves[i] for i in trace.batched), *trace.shared(args)))
 
 
-def _solve(problem: Problem, method: Method, trace: Trace, samples: int, memory_limit: int) -> native.Solve:
+def _parts(problem: Problem, layout: Layout, trace: Trace) -> tuple[int, ...]:
+    """The row behind each part of a sample's state whose error counts alone; none where all of it counts together."""
+    if not (isinstance(problem.batching, Joint) and problem.batching.by_leaf):
+        return ()
+    sizes = (math.prod(shape[1:] if trace.rows else shape) for shape in layout.shapes)
+    return tuple(accumulate(size for size in sizes if size))
+
+
+def _solve(
+    problem: Problem, method: Method, trace: Trace, samples: int, memory_limit: int, parts: tuple[int, ...]
+) -> native.Solve:
     """The call of the engine."""
     by_row, y0 = problem.batching.by_row, problem.y0
     ends = [torch.as_tensor(t, dtype=torch.float64, device="cpu") for t in (problem.t0, problem.t1)]
@@ -219,6 +233,7 @@ def _solve(problem: Problem, method: Method, trace: Trace, samples: int, memory_
             max_step=problem.max_step,
             min_step=problem.min_step,
             max_steps=problem.max_steps,
+            parts=parts,
         ),
         torch.stack(ends),
         # the user may write into theirs

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from ..core.norms import AsGiven
+from ..core.norms import AsGiven, LargestOfLeaves
 from ..gradients import Checkpointed, DirectOrNative
 from ..stepsize.controllers import PID
 
@@ -35,6 +35,7 @@ _PLAIN = {
         PID,
         Checkpointed,
         DirectOrNative,
+        LargestOfLeaves,
     ),
     *map(type, (pytree.tree_structure(0), pytree.tree_structure(()))),
 }
@@ -62,7 +63,9 @@ def is_plain(key: Any) -> bool:
     """Whether a key is made of plain values alone, so that what is equal to it is the same."""
     if type(key) is tuple:
         return all(map(is_plain, key))
-    return type(key) in _PLAIN or key in _TENSORS or (type(key) is AsGiven and is_plain(key.rtol))
+    # by identity: a tensor, which is no plain value, would be compared number by number
+    kind = any(key is kind for kind in _TENSORS)
+    return kind or type(key) in _PLAIN or (type(key) is AsGiven and is_plain(key.rtol))
 
 
 def _span(t_span: Any) -> Any:

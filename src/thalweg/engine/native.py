@@ -79,8 +79,9 @@ def control(
     max_step: float,
     min_step: float,
     max_steps: int,
+    parts: tuple[int, ...] = (),
 ) -> Any:
-    """How steps are chosen, as the engine holds it."""
+    """How steps are chosen, as the engine holds it; `parts`: the row behind each part whose error counts alone."""
     pid = controller if isinstance(controller, PID) else PID()
     return _native.Control(
         controller.adaptive,
@@ -95,6 +96,7 @@ def control(
         max_step,
         min_step,
         max_steps,
+        list(parts),
     )
 
 

@@ -56,9 +56,12 @@ class Joint:
     ----------
     norm : callable, optional
         How large an error relative to what is allowed is, in place of the root mean square.
+    by_leaf : bool
+        Whether that norm is the largest of the root mean squares of the state's leaves.
     """
 
     norm: Callable[[Tensor], float | Tensor] | None = None
+    by_leaf: bool = False
     by_row = False
 
     def number(self, x: Tensor) -> float:

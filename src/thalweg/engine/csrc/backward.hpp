@@ -321,7 +321,7 @@ private:
       T* to = slopes_[terms.numbers[n]];
       each<T>(D, [&](int row, int j) {
         const int at = row * L + j * W;
-        (Vec<T>::load(to + at) + Vec<T>::load(adjoint + at) * (w * size[j])).store(to + at);
+        fma(Vec<T>::load(adjoint + at), w * size[j], Vec<T>::load(to + at)).store(to + at);
       });
     }
   }

@@ -39,12 +39,30 @@ void solve_joint(const typename Family::Plan& plan, typename Family::Record* rec
       }
     });
   };
-  Array<double> parts(static_cast<std::size_t>(count) * 2);
-  const double entries = static_cast<double>(task.batch) * plan.program.dimension;
+  // Of each part of the state, and of each tile, two sums.
+  const std::vector<int> whole{plan.program.dimension};
+  const std::vector<int>& ends = plan.control.parts.empty() ? whole : plan.control.parts;
+  const int of_tile = 2 * static_cast<int>(ends.size());
+  Array<double> sums(static_cast<std::size_t>(count) * of_tile);
+  const auto each_part = [&](auto f) {
+    for (int p = 0, first = 0; p < of_tile / 2; first = ends[p++]) f(2 * p, first, ends[p]);
+  };
   const auto total = [&](int n) {  // in the order of the tiles, whatever the threads
     double sum = 0;
-    for (int i = 0; i < count; ++i) sum += parts[2 * i + n];
+    for (int i = 0; i < count; ++i) sum += sums[of_tile * i + n];
     return sum;
+  };
+  // Of what is measured part by part, the largest, or what is no number.
+  const auto largest = [&](auto size) {
+    double most = 0;
+    each_part([&](int n, int first, int end) {
+      const double found = size(n, static_cast<double>(task.batch) * (end - first));
+      if (!(found <= most)) most = most == most ? found : most;
+    });
+    return most;
+  };
+  const auto root = [&](int n) {
+    return largest([&](int part, double entries) { return std::sqrt(total(part + n) / entries); });
   };
   const auto sum_lanes = [](const double* squares, int samples) {
     double sum = 0;
@@ -57,24 +75,30 @@ void solve_joint(const typename Family::Plan& plan, typename Family::Record* rec
     tiles[n].reset(new Tile<Family>(plan, records ? records + n : nullptr, workspace.data()));
     const std::int64_t first = static_cast<std::int64_t>(n) * L;
     tiles[n]->load(first, first + L < task.batch ? first + L : task.batch);
-    double state[L], slope[L];
     if (!tiles[n]->chooses()) return;
-    tiles[n]->begin_squares(state, slope);
-    parts[2 * n] = sum_lanes(state, tiles[n]->samples());
-    parts[2 * n + 1] = sum_lanes(slope, tiles[n]->samples());
+    each_part([&](int part, int from, int end) {
+      double state[L], slope[L];
+      tiles[n]->begin_squares(from, end, state, slope);
+      sums[of_tile * n + part] = sum_lanes(state, tiles[n]->samples());
+      sums[of_tile * n + part + 1] = sum_lanes(slope, tiles[n]->samples());
+    });
   });
   double size = plan.control.first_step;
   if (tiles[0]->chooses()) {
     const double span = task.t1[0] - task.t0[0];
-    const double d0 = std::sqrt(total(0) / entries), d1 = std::sqrt(total(1) / entries);
+    const double d0 = root(0), d1 = root(1);
     const double h0 = Tile<Family>::tentative(d0, d1, span)[0];
     each_tile([&](int n, int) {
-      double h[L], change[L];
+      double h[L];
       for (int l = 0; l < L; ++l) h[l] = h0;
-      tiles[n]->look_ahead(h, change);
-      parts[2 * n] = sum_lanes(change, tiles[n]->samples());
+      tiles[n]->look_ahead(h);
+      each_part([&](int part, int from, int end) {
+        double change[L];
+        tiles[n]->change_squares(from, end, change);
+        sums[of_tile * n + part] = sum_lanes(change, tiles[n]->samples());
+      });
     });
-    size = tiles[0]->first_size(d0, d1, std::sqrt(total(0) / entries) / h0, h0, span)[0];
+    size = tiles[0]->first_size(d0, d1, root(0) / h0, h0, span)[0];
   }
   double error = 0;
   bool begun = false;
@@ -89,13 +113,14 @@ void solve_joint(const typename Family::Plan& plan, typename Family::Record* rec
         for (int l = 0; l < tile.samples(); ++l) tile.set_first(l, size);
         tile.begin_all();
       }
-      parts[2 * n] = parts[2 * n + 1] = 0;
+      double* const found = &sums[of_tile * n];
+      std::fill_n(found, of_tile, 0.0);
       if (!tile.runs()) return;
       tile.attempt();
-      tile.add_squares(&parts[2 * n]);
+      each_part([&](int part, int from, int end) { tile.add_squares(from, end, found + part); });
     });
     begun = true;
-    error = tiles[0]->relative(total(0), total(1), entries);
+    error = largest([&](int part, double entries) { return tiles[0]->relative(total(part), total(part + 1), entries); });
   } while (tiles[0]->runs());
 }
 

@@ -68,10 +68,65 @@ public:
       combine(stages_.state[0], stages_.slope.data(), plan_.end(), step.size, new_y_, D);
     }
     step.nfev = S - first_, step.njev = step.nlu = 0;
-    if (plan_.control.adaptive)
-      squares(step);
-    else if (!plan_.control.joint)
-      blemish(step);
+  }
+
+  // Sums of squares of rows of the error relative to what is allowed, and of the coarse one.
+  void squares(Step<T>& step, int first, int end) const {
+    const T* const y = stages_.state[0];
+    const T* const* const slope = stages_.slope.data();
+    const bool coarse = plan_.tempered();
+    const Terms<T> terms = plan_.error();
+    Vec<T> size[row_registers], total[row_registers], coarse_total[row_registers];
+#pragma GCC unroll 4
+    for (int j = 0; j < row_registers; ++j)
+      size[j] = Vec<T>::load(step.size + j * W), total[j] = coarse_total[j] = Vec<T>(T(0));
+    for (int d = first; d < end; ++d) {
+      const auto sum = [&](const T* weights, Vec<T>* found) {
+#pragma GCC unroll 4
+        for (int j = 0; j < row_registers; ++j) found[j] = Vec<T>(T(0));
+        for (int n = 0; n < terms.count; ++n) {
+          const Vec<T> w(weights[n]);
+          const T* const term = slope[terms.numbers[n]] + d * L;
+#pragma GCC unroll 4
+          for (int j = 0; j < row_registers; ++j) found[j] = fma(Vec<T>::load(term + j * W), w, found[j]);
+        }
+      };
+      Vec<T> error[row_registers], other[row_registers];
+      sum(terms.weights, error);
+      if (coarse) sum(plan_.coarse(), other);
+#pragma GCC unroll 4
+      for (int j = 0; j < row_registers; ++j) {
+        const int at = d * L + j * W;
+        const Vec<T> largest = max(abs(Vec<T>::load(y + at)), abs(Vec<T>::load(step.ended + at)));
+        // so small at times that 1 / it is infinite
+        const Vec<T> allowed = fma(largest, Vec<T>(plan_.rtol(d)), Vec<T>(plan_.atol(d)));
+        const auto add_square = [&](Vec<T> x, Vec<T>& to) {
+          x = x * size[j] / allowed;
+          to = fma(x, x, to);
+        };
+        add_square(error[j], total[j]);
+        if (coarse) add_square(other[j], coarse_total[j]);
+      }
+    }
+#pragma GCC unroll 4
+    for (int j = 0; j < row_registers; ++j)
+      total[j].store(step.squares + j * W), coarse_total[j].store(step.squares + L + j * W);
+  }
+
+  // For a step whose size is given: 0 where its end and its error are finite, as that sees stages that the end does not;
+  // NaN elsewhere, as infinity times 0 is.
+  void blemish(Step<T>& step) const {
+    const Terms<T>& terms = plan_.error();
+    for (int j = 0; j < L; j += W) {
+      Vec<T> total(T(0));
+      for (int at = j; at < D * L; at += L) {
+        Vec<T> error(T(0));
+        for (int n = 0; n < terms.count; ++n)
+          error += Vec<T>::load(stages_.slope[terms.numbers[n]] + at) * Vec<T>(terms.weights[n]);
+        total += (Vec<T>::load(step.ended + at) + error * Vec<T>::load(step.size + j)) * T(0);
+      }
+      total.store(step.squares + j);
+    }
   }
 
   int extend(const Step<T>& step) {
@@ -107,64 +162,6 @@ private:
       combine(stages_.state[0], stages_.slope.data(), plan_.stage(i), step.size, stages_.state[i], D);
     evaluate(blocks_ ? plan_.record : plan_.plain,
              frame_of(scratch_, stages_.saved[i], time, stages_.state[i], stages_.slope[i], step.own));
-  }
-
-  // Sums of squares of the error relative to what is allowed, and of the coarse one.
-  void squares(Step<T>& step) const {
-    const T* const y = stages_.state[0];
-    const T* const* const slope = stages_.slope.data();
-    const bool coarse = plan_.tempered();
-    const Terms<T> terms = plan_.error();
-    Vec<T> size[row_registers], total[row_registers], coarse_total[row_registers];
-#pragma GCC unroll 4
-    for (int j = 0; j < row_registers; ++j)
-      size[j] = Vec<T>::load(step.size + j * W), total[j] = coarse_total[j] = Vec<T>(T(0));
-    for (int d = 0; d < D; ++d) {
-      const auto sum = [&](const T* weights, Vec<T>* found) {
-#pragma GCC unroll 4
-        for (int j = 0; j < row_registers; ++j) found[j] = Vec<T>(T(0));
-        for (int n = 0; n < terms.count; ++n) {
-          const Vec<T> w(weights[n]);
-          const T* const term = slope[terms.numbers[n]] + d * L;
-#pragma GCC unroll 4
-          for (int j = 0; j < row_registers; ++j) found[j] += Vec<T>::load(term + j * W) * w;
-        }
-      };
-      Vec<T> error[row_registers], other[row_registers];
-      sum(terms.weights, error);
-      if (coarse) sum(plan_.coarse(), other);
-#pragma GCC unroll 4
-      for (int j = 0; j < row_registers; ++j) {
-        const int at = d * L + j * W;
-        const Vec<T> largest = max(abs(Vec<T>::load(y + at)), abs(Vec<T>::load(step.ended + at)));
-        const Vec<T> allowed = Vec<T>(plan_.atol(d)) + largest * plan_.rtol(d);  // so small at times that 1 / it is infinite
-        const auto squared = [&](Vec<T> x) {
-          x = x * size[j] / allowed;
-          return x * x;
-        };
-        total[j] += squared(error[j]);
-        if (coarse) coarse_total[j] += squared(other[j]);
-      }
-    }
-#pragma GCC unroll 4
-    for (int j = 0; j < row_registers; ++j)
-      total[j].store(step.squares + j * W), coarse_total[j].store(step.squares + L + j * W);
-  }
-
-  // For a step whose size is given: 0 where its end and its error are finite, as that sees stages that the end does not;
-  // NaN elsewhere, as infinity times 0 is.
-  void blemish(Step<T>& step) const {
-    const Terms<T>& terms = plan_.error();
-    for (int j = 0; j < L; j += W) {
-      Vec<T> total(T(0));
-      for (int at = j; at < D * L; at += L) {
-        Vec<T> error(T(0));
-        for (int n = 0; n < terms.count; ++n)
-          error += Vec<T>::load(stages_.slope[terms.numbers[n]] + at) * Vec<T>(terms.weights[n]);
-        total += (Vec<T>::load(step.ended + at) + error * Vec<T>::load(step.size + j)) * T(0);
-      }
-      total.store(step.squares + j);
-    }
   }
 
   bool kept_whole() const {

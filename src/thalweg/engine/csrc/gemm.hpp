@@ -68,7 +68,7 @@ void multiply_panel(const T* weight, const T* bias, const T* x, int columns, T* 
     for (int r = 0; r < Rows; ++r) {
       const Vec<T> left(weight[r]);
 #pragma GCC unroll 4
-      for (int j = 0; j < row_registers; ++j) sum[r][j] += left * right[j];
+      for (int j = 0; j < row_registers; ++j) sum[r][j] = fma(left, right[j], sum[r][j]);
     }
   }
 #pragma GCC unroll 16
@@ -192,7 +192,7 @@ void outer_panel(const T* const* left, int pairs, int first, const T* panel, T* 
       for (int r = 0; r < Rows; ++r) {
         const Vec<T> l(a[r * L + lane]);
 #pragma GCC unroll 4
-        for (int j = 0; j < Registers; ++j) sum[r][j] += l * right[j];
+        for (int j = 0; j < Registers; ++j) sum[r][j] = fma(l, right[j], sum[r][j]);
       }
     }
   }
@@ -250,7 +250,7 @@ void outer_lanes_panel(const T* const* left, const T* const* right, int pairs, i
       for (int j = 0; j < row_registers; ++j) {
         const Vec<T> b = Vec<T>::load(x + j * W);
 #pragma GCC unroll 16
-        for (int r = 0; r < Rows; ++r) sum[r][j] += Vec<T>::load(l + r * L + j * W) * b;
+        for (int r = 0; r < Rows; ++r) sum[r][j] = fma(Vec<T>::load(l + r * L + j * W), b, sum[r][j]);
       }
     }
 #pragma GCC unroll 16

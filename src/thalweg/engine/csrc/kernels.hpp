@@ -744,7 +744,7 @@ void pull_back(const Code<T>& code, const Frame<T>& frame, const T* seed, const 
       case Op::log2: by_input([](V x) { return T(1.44269504088896340736) / x; }); break;
       case Op::sin: by_input([](V x) { return cos(x); }); break;
       case Op::cos: by_input([](V x) { return -sin(x); }); break;
-      case Op::tanh: by_output([&](V y) { return one - y * y; }); break;
+      case Op::tanh: by_output([&](V y) { return fnma(y, y, one); }); break;
       case Op::sigmoid: by_output([&](V y) { return y * (one - y); }); break;
       case Op::relu: by_output([&](V y) { return one_where(y > zero); }); break;
       case Op::leaky_relu: by_input([&, a = s[0]](V x) { return select(x > zero, one, V(a)); }); break;

@@ -107,7 +107,7 @@ private:
       for (int c = k + 1; c < n; ++c, from += L, to += L)
 #pragma GCC unroll 4
         for (int j = 0; j < row_registers; ++j)
-          (Vec<T>::load(to + j * W) - factor[j] * Vec<T>::load(from + j * W)).store(to + j * W);
+          fnma(factor[j], Vec<T>::load(from + j * W), Vec<T>::load(to + j * W)).store(to + j * W);
     }
   }
 
@@ -118,7 +118,7 @@ private:
     for (int j = 0; j < row_registers; ++j) sum[j] = Vec<T>::load(to + j * W);
     for (int c = 0; c < count; ++c, a += L, x += L)
 #pragma GCC unroll 4
-      for (int j = 0; j < row_registers; ++j) sum[j] -= Vec<T>::load(a + j * W) * Vec<T>::load(x + j * W);
+      for (int j = 0; j < row_registers; ++j) sum[j] = fnma(Vec<T>::load(a + j * W), Vec<T>::load(x + j * W), sum[j]);
 #pragma GCC unroll 4
     for (int j = 0; j < row_registers; ++j) sum[j].store(to + j * W);
   }

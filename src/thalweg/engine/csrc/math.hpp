@@ -148,7 +148,7 @@ struct Reduced {
   Vec<T> r;
 
   THALWEG_INLINE explicit Reduced(Vec<T> x) : n(x * T(1.44269504088896340736)) {
-    r = (x - n.whole * Constants<T>::ln2_high) - n.whole * Constants<T>::ln2_low;
+    r = fnma(n.whole, Vec<T>(Constants<T>::ln2_low), fnma(n.whole, Vec<T>(Constants<T>::ln2_high), x));
   }
 };
 
@@ -232,7 +232,7 @@ template <class T>
 THALWEG_INLINE Vec<T> log_of_parts(Vec<T> k, Vec<T> f, Vec<T> low) {
   using C = Constants<T>;
   const Vec<T> s = f / (f + T(2)), z = s * s, half_square = f * f * T(0.5);
-  const Vec<T> rest = s * fma(z, C::log_rest(z), half_square) + fma(k, Vec<T>(C::ln2_low), low);
+  const Vec<T> rest = fma(s, fma(z, C::log_rest(z), half_square), fma(k, Vec<T>(C::ln2_low), low));
   return k * C::ln2_high - ((half_square - rest) - f);
 }
 
@@ -284,10 +284,10 @@ THALWEG_INLINE Vec<T> sine(Vec<T> x, int quarters) {
   using C = Constants<T>;
   const Rounded<T> n(x * T(0.636619772367581343076));
   Vec<T> r = x;
-  for (T part : C::half_pi) r = r - n.whole * part;
+  for (T part : C::half_pi) r = fnma(n.whole, Vec<T>(part), r);
   const Vec<T> z = r * r;
   const Vec<T> sin = fma(r * z, C::sin_rest(z), r);
-  const Vec<T> cos = fma(z * z, C::cos_rest(z), T(1) - z * T(0.5));
+  const Vec<T> cos = fma(z * z, C::cos_rest(z), fnma(z, Vec<T>(T(0.5)), Vec<T>(T(1))));
   const Bits<T> quarter = n.bits + Bits<T>(quarters);
   const Vec<T> y = select((quarter & Bits<T>(1)) == Bits<T>(0), sin, cos);
   return from_bits<T>(bits(y) ^ ((quarter & Bits<T>(2)) << (sizeof(T) * 8 - 2)));
@@ -333,7 +333,7 @@ THALWEG_INLINE V tanh_of_floats(const V& x) {
   constexpr float biased = rounder<float> + 127.0f;
   const V within = at_most(abs(x), 10.0f);
   const V shifted = fma(within, V(2.885390081777926814f), V(biased));
-  const V r = within - (shifted - V(biased)) * V(0.346573590279972654f), power = power_in_last_bits(shifted);
+  const V r = fnma(shifted - V(biased), V(0.346573590279972654f), within), power = power_in_last_bits(shifted);
   V half = fma(V(0.0446287058293819f), r, V(0.13386546075344086f));
   half = fma(half, r, V(0.33333024382591248f));
   half = fma(half, r, V(0.6666617393493652f));
@@ -397,29 +397,11 @@ THALWEG_INLINE Split<T> exact_sum(Vec<T> a, Vec<T> b) {
   return {sum, (a - (sum - of_b)) + (b - of_b)};
 }
 
-// x itself, but a product that the compiler then fuses with no sum.
-THALWEG_INLINE Vec<double> unfused(Vec<double> x) {
-#if defined(__x86_64__)
-  __asm__("" : "+x"(x.v));
-#elif defined(__aarch64__)
-  __asm__("" : "+w"(x.v));
-#else
-  __asm__("" : "+m"(x.v));
-#endif
-  return x;
-}
-
 // a b as such a sum.
 THALWEG_INLINE Split<double> exact_product(Vec<double> a, Vec<double> b) {
-  const Vec<double> product = unfused(a * b);
-#if defined(__AVX512F__)
-  return {product, _mm512_fmsub_pd(a.v, b.v, product.v)};
-#elif defined(__FMA__)
-  return {product, _mm256_fmsub_pd(a.v, b.v, product.v)};
-#elif defined(__ARM_FEATURE_FMA)
-  Vec<double> low;
-  for (std::size_t i = 0; i < Vec<double>::lanes; ++i) low.v[i] = __builtin_fma(a[i], b[i], -product[i]);
-  return {product, low};
+  const Vec<double> product = a * b;
+#if defined(__FMA__) || defined(__AVX512F__) || defined(__aarch64__)
+  return {product, -fnma(a, b, product)};
 #else
   // Dekker's: halves of 26 bits, whose products are exact.
   const Vec<double> a_shifted = a * 134217729.0, b_shifted = b * 134217729.0;

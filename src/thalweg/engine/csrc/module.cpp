@@ -46,8 +46,7 @@ const Isa& chosen() {
 }
 
 // The same, but by narrow tiles where one tile would hold the batch, and by wide ones for light work on samples with steps of
-// their own, where there are two for each core of the machine; tiles that step together take turns anyway. However many
-// threads are asked for: compilers may round one otherwise than the other.
+// their own, where there are two for each core of the machine; tiles that step together take turns anyway.
 const Isa& chosen_for(const Program& program, const Control& control, std::int64_t batch, bool doubles) {
   static const std::int64_t cores = std::max(1u, std::thread::hardware_concurrency());
   const Isa& isa = chosen();
@@ -454,8 +453,10 @@ NB_MODULE(_native, m) {
 
   nb::class_<Control>(m, "Control")
       .def("__init__", [](Control* self, bool adaptive, bool joint, double p, double i, double d, double safety, double least,
-                          double most, double first_step, double max_step, double min_step, std::int64_t max_steps) {
-        new (self) Control{adaptive, joint, p, i, d, safety, least, most, first_step, max_step, min_step, max_steps};
+                          double most, double first_step, double max_step, double min_step, std::int64_t max_steps,
+                          std::vector<int> parts) {
+        new (self) Control{adaptive, joint,      p,        i,        d,         safety,          least,
+                           most,     first_step, max_step, min_step, max_steps, std::move(parts)};
       });
 
   nb::class_<Recording>(m, "Recording").def("bytes", [](const Recording& self) {

@@ -91,10 +91,32 @@ public:
     }
     sum(S, step, ended_, beside_);
     step.ended = ended_;
-    if (plan_.control.adaptive)
-      squares(step);
-    else if (!plan_.control.joint)
-      blemish(step);
+  }
+
+  // Of the error, which is h times what stands beside the end of the step.
+  void squares(Step<T>& step, int first, int end) const {
+    for (int j = 0; j < L; j += W) {
+      const Vec<T> size = Vec<T>::load(step.size + j);
+      Vec<T> total(T(0));
+      for (int d = first; d < end; ++d) {
+        const int at = d * L + j;
+        const Vec<T> larger = max(abs(Vec<T>::load(step.y + at)), abs(Vec<T>::load(ended_ + at)));
+        const Vec<T> allowed = fma(larger, Vec<T>(plan_.rtol(d)), Vec<T>(plan_.atol(d)));
+        const Vec<T> ratio = size * Vec<T>::load(beside_ + at) / allowed;
+        total = fma(ratio, ratio, total);
+      }
+      total.store(step.squares + j);
+    }
+  }
+
+  // As that of explicit methods.
+  void blemish(Step<T>& step) const {
+    for (int j = 0; j < L; j += W) {
+      Vec<T> total(T(0));
+      for (int at = j; at < D * L; at += L)
+        total += (Vec<T>::load(ended_ + at) + Vec<T>::load(step.size + j) * Vec<T>::load(beside_ + at)) * T(0);
+      total.store(step.squares + j);
+    }
   }
 
   int extend(const Step<T>&) { return 0; }
@@ -147,11 +169,11 @@ private:
         Wide move(0.0), other(0.0);
         for (const auto* w = first; w != last; ++w) {
           const Wide x = load_wide(stages_[w->stage] + at);
-          move += x * w->move;
-          other += x * w->beside;
+          move = fma(x, Wide(w->move), move);
+          other = fma(x, Wide(w->beside), other);
         }
         const Wide size = load_wide(step.size + j * static_cast<int>(Wide::lanes));
-        store_narrow(load_wide(step.y + at) + size * move, moved + at);
+        store_narrow(fma(size, move, load_wide(step.y + at)), moved + at);
         store_narrow(other, beside + at);
       }
   }
@@ -164,34 +186,9 @@ private:
       const int at = row * L + j * W;
       Vec<T> right = Vec<T>::load(slope + at);
       if (i > 0) right += Vec<T>::load(beside_ + at);
-      if (change) right += Vec<T>::load(size + j * W) * Vec<T>::load(change + at) * drift;
+      if (change) right = fma(Vec<T>::load(size + j * W) * Vec<T>::load(change + at), Vec<T>(drift), right);
       (right * gamma).store(to + at);
     });
-  }
-
-  // Of the error, which is h times what stands beside the end of the step.
-  void squares(Step<T>& step) const {
-    for (int j = 0; j < L; j += W) {
-      const Vec<T> size = Vec<T>::load(step.size + j);
-      Vec<T> total(T(0));
-      for (int d = 0; d < D; ++d) {
-        const int at = d * L + j;
-        const Vec<T> larger = max(abs(Vec<T>::load(step.y + at)), abs(Vec<T>::load(ended_ + at)));
-        const Vec<T> ratio = size * Vec<T>::load(beside_ + at) / (Vec<T>(plan_.atol(d)) + larger * plan_.rtol(d));
-        total += ratio * ratio;
-      }
-      total.store(step.squares + j);
-    }
-  }
-
-  // As that of explicit methods.
-  void blemish(Step<T>& step) const {
-    for (int j = 0; j < L; j += W) {
-      Vec<T> total(T(0));
-      for (int at = j; at < D * L; at += L)
-        total += (Vec<T>::load(ended_ + at) + Vec<T>::load(step.size + j) * Vec<T>::load(beside_ + at)) * T(0);
-      total.store(step.squares + j);
-    }
   }
 };
 

@@ -119,10 +119,10 @@ void combine(const T* y, const T* const* k, Terms<T> terms, const T* h, T* to, i
       const Vec<T> w(terms.weights[n]);
       const T* const term = k[terms.numbers[n]] + at;
 #pragma GCC unroll 4
-      for (int j = 0; j < row_registers; ++j) sum[j] += Vec<T>::load(term + j * W) * w;
+      for (int j = 0; j < row_registers; ++j) sum[j] = fma(Vec<T>::load(term + j * W), w, sum[j]);
     }
 #pragma GCC unroll 4
-    for (int j = 0; j < row_registers; ++j) (Vec<T>::load(y + at + j * W) + sum[j] * size[j]).store(to + at + j * W);
+    for (int j = 0; j < row_registers; ++j) fma(sum[j], size[j], Vec<T>::load(y + at + j * W)).store(to + at + j * W);
   }
 }
 

@@ -11,6 +11,8 @@
 
 #ifdef __x86_64__
 #include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
 #endif
 
 #define THALWEG_INLINE [[gnu::always_inline]] inline
@@ -277,10 +279,44 @@ THALWEG_INLINE Vec<T> clamp(Vec<T> x, T low, T high) {
   return at_most(at_least(x, low), high);
 }
 
-// Rounded once where the processor has the instruction, else twice.
+// a b + c and c - a b: rounded once where the processor has the instruction, else twice. They are written where they are
+// meant, for compilers that fuse what else is a product and a sum do so in one register of a row and not in the next.
 template <class T>
 THALWEG_INLINE Vec<T> fma(Vec<T> a, Vec<T> b, Vec<T> c) {
+#if defined(__AVX512F__)
+  if constexpr (sizeof(T) == 4)
+    return _mm512_fmadd_ps(a.v, b.v, c.v);
+  else
+    return _mm512_fmadd_pd(a.v, b.v, c.v);
+#elif defined(__AVX2__)
+  if constexpr (sizeof(T) == 4)
+    return _mm256_fmadd_ps(a.v, b.v, c.v);
+  else
+    return _mm256_fmadd_pd(a.v, b.v, c.v);
+#elif defined(__aarch64__)
+  if constexpr (sizeof(T) == 4)
+    return (typename Vec<T>::Floats)vfmaq_f32((float32x4_t)c.v, (float32x4_t)a.v, (float32x4_t)b.v);
+  else
+    return (typename Vec<T>::Floats)vfmaq_f64((float64x2_t)c.v, (float64x2_t)a.v, (float64x2_t)b.v);
+#else
   return a * b + c;
+#endif
+}
+template <class T>
+THALWEG_INLINE Vec<T> fnma(Vec<T> a, Vec<T> b, Vec<T> c) {
+#if defined(__AVX512F__)
+  if constexpr (sizeof(T) == 4)
+    return _mm512_fnmadd_ps(a.v, b.v, c.v);
+  else
+    return _mm512_fnmadd_pd(a.v, b.v, c.v);
+#elif defined(__AVX2__)
+  if constexpr (sizeof(T) == 4)
+    return _mm256_fnmadd_ps(a.v, b.v, c.v);
+  else
+    return _mm256_fnmadd_pd(a.v, b.v, c.v);
+#else
+  return fma(-a, b, c);
+#endif
 }
 
 template <class T>
@@ -389,6 +425,10 @@ struct Pair {
 template <class V>
 THALWEG_INLINE Pair<V> fma(const Pair<V>& a, const Pair<V>& b, const Pair<V>& c) {
   return {fma(a.first, b.first, c.first), fma(a.second, b.second, c.second)};
+}
+template <class V>
+THALWEG_INLINE Pair<V> fnma(const Pair<V>& a, const Pair<V>& b, const Pair<V>& c) {
+  return {fnma(a.first, b.first, c.first), fnma(a.second, b.second, c.second)};
 }
 template <class V>
 THALWEG_INLINE Pair<V> abs(const Pair<V>& x) {

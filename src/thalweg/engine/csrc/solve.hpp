@@ -47,6 +47,8 @@ struct Control {
   double first_step = std::numeric_limits<double>::quiet_NaN();  // NaN: chosen from the field
   double max_step = std::numeric_limits<double>::infinity(), min_step = 0;
   std::int64_t max_steps = 10000;
+  // Of joint steps: the row behind each part of the state whose error counts alone, the largest for all. Empty: one part.
+  std::vector<int> parts;
 };
 
 // Numbers with a step between those of one sample and the next, 0 where all share one.

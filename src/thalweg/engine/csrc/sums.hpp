@@ -49,7 +49,7 @@ void sum_stages(const T* stages, std::size_t n, const T* weights, int count, con
   each_span<T>(n, [&](Span<T> at) THALWEG_INLINE_LAMBDA {
     Vec<T> sum(T(0));
     for (int j = 0; j < count; ++j)
-      if (weights[j] != 0) sum += at.load(stages + j * n) * Vec<T>(weights[j]);
+      if (weights[j] != 0) sum = fma(at.load(stages + j * n), Vec<T>(weights[j]), sum);
     sum *= sizes ? at.load(sizes) : Vec<T>(size);
     at.store(base ? at.load(base) + sum : sum, out);
   });
@@ -60,7 +60,7 @@ template <class T>
 void measure(T* x, const T* y, const T* z, T atol, T rtol, std::size_t rows, std::size_t entries, double* out) {
   each_span<T>(rows * entries, [&](Span<T> at) THALWEG_INLINE_LAMBDA {
     const Vec<T> largest = max(abs(at.load(y)), abs(at.load(z)));
-    at.store(at.load(x) / (Vec<T>(atol) + largest * Vec<T>(rtol)), x);
+    at.store(at.load(x) / fma(largest, Vec<T>(rtol), Vec<T>(atol)), x);
   });
   for (std::size_t row = 0; row < rows; ++row, x += entries) {
     double sum = 0;

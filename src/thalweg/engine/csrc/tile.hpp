@@ -13,7 +13,9 @@
 //   workspace_rows(plan)           how many rows it needs while a step is tried and settled, beside those of evaluations
 //   Family(plan, record, scratch, workspace)  scratch: the rows of that name for every evaluation of the tile
 //   begin(lane, slope, from)       a sample takes a lane; its slope is that of lane `from`
-//   attempt(step)                  goes from step.y to step.ended, and measures the error
+//   attempt(step)                  goes from step.y to step.ended
+//   squares(step, first, end)      measures the error of those rows
+//   blemish(step)                  sees whether all is finite, where the size of steps is given
 //   extend(step)                   evaluates what the interpolant needs besides; how often, of each lane
 //   terms()                        the rows that the interpolant weights
 //   settle(step, extended)         sees which lanes accepted
@@ -118,6 +120,10 @@ public:
       if (carried_ == 0) return;
       between();
       attempt();
+      if (plan_.control.adaptive)
+        family_.squares(step_, 0, D);
+      else
+        family_.blemish(step_);
       T error[L];
       if (plan_.tempered())
         for (int l = 0; l < L; ++l) error[l] = static_cast<T>(relative(step_.squares[l], step_.squares[L + l], D));
@@ -136,9 +142,10 @@ public:
     if (chooses()) {
       double state[L], slope[L], change[L], h0[L];
       const auto root = [&](const double* squares, int l) { return sqrt(V::load(squares + l) / V(D)); };
-      begin_squares(state, slope);
+      begin_squares(0, D, state, slope);
       for (int l = 0; l < L; l += Wide) tentative(root(state, l), root(slope, l), V::load(span_ + l)).store(h0 + l);
-      look_ahead(h0, change);
+      look_ahead(h0);
+      change_squares(0, D, change);
       for (int l = 0; l < L; l += Wide) {
         const V h = V::load(h0 + l);
         first_size(root(state, l), root(slope, l), root(change, l) / h, h, V::load(span_ + l)).store(size + l);
@@ -186,14 +193,14 @@ public:
   }
   bool chooses() const { return std::isnan(plan_.control.first_step); }
 
-  // Sums of squares of the state and of the slope, of each lane.
-  void begin_squares(double* state, double* slope) const {
-    squares_of(waiting_y_, waiting_y_, state);
-    squares_of(waiting_slope_, waiting_y_, slope);
+  // Sums of squares of rows of the state and of the slope, of each lane.
+  void begin_squares(int first, int end, double* state, double* slope) const {
+    squares_of(waiting_y_, first, end, state);
+    squares_of(waiting_slope_, first, end, slope);
   }
 
-  // Sums of squares of how the slope changes over tentative steps.
-  void look_ahead(const double* h0, double* change) {
+  // How the slope changes over tentative steps, of which there are sums of squares then.
+  void look_ahead(const double* h0) {
     T size[L];
     for (int l = 0; l < L; ++l) {
       const double h = span_[l] < 0 ? -h0[l] : h0[l];
@@ -207,8 +214,8 @@ public:
     evaluate_waiting(ahead_, ahead_slope_);
     for (int i = 0; i < D * L; i += W)
       (Vec<T>::load(ahead_slope_ + i) - Vec<T>::load(waiting_slope_ + i)).store(ahead_slope_ + i);
-    squares_of(ahead_slope_, waiting_y_, change);
   }
+  void change_squares(int first, int end, double* change) const { squares_of(ahead_slope_, first, end, change); }
 
   // Hairer, Nørsett & Wanner, Solving Ordinary Differential Equations I (1993), II.4: the size of a tentative step from how
   // large state and slope are, and that of the first one from how the slope changes over it too.
@@ -236,8 +243,10 @@ public:
   }
 
   bool runs() const { return carried_ > 0; }
-  // The sums over the lanes that carry samples.
-  void add_squares(double* sums) const {
+  // The sums over the lanes that carry samples, of rows of the error; nothing where the size of steps is given.
+  void add_squares(int first, int end, double* sums) {
+    if (!plan_.control.adaptive) return;
+    family_.squares(step_, first, end);
     for (int l = 0; l < L; ++l)
       if (step_.sample[l] >= 0) sums[0] += step_.squares[l], sums[1] += step_.squares[L + l];
   }
@@ -253,7 +262,7 @@ public:
 
   int samples() const { return waiting_end_; }
 
-  // Tries one step of every lane, up to its error.
+  // Tries one step of every lane.
   void attempt() {
     using V = Vec<double>;
     constexpr int Wide = V::lanes;
@@ -391,14 +400,14 @@ private:
   // How many of these each sample takes.
   int beginning_evaluations() const { return chooses() ? 2 : plan_.carries_slope() ? 1 : 0; }
 
-  // Sums of squares of rows relative to the tolerance at y, of each lane.
-  void squares_of(const T* x, const T* y, double* to) const {
+  // Sums of squares of rows relative to the tolerance where samples wait, of each lane.
+  void squares_of(const T* x, int first, int end, double* to) const {
     T sums[L] = {};
-    for (int d = 0; d < D; ++d)
+    for (int d = first; d < end; ++d)
       for (int j = 0; j < L; j += W) {
-        const Vec<T> allowed = Vec<T>(plan_.atol(d)) + abs(Vec<T>::load(y + d * L + j)) * plan_.rtol(d);
+        const Vec<T> allowed = fma(abs(Vec<T>::load(waiting_y_ + d * L + j)), Vec<T>(plan_.rtol(d)), Vec<T>(plan_.atol(d)));
         const Vec<T> ratio = Vec<T>::load(x + d * L + j) / allowed;
-        (Vec<T>::load(sums + j) + ratio * ratio).store(sums + j);
+        fma(ratio, ratio, Vec<T>::load(sums + j)).store(sums + j);
       }
     for (int l = 0; l < L; ++l) to[l] = static_cast<double>(sums[l]);
   }
@@ -515,11 +524,11 @@ private:
       V most = V::load(limit_ + l);
       const V before = V::load(log_before_ + l), two_before = V::load(log_two_before_ + l);
       if (c.d != 0) {
-        log_f += two_before * static_cast<T>(-c.d / order);
+        log_f = fma(two_before, V(static_cast<T>(-c.d / order)), log_f);
         select(accept, before, two_before).store(log_two_before_ + l);
       }
       if (c.p != 0 || c.d != 0) {
-        log_f += before * static_cast<T>((c.p + 2 * c.d) / order);
+        log_f = fma(before, V(static_cast<T>((c.p + 2 * c.d) / order)), log_f);
         select(accept, max(log_e, V(static_cast<T>(log_telling))), before).store(log_before_ + l);
         most = select(accept, most, static_cast<T>(c.safety));
       }

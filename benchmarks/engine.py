@@ -2,13 +2,14 @@
 
     python benchmarks/engine.py [workload ...] [--seconds S] [--report FILE]
 
-The solvers take turns, each alone for a while before it is timed. Of each, every way that solves the workload is
-timed, and the one with the least median counts: torchdiffeq's backpropagation or its adjoint, diffrax's batch as one
-state or sample by sample under vmap, with each of its adjoints; ours with one step for all or a step for each sample.
-Compilation is shown and not counted. Errors are relative, in the Euclidean norm, to a solution in float64 at a
-tolerance of 1e-10: where ours is the larger by more than half, the ratio is marked. The share is that of the field's
-multiplications and additions in all evaluations, a second, to those of a large torch.mm, which takes its turn with the
-solvers, both by their medians; a backward pass counts twice its forward one, as it has two products for each.
+The solvers take turns, each alone for a while before it is timed. Of each, every way that solves the workload is timed,
+and the one with the least median counts: torchdiffeq's backpropagation or its adjoint, diffrax's batch as one state or
+sample by sample under vmap, with each of its adjoints; ours with one step for all or a step for each sample.
+Compilation is shown and not counted, nor is what turns the answers into one form to be compared. Errors are relative,
+in the Euclidean norm, to a solution in float64 at a tolerance of 1e-10: where ours is the larger by more than half, the
+ratio is marked. The share is that of the field's multiplications and additions in all evaluations, a second, to those
+of a large torch.mm, which takes its turn with the solvers, both by their medians; a backward pass counts twice its
+forward one, as it has two products for each.
 
 y: (batch, features), float32.
 """
@@ -33,7 +34,7 @@ import torch
 from torch import Tensor, nn
 
 from side_by_side import chosen_names, hardware, report_path, timed, write_report
-from solvers import METHOD, gradient, reference
+from solvers import METHOD, gradients, reference, side_by_side
 from workloads import WORKLOADS, VanDerPol, Workload
 
 BARS = {
@@ -49,8 +50,8 @@ BARS = {
 }
 """How many times faster than a peer the engine is meant to be."""
 
-Run = Callable[[], "tuple[Any, Any | None]"]
-"""Solves once, and returns the end, and the gradient where that is asked for."""
+Answer = tuple[Tensor, Tensor | None]
+"""The end, and the gradient, side by side, where that is asked for."""
 
 
 @dataclass
@@ -59,7 +60,9 @@ class Way:
 
     solver: str
     label: str
-    run: Run
+    run: Callable[[], Any]
+    read: Callable[[Any], Answer]
+    """Of what a run returned."""
     compile_seconds: float = 0.0
     times: list[float] = field(default_factory=list)
 
@@ -72,20 +75,24 @@ class Way:
         """Once against the clock."""
         self.times.append(timed(self.run))
 
+    def answer(self) -> Answer:
+        """What it comes to."""
+        return self.read(self.run())
+
 
 def torch_way(solver: str, label: str, workload: Workload, solve: Callable[..., Tensor], *, wanted: bool) -> Way:
     """A way in PyTorch: solve(field, y0) is the end."""
     net, y0 = workload.make(torch.float32)
     y0.requires_grad_(wanted)
 
-    def run() -> tuple[Tensor, Tensor | None]:
+    def run() -> tuple[Tensor, tuple[Tensor, ...]]:
         if not wanted:
             with torch.no_grad():
-                return solve(net, y0), None
+                return solve(net, y0), ()
         end = solve(net, y0)
-        return end.detach(), gradient(net, y0, end)
+        return end, gradients(net, y0, end)
 
-    return Way(solver, label, run)
+    return Way(solver, label, run, lambda found: (found[0].detach(), side_by_side(found[1]) if wanted else None))
 
 
 def torchdiffeq(workload: Workload, *, wanted: bool) -> Iterator[Way]:
@@ -183,18 +190,20 @@ def diffrax(workload: Workload, *, wanted: bool) -> Iterator[Way]:
 
             function = jax.jit(jax.value_and_grad(loss, argnums=(0, 1), has_aux=True) if wanted else batch)
 
-            def run(function: Any = function) -> tuple[Any, Any | None]:
-                out = jax.block_until_ready(function(start, given))
+            def run(function: Any = function) -> Any:
+                return jax.block_until_ready(function(start, given))
+
+            def read(found: Any) -> Answer:
                 if not wanted:
-                    return torch.from_numpy(np.array(out)), None
-                (_, end), (to_y, to_weights) = out
+                    return torch.from_numpy(np.array(found)), None
+                (_, end), (to_y, to_weights) = found
                 flat = np.concatenate([np.asarray(g).ravel() for g in (to_y, *to_weights)])
                 return torch.from_numpy(np.array(end)), torch.from_numpy(flat)
 
             begin = time.perf_counter()
             run()
             way = "vmap" if vmap else "one state"
-            yield Way("diffrax", f"{way}, {label}" if label else way, run, time.perf_counter() - begin)
+            yield Way("diffrax", f"{way}, {label}" if label else way, run, read, time.perf_counter() - begin)
 
 
 SOLVERS = (torchdiffeq, torchode, diffrax, thalweg)
@@ -206,7 +215,7 @@ _LARGE = 1024
 def large_mm() -> Way:
     """A product of large matrices, whose rate is taken as the machine's limit."""
     a, b = torch.randn(2, _LARGE, _LARGE)
-    return Way("torch", "mm", lambda: (a @ b, None))
+    return Way("torch", "mm", lambda: a @ b, lambda found: (found, None))
 
 
 def measure(workload: Workload, *, wanted: bool, seconds: float) -> list[Way]:
@@ -257,7 +266,7 @@ def table(workload: Workload, ways: Sequence[Way], exact: tuple[Tensor, Tensor],
     """The results as Markdown."""
     kind = "gradient" if wanted else "forward"
     ours = best_of(ways, "thalweg")
-    mine = relative(ours.run()[0], exact[0])
+    mine = relative(ours.answer()[0], exact[0])
     lines = [
         f"| {kind}, {len(ours.times)} runs | ms | middle half | best | times ours | bar | error | gradient's error | "
         "compiled in |",
@@ -265,7 +274,7 @@ def table(workload: Workload, ways: Sequence[Way], exact: tuple[Tensor, Tensor],
     ]
     bars = BARS.get((workload.name, kind), {})
     for way in ways:
-        end, found = way.run()
+        end, found = way.answer()
         low, _, high = statistics.quantiles(way.times, n=4)
         error = relative(end, exact[0])
         best = way is best_of(ways, way.solver)

@@ -5,7 +5,7 @@ A way takes the field, y0 and the workload and returns the state at t1. Ways of 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -112,6 +112,16 @@ def reference(workload: Workload, device: str | torch.device = "cpu") -> tuple[T
     return end.detach(), gradient(field, y0, end)
 
 
+def gradients(field: nn.Module, y0: Tensor, end: Tensor) -> tuple[Tensor, ...]:
+    """The gradients of the end's sum of squares to y0 and all parameters."""
+    return torch.autograd.grad(end.square().sum(), [y0, *field.parameters()])
+
+
 def gradient(field: nn.Module, y0: Tensor, end: Tensor) -> Tensor:
-    """The gradient of the end's sum of squares to y0 and all parameters, side by side."""
-    return torch.cat([g.flatten() for g in torch.autograd.grad(end.square().sum(), [y0, *field.parameters()])])
+    """The same, side by side."""
+    return side_by_side(gradients(field, y0, end))
+
+
+def side_by_side(parts: Sequence[Tensor]) -> Tensor:
+    """All numbers of some tensors."""
+    return torch.cat([x.flatten() for x in parts])

@@ -536,6 +536,7 @@ void networks(const Isa& isa) {
           Setting<T> s = network<T>(dimension, width, batch, seed++);
           s.method = m;
           s.control.joint = joint;
+          if (joint && dimension > 2 && seed % 2) s.control.parts = {1, dimension / 2 + 1, dimension};
           s.control.adaptive = m.error_order > 1;
           if (!s.control.adaptive) s.control.first_step = 0.23;
           if (seed % 3 == 1) s.t_eval = {0, 0.1, 0.11, 0.5, 1};
@@ -596,6 +597,7 @@ void stiff_networks(const Isa& isa) {
         Setting<T> s = network<T>(dimension, width, batch, seed++);
         s.stiff = std::make_shared<RosenbrockMethod>(ros2());
         s.control.joint = joint;
+        if (joint && dimension > 2 && seed % 2) s.control.parts = {dimension - 1, dimension};
         s.control.max_steps = 300;
         if (seed % 2) s.t_eval = {0, 0.1, 0.11, 0.5, 1};
         if (!joint && batch > 1) {

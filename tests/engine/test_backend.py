@@ -389,7 +389,6 @@ REFUSALS = {
     "a gradient of another kind": ({"gradient": "adjoint"}, "gradient='checkpointed'"),
     "checkpoints": ({"gradient": Checkpointed(checkpoints=2)}, "no checkpoints="),
     "a controller of another kind": ({"controller": Gustafsson()}, "PID and Fixed, got Gustafsson"),
-    "dense output": ({"dense_output": True, "gradient": "direct"}, "dense_output"),
     "a callback": ({"callback": lambda step: None}, "a callback"),
     "times of steps": ({"step_ts": [0.5]}, "step_ts"),
     "a norm": ({"norm": lambda e: e.abs().max()}, "a norm"),

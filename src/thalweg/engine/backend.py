@@ -129,6 +129,8 @@ def chosen(method: Method, gradient: GradientMethod, request: Request, integrate
     if isinstance(method.data, Rosenbrock) and y0.numel() > samples * _LARGEST_JACOBIAN:
         raise Unsuitable(f"the engine makes Jacobians of up to {_LARGEST_JACOBIAN} rows, got {y0.numel() // samples}")
     if torch.is_grad_enabled() and (request.times is not None or _wanted(trace, [request.y0], field.args)):
+        if problem.dense:
+            raise Unsuitable("the engine makes no gradient where dense_output is asked for")
         if isinstance(method.data, Rosenbrock):
             raise Unsuitable("the engine's gradient is that of explicit methods")
         if not exact:
@@ -153,7 +155,6 @@ def _unsuitable(problem: Problem, method: Method) -> str | None:
         "step_ts or jump_ts": problem.stops is not None,
         "a callback": problem.callback is not None,
         "a progress bar": problem.progress is not None,
-        "dense_output": problem.dense,
         "shrink": problem.shrink,
     }
     if any(asked.values()):

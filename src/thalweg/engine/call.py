@@ -23,6 +23,7 @@ from ..gradients.direct import Direct
 from ..gradients.higher import Recipe, gradients_of, in_graph
 from ..gradients.transforms import has_tangent, refuse_cotangent
 from ..loop.integrate import GraphTimes, Problem, Result
+from ..output.dense import DenseRecorder
 from ..output.saving import EndSaver
 from . import native
 from .program import Program
@@ -65,17 +66,31 @@ class Native:
     def run(self, integrate: Integrate, request: Request) -> tuple[Tensor, Result]:
         """The outputs (T, *y0.shape), as part of the graph where that is wanted, and what the loop would report."""
         stats, y0, layout = request.stats, request.problem.y0, request.field.layout
-        ys, call = self.call(layout.repacked(request.y0, self.layout), request.field.args, request.times, stats)
+        start = layout.repacked(request.y0, self.layout)
+        ys, call = self.call(start, request.field.args, request.times, stats, dense=request.problem.dense)
         ys = self.layout.repacked(ys, layout)
         t, h = call.ends
+        dense = None if call.steps is None else self._inside(call, start, layout)
         end = ys.detach()[-1] if len(ys) else y0
         return ys, Result(
-            ys.detach(), call.status, stats.n_steps, stats.n_accepted, stats.nfev, EndSaver(y0), None, t, h, end,
+            ys.detach(), call.status, stats.n_steps, stats.n_accepted, stats.nfev, EndSaver(y0), dense, t, h, end,
             stats.njev, stats.nlu,
         )  # fmt: skip
 
-    def call(self, y0: Tensor, args: Any, times: GraphTimes | None, stats: Stats) -> tuple[Tensor, Call]:
-        """The outputs, and what is known of the solve."""
+    def _inside(self, call: Call, y0: Tensor, layout: Layout) -> DenseRecorder:
+        """The steps that were taken, packed as that layout says."""
+        by_row, stages = self.problem.batching.by_row, self.problem.stepper.stages
+        ends = torch.as_tensor(call.ends[0], dtype=torch.float64, device="cpu").expand(self.samples)
+        steps = native.dealt_out(call.steps, stages, y0.reshape(self.samples, -1), ends)
+        t, h = (x if by_row else x[:, 0] for x in (steps.t, steps.h))
+        y = self.layout.repacked(steps.y.view(-1, *y0.shape), layout)
+        slopes = self.layout.repacked(steps.slopes.view(*steps.slopes.shape[:2], *y0.shape), layout)
+        return DenseRecorder.of(t, h, y, slopes)
+
+    def call(
+        self, y0: Tensor, args: Any, times: GraphTimes | None, stats: Stats, *, dense: bool = False
+    ) -> tuple[Tensor, Call]:
+        """The outputs, and what is known of the solve; `dense`: the steps too."""
         samples = self.samples
         own: list[Tensor] = []
         if self.trace.batched:
@@ -86,7 +101,7 @@ class Native:
         if torch.is_grad_enabled() and (times is not None or any(x.requires_grad for x in (y0, *own, *shared))):
             three = (None, None, None) if times is None else (times.t0, times.t1, times.t_eval)
             return cast(Tensor, _apply(call, y0, *three, *own, *shared)), call
-        return call.forward(y0, (*own, *shared), record=False), call
+        return call.forward(y0, (*own, *shared), record=False, dense=dense), call
 
 
 class Call:
@@ -99,9 +114,11 @@ class Call:
         Whether every sample came to its end.
     ends : two of float, or Tensor (2, B)
         The time reached and the size of the next step.
+    steps : Any
+        Those that were taken, where they are asked for.
     """
 
-    __slots__ = ("backend", "ends", "held", "own", "recording", "samples", "stats", "status", "succeeded")
+    __slots__ = ("backend", "ends", "held", "own", "recording", "samples", "stats", "status", "steps", "succeeded")
     status: Any
     succeeded: bool
     ends: Sequence[Any] | Tensor
@@ -111,12 +128,21 @@ class Call:
         self.recording: Any = None
         self.held: tuple[Tensor, ...] = ()  # what the recording points to
 
-    def forward(self, y0: Tensor, tensors: Sequence[Tensor], *, record: bool, times_wanted: bool = False) -> Tensor:
+    def forward(
+        self,
+        y0: Tensor,
+        tensors: Sequence[Tensor],
+        *,
+        record: bool,
+        times_wanted: bool = False,
+        dense: bool = False,
+    ) -> Tensor:
         """Solve."""
         whole, by_row = y0.ndim == 2 and self.backend.trace.rows, self.backend.problem.batching.by_row
         flat = in_memory(y0 if whole else y0.reshape(self.samples, -1))
-        ys, self.recording, self.succeeded, counts, self.ends = self.backend.solve.run(
-            flat, tensors[: self.own], tensors[self.own :], each=by_row, record=record, times_wanted=times_wanted
+        own, shared = tensors[: self.own], tensors[self.own :]
+        ys, self.recording, self.succeeded, counts, self.ends, self.steps = self.backend.solve.run(
+            flat, own, shared, each=by_row, record=record, times_wanted=times_wanted, dense=dense
         )
         if record:
             self.held = (flat, *tensors)

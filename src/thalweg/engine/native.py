@@ -118,6 +118,8 @@ class Solved(NamedTuple):
         The status, steps tried, steps kept, evaluations, Jacobians and factorisations: of each sample, or of all.
     ends : two of float, or Tensor (2, B)
         The time reached and the next size.
+    steps : Any
+        Those that were taken, None where nobody looks inside of them.
     """
 
     ys: Tensor
@@ -125,6 +127,36 @@ class Solved(NamedTuple):
     succeeded: bool
     counts: Sequence[Any]
     ends: Sequence[Any] | Tensor
+    steps: Any = None
+
+
+class Steps(NamedTuple):
+    """Steps of N samples, with what one looks inside of them by; one that took fewer has some of size 0 at the end.
+
+    Attributes
+    ----------
+    t, h : Tensor (steps, N)
+        When each begins, and its size.
+    y : Tensor (steps, N, D)
+        Where it begins.
+    slopes : Tensor (S, steps, N, D)
+        Those that the interpolant weights.
+    """
+
+    t: Tensor
+    h: Tensor
+    y: Tensor
+    slopes: Tensor
+
+
+def dealt_out(steps: Any, stages: int, y0: Tensor, ends: Tensor) -> Steps:
+    """Steps of a solve from y0 (N, D), which ended at those times (N,)."""
+    count = max(steps.length(), 1)
+    t = ends.repeat(count, 1)
+    y = y0.repeat(count, 1, 1)
+    found = Steps(t, torch.zeros_like(t), y, y.new_zeros(stages, *y.shape))
+    steps.deal_out(count, *found)
+    return found
 
 
 @dataclass(frozen=True)
@@ -184,6 +216,7 @@ class Solve:
         each: bool,
         record: bool,
         times_wanted: bool = False,
+        dense: bool = False,
     ) -> Solved:
         """Solve.
 
@@ -195,15 +228,19 @@ class Solve:
             Whether the way back will be asked for.
         times_wanted : bool
             Whether that may be asked for gradients to times.
+        dense : bool
+            Whether states inside of the steps will be asked for, and no way back.
         """
         batch, dimension = y0.shape
         outputs = 2 if self.t_eval is None else self.t_eval.shape[0]
         ys = y0.new_empty(outputs, batch, dimension)
         counts = _COUNT.new_empty(6, batch) if each else None
         ends = _TIME.new_empty(2, batch) if each else None
-        recording, worst, first, first_ends = self._held.run(
-            batch, y0, own, shared, torch.get_num_threads(), ys, counts, ends, record, times_wanted
-        )
+        given, steps = (batch, y0, own, shared, torch.get_num_threads(), ys, counts, ends), None
+        if dense:
+            (recording, worst, first, first_ends), steps = self._held.run_with_steps(*given)
+        else:
+            recording, worst, first, first_ends = self._held.run(*given, record, times_wanted)
         if counts is None or ends is None:
-            return Solved(ys, recording, worst == 0, (worst, *first), first_ends)
-        return Solved(ys, recording, worst == 0, counts.unbind(), ends)
+            return Solved(ys, recording, worst == 0, (worst, *first), first_ends, steps)
+        return Solved(ys, recording, worst == 0, counts.unbind(), ends, steps)

@@ -21,6 +21,14 @@ class DenseRecorder:
         self._y: list[Tensor] = []
         self._stages: list[Tensor] = []
 
+    @classmethod
+    def of(cls, t: Tensor, h: Tensor, y: Tensor, stages: Tensor) -> DenseRecorder:
+        """Of steps that were kept elsewhere: t and h (steps,) or (steps, B), y (steps, …), stages (S, steps, …)."""
+        found = cls()
+        found._t, found._h, found._y = list(t), list(h), list(y)
+        found._stages = list(stages.unbind(1))
+        return found
+
     def record(self, step: Step, t: Number, h: Number, y: Tensor, accept: Flag) -> None:
         """Keep a step that some unit accepts."""
         if accept is False:

@@ -29,8 +29,9 @@ void solve_joint(const typename Family::Plan& plan, typename Family::Record* rec
   const int count = static_cast<int>((task.batch + L - 1) / L);
   const std::unique_ptr<std::unique_ptr<Tile<Family>>[]> tiles(new std::unique_ptr<Tile<Family>>[count]);
   // the tiles of a thread take turns in one workspace, which stays in its cache
-  const bool shared = !task.t_eval;
+  const bool shared = !task.t_eval && !task.trail;
   const std::unique_ptr<Array<T>[]> workspaces(new Array<T>[shared ? task.threads : count]);
+  if (task.trail) task.trail->parts(count);
   const auto each_tile = [&](auto f) {
     parallel(task.threads, task.interruption, [&](int i) {
       for (std::int64_t n = share(count, i, task.threads); n < share(count, i + 1, task.threads); ++n) {
@@ -72,7 +73,7 @@ void solve_joint(const typename Family::Plan& plan, typename Family::Record* rec
   each_tile([&](int n, int thread) {
     Array<T>& workspace = workspaces[shared ? thread : n];
     if (!workspace.data()) allot(workspace, Tile<Family>::workspace_rows(plan));
-    tiles[n].reset(new Tile<Family>(plan, records ? records + n : nullptr, workspace.data()));
+    tiles[n].reset(new Tile<Family>(plan, records ? records + n : nullptr, workspace.data(), n));
     const std::int64_t first = static_cast<std::int64_t>(n) * L;
     tiles[n]->load(first, first + L < task.batch ? first + L : task.batch);
     if (!tiles[n]->chooses()) return;
@@ -153,6 +154,7 @@ void solve_per_sample(const typename Family::Plan& plan, typename Family::Record
   const Task<T>& task = plan.task;
   const std::unique_ptr<Array<T>[]> workspaces(new Array<T>[task.threads]);
   const std::unique_ptr<std::unique_ptr<Tile<Family>>[]> tiles(new std::unique_ptr<Tile<Family>>[task.threads]);
+  if (task.trail) task.trail->parts(task.threads);
   std::atomic<std::int64_t> queue{0};
   const auto next = [&](std::int64_t& first, std::int64_t& end) {
     first = queue.fetch_add(lanes<T>);
@@ -163,7 +165,7 @@ void solve_per_sample(const typename Family::Plan& plan, typename Family::Record
     parallel(task.threads, task.interruption, [&](int i) {
       if (!tiles[i]) {
         allot(workspaces[i], Tile<Family>::workspace_rows(plan));
-        tiles[i].reset(new Tile<Family>(plan, records ? records + i : nullptr, workspaces[i].data()));
+        tiles[i].reset(new Tile<Family>(plan, records ? records + i : nullptr, workspaces[i].data(), i));
       }
       f(*tiles[i], i);
     });

@@ -133,6 +133,68 @@ struct Recording {
   }
 };
 
+// The steps of a solve as they were taken, part by part, in either dtype.
+template <class T>
+class Noted final : public Trail<T> {
+ public:
+  explicit Noted(std::size_t numbers) : numbers_(numbers) {}
+
+  void parts(int count) override { parts_.resize(count); }
+  T* note(int part, std::int64_t sample, double t, double h) override {
+    Part& to = parts_[part];
+    to.steps.push_back({sample, t, h});
+    to.numbers.resize(to.steps.size() * numbers_);
+    return to.numbers.data() + to.numbers.size() - numbers_;
+  }
+
+  // The most steps of a sample.
+  std::int64_t length(std::int64_t batch) const {
+    std::vector<std::int64_t> taken(batch);
+    for (const Part& part : parts_)
+      for (const Step& step : part.steps) ++taken[step.sample];
+    return *std::max_element(taken.begin(), taken.end());
+  }
+
+  // Step n of a sample goes to row n of each: t and h (rows, batch), y (rows, batch, D), slopes (S, rows, batch, D). What is
+  // there of the steps that it does not take stays.
+  void deal_out(std::int64_t rows, std::int64_t batch, std::int64_t dimension, double* t, double* h, T* y, T* slopes) const {
+    std::vector<std::int64_t> taken(batch);
+    for (const Part& part : parts_) {
+      const T* from = part.numbers.data();
+      for (const Step& step : part.steps) {
+        const std::int64_t at = taken[step.sample]++ * batch + step.sample;
+        t[at] = step.t, h[at] = step.h;
+        std::copy_n(from, dimension, y + at * dimension);
+        for (std::size_t s = 0; (s + 1) * dimension < numbers_; ++s)
+          std::copy_n(from + (s + 1) * dimension, dimension, slopes + (s * rows * batch + at) * dimension);
+        from += numbers_;
+      }
+    }
+  }
+
+ private:
+  struct Step {
+    std::int64_t sample;
+    double t, h;
+  };
+  struct Part {
+    std::vector<Step> steps;
+    std::vector<T> numbers;
+  };
+
+  const std::size_t numbers_;  // of one step
+  std::vector<Part> parts_;
+};
+
+struct Steps {
+  std::int64_t batch, dimension;
+  std::unique_ptr<Noted<float>> single;
+  std::unique_ptr<Noted<double>> wide;
+
+  std::int64_t length() const { return single ? single->length(batch) : wide->length(batch); }
+  void deal_out(std::int64_t rows, nb::handle t, nb::handle h, nb::handle y, nb::handle slopes) const;
+};
+
 using Addresses = std::vector<std::uintptr_t>;
 
 Addresses addresses_of(nb::handle tensors) {
@@ -186,7 +248,19 @@ struct Call {
   int threads;
   std::uintptr_t ys, counts, ends;
   bool record, times_wanted;
+  Steps* steps;  // null where nobody looks inside of them
 };
+
+void Steps::deal_out(std::int64_t rows, nb::handle t, nb::handle h, nb::handle y, nb::handle slopes) const {
+  const auto go = [&]<class T>(const Noted<T>& noted) {
+    noted.deal_out(rows, batch, dimension, pointer<double*>(address_of(t)), pointer<double*>(address_of(h)),
+                   pointer<T*>(address_of(y)), pointer<T*>(address_of(slopes)));
+  };
+  if (single)
+    go(*single);
+  else
+    go(*wide);
+}
 
 template <class T>
 Task<T> task(const Solve& solve, const Call& call, Interruption* interruption) {
@@ -218,6 +292,12 @@ Task<T> task(const Solve& solve, const Call& call, Interruption* interruption) {
   task.memory_limit = solve.memory_limit;
   task.record = call.record;
   task.times_wanted = call.times_wanted;
+  if (call.steps) {
+    if constexpr (std::is_same_v<T, float>)
+      task.trail = call.steps->single.get();
+    else
+      task.trail = call.steps->wide.get();
+  }
   return task;
 }
 
@@ -241,11 +321,12 @@ Tape<T>* carry(const std::shared_ptr<Program>& program, const RosenbrockMethod& 
   return nullptr;
 }
 
+using Ran = std::tuple<std::unique_ptr<Recording>, std::int64_t, std::array<std::int64_t, 5>, std::array<double, 2>>;
+
 // What the way back needs, the worst status of any sample, and of the first sample, which speaks for all in a joint solve, the
 // counts after the status and where it ended. Where there is no room for the counts and ends of all, nobody asks for them.
-std::tuple<std::unique_ptr<Recording>, std::int64_t, std::array<std::int64_t, 5>, std::array<double, 2>> run(
-    const Solve& solve, std::int64_t batch, nb::handle y0, nb::handle own, nb::handle shared, int threads, nb::handle ys,
-    nb::handle counts_of_each, nb::handle ends_of_each, bool record, bool times_wanted) {
+Ran run_noting(const Solve& solve, std::int64_t batch, nb::handle y0, nb::handle own, nb::handle shared, int threads,
+               nb::handle ys, nb::handle counts_of_each, nb::handle ends_of_each, bool record, bool times_wanted, Steps* steps) {
   auto recording = std::make_unique<Recording>();
   std::vector<std::int64_t> counts_of_all;
   std::vector<double> ends_of_all;
@@ -265,7 +346,7 @@ std::tuple<std::unique_ptr<Recording>, std::int64_t, std::array<std::int64_t, 5>
     fill_with_nan(pointer<void*>(ends), 2 * sizeof(double) * batch);
   }
   const Call call{batch,  address_of(y0), addresses_of(own), addresses_of(shared), threads, address_of(ys), counts, ends,
-                  record, times_wanted};
+                  record, times_wanted, steps};
   const auto go = [&]<class T>(std::unique_ptr<Tape<T>>& tape, Interruption* interruption) {
     std::visit(
         [&](const auto& method) {
@@ -284,6 +365,25 @@ std::tuple<std::unique_ptr<Recording>, std::int64_t, std::array<std::int64_t, 5>
   const std::array<std::int64_t, 5> counts_of_first{n[batch], n[2 * batch], n[3 * batch], n[4 * batch], n[5 * batch]};
   const std::array<double, 2> ends_of_first{end[0], end[batch]};
   return {record ? std::move(recording) : nullptr, *std::max_element(n, n + batch), counts_of_first, ends_of_first};
+}
+
+Ran run(const Solve& solve, std::int64_t batch, nb::handle y0, nb::handle own, nb::handle shared, int threads, nb::handle ys,
+        nb::handle counts_of_each, nb::handle ends_of_each, bool record, bool times_wanted) {
+  return run_noting(solve, batch, y0, own, shared, threads, ys, counts_of_each, ends_of_each, record, times_wanted, nullptr);
+}
+
+// The same without a way back, and the steps that were taken.
+std::tuple<Ran, Steps> run_with_steps(const Solve& solve, std::int64_t batch, nb::handle y0, nb::handle own, nb::handle shared,
+                                      int threads, nb::handle ys, nb::handle counts_of_each, nb::handle ends_of_each) {
+  const std::size_t dimension = solve.program->dimension;
+  const std::size_t slopes = std::visit([](const auto& method) { return method->interpolant.size(); }, solve.method);
+  Steps steps{batch, static_cast<std::int64_t>(dimension), nullptr, nullptr};
+  if (solve.wide)
+    steps.wide = std::make_unique<Noted<double>>((slopes + 1) * dimension);
+  else
+    steps.single = std::make_unique<Noted<float>>((slopes + 1) * dimension);
+  Ran ran = run_noting(solve, batch, y0, own, shared, threads, ys, counts_of_each, ends_of_each, false, false, &steps);
+  return {std::move(ran), std::move(steps)};
 }
 
 // Where gradients go, read while Python may be asked.
@@ -472,7 +572,10 @@ NB_MODULE(_native, m) {
                          t_eval_own, rtol, rtol_own, atol, atol_own, memory_limit};
       })
       .def("run", run, nb::arg("batch"), nb::arg("y0"), nb::arg("own"), nb::arg("shared"), nb::arg("threads"), nb::arg("ys"),
-           nb::arg("counts").none(), nb::arg("ends").none(), nb::arg("record"), nb::arg("times_wanted"));
+           nb::arg("counts").none(), nb::arg("ends").none(), nb::arg("record"), nb::arg("times_wanted"))
+      .def("run_with_steps", run_with_steps, nb::arg("batch"), nb::arg("y0"), nb::arg("own"), nb::arg("shared"),
+           nb::arg("threads"), nb::arg("ys"), nb::arg("counts").none(), nb::arg("ends").none());
+  nb::class_<Steps>(m, "Steps").def("length", &Steps::length).def("deal_out", &Steps::deal_out);
 
   add_stages<float>(m, "StagesFloat");
   add_stages<double>(m, "StagesDouble");

@@ -92,6 +92,16 @@ inline void heed(Interruption* interruption, bool caller) {
   if (interruption) interruption->heed(caller);
 }
 
+// Who wants to look inside of steps: each that a sample accepts is noted, in parts of which no two threads write one at a
+// time.
+template <class T>
+struct Trail {
+  virtual ~Trail() = default;
+  virtual void parts(int count) = 0;
+  // Room for the state where the step begins, and then for each slope that the interpolant weights.
+  virtual T* note(int part, std::int64_t sample, double t, double h) = 0;
+};
+
 template <class T>
 struct Task {
   std::int64_t batch = 0;
@@ -116,6 +126,7 @@ struct Task {
   bool record = false;                  // whether the way back will be asked for
   std::int64_t memory_limit = 0;        // bytes of stages that may be kept for it
   bool times_wanted = false;            // whether it may be asked for gradients to times
+  Trail<T>* trail = nullptr;            // null where nobody looks inside of steps
 };
 
 // Where gradients are written. Null where none is wanted.

@@ -79,12 +79,12 @@ public:
   using Plan = typename Family::Plan;
 
   // Rows that hold nothing from one call of `load`, `look_ahead`, `attempt` or `run` to the next, but where outputs lie
-  // inside of a step: `settle` then needs what `attempt` left. Tiles that take turns may share them.
+  // inside of a step, or somebody looks there: `settle` then needs what `attempt` left. Tiles that take turns may share them.
   static std::size_t workspace_rows(const Plan& plan) { return scratch_rows(plan) + Family::workspace_rows(plan); }
 
-  // `workspace`: of that many rows.
-  Tile(const Plan& plan, typename Family::Record* record, T* workspace)
-      : plan_(plan), D(plan.program.dimension), scratch_(workspace), numbers_(room(plan)),
+  // `workspace`: of that many rows. `part`: of the trail.
+  Tile(const Plan& plan, typename Family::Record* record, T* workspace, int part)
+      : plan_(plan), D(plan.program.dimension), part_(part), scratch_(workspace), numbers_(room(plan)),
         family_(plan, record, scratch_, workspace + scratch_rows(plan) * L) {
     const std::size_t state = static_cast<std::size_t>(D) * L, own = static_cast<std::size_t>(plan.program.own) * L;
     numbers_.calm();
@@ -335,14 +335,16 @@ public:
         some_due |= end > step_.output[l];
       }
 
-    if (some_due) {
+    const bool looks = task.trail && step_.any;
+    if (some_due || looks) {
       const int extra = family_.extend(step_);
       for (int l = 0; l < L; ++l)
-        if (step_.end_output[l] > step_.output[l]) evaluated_[l] += extra;
-      interpolate();
+        if (looks ? step_.accept[l] != 0 : step_.end_output[l] > step_.output[l]) evaluated_[l] += extra;
+      if (some_due) interpolate();
+      if (looks) note();
     }
     if (step_.any) copy_accepted(step_, step_.ended, step_.y, D);
-    family_.settle(step_, some_due);
+    family_.settle(step_, some_due || looks);
 
     for (int l = 0; l < L; l += Wide) {
       const auto carries = V::load(carries_ + l) != V(0.0);
@@ -364,7 +366,7 @@ public:
 
 private:
   const Plan& plan_;
-  const int D;
+  const int D, part_;
   T* const scratch_;
   Array<T> numbers_;  // the rows that last
   Family family_;
@@ -537,6 +539,18 @@ private:
       f = select(f > V(static_cast<T>(c.least)), f, static_cast<T>(c.least));  // NaN too
       f.store(factor + l);
       select(accept, static_cast<T>(c.most), V(T(1))).store(limit_ + l);
+    }
+  }
+
+  // Leaves what the steps of the lanes that accept them are looked at inside by.
+  void note() const {
+    const T* const* const terms = family_.terms();
+    const int count = static_cast<int>(plan_.method.interpolant.size());
+    for (int l = 0; l < L; ++l) {
+      if (!step_.accept[l]) continue;
+      T* to = plan_.task.trail->note(part_, step_.sample[l], step_.t[l], step_.h[l]);
+      take_column(step_.y, l, to, D);
+      for (int i = 0; i < count; ++i) take_column(terms[i], l, to += D, D);
     }
   }
 

@@ -221,8 +221,22 @@ std::vector<T> cotangent_of(std::size_t n) {
   return made;
 }
 
+// What is noted of the steps.
 template <class T>
-Found<T> solved(const Isa& isa, const Setting<T>& s, bool record = true) {
+struct Notes final : Trail<T> {
+  std::size_t numbers;
+  std::vector<std::vector<std::vector<T>>> of_parts;
+
+  explicit Notes(std::size_t numbers) : numbers(numbers) {}
+  void parts(int count) override { of_parts.resize(count); }
+  T* note(int part, std::int64_t, double, double) override {
+    of_parts[part].emplace_back(numbers, T(NAN));
+    return of_parts[part].back().data();
+  }
+};
+
+template <class T>
+Found<T> solved(const Isa& isa, const Setting<T>& s, bool record = true, Trail<T>* trail = nullptr) {
   Found<T> found;
   const std::int64_t outputs = s.outputs(), entries = outputs * s.batch * s.program->dimension;
   found.ys.resize(entries);
@@ -254,6 +268,7 @@ Found<T> solved(const Isa& isa, const Setting<T>& s, bool record = true) {
   task.t_end = found.ends.data();
   task.h_end = task.t_end + s.batch;
   task.record = record;
+  task.trail = trail;
   task.memory_limit = s.memory_limit;
   task.times_wanted = s.times_wanted;
   const std::unique_ptr<Tape<T>> tape(carried(isa, s, task));  // none of a stiff one
@@ -525,6 +540,23 @@ void check_twins(const Isa& isa, Setting<T> s, const std::string& what) {
   }
 }
 
+// Each step that is accepted is noted once, by numbers that are all written, and the solve is as without.
+template <class T>
+void check_notes(const Isa& isa, Setting<T> s, const std::string& what) {
+  const Found<T> found = solved(isa, s, false);
+  for (int threads : {1, 3}) {
+    s.threads = threads;
+    Notes<T> notes((1 + (s.stiff ? s.stiff->interpolant : s.method.interpolant).size()) * s.program->dimension);
+    const Found<T> twin = solved(isa, s, false, static_cast<Trail<T>*>(&notes));
+    check(same(twin.ys, found.ys), what + ": outputs differ where steps are noted");
+    std::int64_t accepted = 0, noted = 0;
+    for (std::int64_t i = 0; i < s.batch; ++i) accepted += twin.counts[2 * s.batch + i];
+    for (const auto& part : notes.of_parts)
+      for (const auto& step : part) noted += 1, check(finite(step), what + ": what is noted of a step is not finite");
+    check(noted == accepted, what + ": steps are noted too often or too seldom");
+  }
+}
+
 template <class T>
 void networks(const Isa& isa) {
   const ExplicitMethod methods[] = {euler(), rk4(), bosh3(), heun()};
@@ -552,6 +584,7 @@ void networks(const Isa& isa) {
           const std::string what = std::string(isa.name) + ", setting " + std::to_string(seed) + ", " + std::to_string(dimension) +
                                    " features, " + std::to_string(batch) + " samples";
           check_twins(isa, s, what);
+          check_notes(isa, s, what);
           if (joint || batch < 7) continue;
           s.own[0][2] = 1;  // some rows fail
           s.own[0][5] = -5;

@@ -17,6 +17,7 @@ from PIL import Image
 from rich.console import Console
 from typer.testing import CliRunner
 
+from thalweg.cli.console import ending_at_once
 from thalweg.cli.main import app
 from thalweg.external.methods import external_methods
 from thalweg.learn.compare import CONTENDERS, Standing, Trial
@@ -350,6 +351,19 @@ def test_predict_never_overwrites_unless_told(flowers, tmp_path):
     assert len(pd.read_csv(out)) == 150
 
 
+def test_answers_are_written_as_their_name_says_or_not_at_all(flowers, tmp_path):
+    for name in ("out.xlsx", "out.JSON", "out.tsv", "out.csv.gz", "out.pq"):
+        assert "no CSV; choose one for -o that ends in .csv, or in .parquet" in refused(
+            "predict", flowers, "iris", "-o", tmp_path / name
+        )
+        assert not (tmp_path / name).exists()
+    command("predict", flowers, "iris", "-o", tmp_path / "out.PARQUET")
+    assert len(pd.read_parquet(tmp_path / "out.PARQUET")) == 150
+    for name in ("out.CSV", "out.txt", "out"):
+        command("predict", flowers, "iris", "-o", tmp_path / name)
+        assert len(pd.read_csv(tmp_path / name)) == 150
+
+
 def test_predict_shows_the_first_rows_and_the_score(flowers):
     text = command("predict", flowers, "iris").stdout
     assert "p(virginica)" in text
@@ -589,6 +603,35 @@ def test_a_signal_ends_training_and_leaves_a_complete_run(tmp_path, sign):
     assert loaded.result.epochs == loaded.history.best_epoch == len(loaded.history.records) >= 2
     # where it came while weights were being changed, the last checkpoint before that counts
     assert find_stopped(run).epochs <= loaded.result.epochs
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals are POSIX's")
+@pytest.mark.parametrize("words", ["train iris", "resume run", "predict run iris", "flow run", "compare iris"])
+def test_ctrl_c_while_pytorch_is_imported_ends_a_command_at_once(tmp_path, words):
+    """PyTorch swallows it now and then, or aborts by it; the one that is found here first always swallows it."""
+    swallow = "import os, signal\ntry: os.kill(os.getpid(), signal.SIGINT)\nexcept BaseException: print('swallowed')\n"
+    write(tmp_path / "torch.py", swallow)
+    done = subprocess.run(
+        [sys.executable, "-c", "from thalweg.cli.main import main; main()", *words.split()],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        timeout=60,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+
+
+@pytest.mark.parametrize("handler", [signal.SIG_IGN, signal.default_int_handler])
+def test_ctrl_c_means_after_the_imports_what_it_meant_before(handler):
+    """A program in the background does not hear it at all."""
+    before = signal.signal(signal.SIGINT, handler)
+    try:
+        with ending_at_once():
+            assert (signal.getsignal(signal.SIGINT) is handler) == (handler is signal.SIG_IGN)
+        assert signal.getsignal(signal.SIGINT) is handler
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 @pytest.mark.skipif(os.name == "nt", reason="signals are POSIX's")

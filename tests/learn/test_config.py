@@ -131,6 +131,19 @@ def test_overrides_of_each_type(override, value):
     assert {k: v for k, v in flat(config).items() if k != key} == {k: v for k, v in flat(Config()).items() if k != key}
 
 
+@pytest.mark.parametrize(
+    "label", ["1", "01", "0x1", "1.50", "1e3", "yes", "no", "on", "null", "~", "true", "2026-01-31"]
+)
+def test_weights_are_by_labels_as_they_are_written(tmp_path, label):
+    """YAML has 1 for 01, and true for yes, which may be the names of other classes or of none."""
+    (tmp_path / "config.yaml").write_text(f"training:\n  class_weight:\n    {label}: 5\n    a: 1\n")
+    for config in (
+        Config().with_overrides([f"training.class_weight={{{label}: 5, a: 1}}"]),
+        Config.load(tmp_path / "config.yaml"),
+    ):
+        assert config.training.class_weight == {label: 5, "a": 1}
+
+
 def test_the_last_override_counts():
     assert Config().with_overrides(["model.width=3", "model.width=4"]).model.width == 4
 
@@ -212,6 +225,10 @@ def test_a_wrong_value_is_one_sentence_that_names_the_key(tmp_path, override, me
         ("model.width.deep=3", "there is no key model.width.deep"),
         ("=3", "there is no key"),
         ("model.width=[1", "model.width must be a value in YAML"),
+        (
+            "training.class_weight={a: 5, a: 1}",
+            r"class_weight must be .*, got '{a: 5, a: 1}': the key a comes twice",
+        ),
     ],
 )
 def test_a_malformed_override(override, message):

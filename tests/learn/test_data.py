@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from thalweg.learn.columns import CategoryColumn, learn_columns
+from thalweg.learn.columns import CategoryColumn, DateColumn, learn_columns
 from thalweg.learn.data import Schema, Target, drop_missing_targets
 from thalweg.learn.values import dates_of
 
@@ -160,6 +160,15 @@ class TestColumns:
         schema = Schema.learn(frame, "y")
         assert schema.squeezed(schema.features(frame)) == ({} if squeezed is None else {"x": squeezed})
 
+    @pytest.mark.parametrize("far", ["9999-12-31", "1900-01-01"])
+    def test_dates_that_squeeze_the_others_are_named(self, far):
+        days = pd.Series(pd.date_range("2024-01-01", periods=400).strftime("%Y-%m-%d"))
+        target = pd.Series(np.arange(400) % 2, name="y")
+        for rows, squeezed in (([], {}), ([3, 8], {"x": f"{far} in 2"})):
+            frame = pd.DataFrame({"z": np.arange(400) % 7, "x": days.mask(days.index.isin(rows), far), "y": target})
+            schema = Schema.learn(frame, "y")
+            assert schema.squeezed(schema.features(frame)) == squeezed
+
     def test_dates_that_are_nearly_all_some_say_which_is_none(self):
         values = [f"28/{n % 12 + 1}/{1960 + n}" for n in range(59)] + ["30/02/2020"]
         schema = Schema.learn(pd.DataFrame({"x": values, "n": np.arange(60), "y": np.arange(60) % 2}), "y")
@@ -284,14 +293,52 @@ class TestColumns:
             (["3/1/2026", "12/25/2026"] * 6, False, "2026-03-01"),
             (["1.3.2026", "25.12.2026"] * 6, True, "2026-03-01"),
             (["01/03/2026", "05/12/2026"] * 6, False, "2026-01-03"),  # could be either: the month first
+            (["01/01/2026", "05.05.2026"] * 6, False, "2026-01-01"),  # the same either way
             (["2026-03-01 12:30", "2026-12-25T00:00:00+02:00"] * 6, False, "2026-03-01T12:30"),
         ],
     )
     def test_dates_are_read_in_their_order(self, values, day_first, first):
         date = column(values)
+        assert date.either == (first == "2026-01-03")
         assert (date.role, date.day_first) == ("date", day_first)
         seconds = date.features(pd.Series(values))[0, 0] * date.scale + date.mean
         assert seconds == pytest.approx(pd.Timestamp(first, tz="UTC").timestamp(), abs=1e-3)
+
+    @pytest.mark.parametrize(
+        ("form", "freq", "day_first"),
+        [
+            ("%d.%m.%Y", "MS", True),  # as dates with points are written
+            ("%d/%m/%Y", "MS", True),
+            ("%m/%d/%Y", "MS", False),
+            ("%d-%m-%Y", "QS", True),
+            ("%d/%m/%Y %H:%M", "MS", True),
+        ],
+    )
+    def test_of_two_orders_the_one_that_makes_a_series_is_taken_and_said(self, form, freq, day_first):
+        days = pd.date_range("2014-02-01", periods=40, freq=freq)
+        order = np.random.default_rng(0).permutation(np.repeat(np.arange(40), 2))  # of two places, in no order
+        values = [*days.strftime(form)[order], None]
+        date = Schema.learn(pd.DataFrame({"x": values, "y": np.arange(81) % 2}), "y").columns[0]
+        assert (date.day_first, date.either) == (day_first, True)
+        first = "day" if day_first else "month"
+        assert date.describe().startswith(f"date, the {first} first (if not, write 2026-01-31)")
+        read = dates_of(pd.Series(values[:-1]), date.day_first).dt.tz_localize(None)
+        assert read.tolist() == days[order].tolist()
+
+    @pytest.mark.parametrize(("separator", "day_first"), [("/", False), ("-", False), (".", True)])
+    def test_of_two_orders_that_say_nothing_the_month_is_first_but_between_points(self, separator, day_first):
+        values = [separator.join(day) for day in (("01", "03", "2026"), ("05", "12", "2026"), ("03", "03", "2026"))]
+        date = column(values * 4)
+        assert (date.day_first, date.either) == (day_first, True)
+        daily = column([f"{n:02}{separator}01{separator}2026" for n in range(1, 13)])  # or monthly
+        assert daily.day_first == day_first
+
+    def test_the_order_of_dates_of_an_older_run_is_kept(self):
+        kept = column(["01.03.2026", "05.12.2026", "03.03.2026"] * 4).model_dump()
+        del kept["either"]
+        date = DateColumn.model_validate(kept | {"day_first": False})
+        assert date.describe() == "date, with month, weekday"
+        assert date.features(pd.Series(["01.13.2026"])).shape == (1, date.size)
 
     def test_cycles_of_dates_close(self):
         """New Year's Eve is as near to New Year's Day as any two neighbours."""
@@ -523,6 +570,19 @@ class TestTargets:
     def test_the_task_is_decided_by_the_values(self, values, task):
         assert Target.learn(pd.Series(values, name="y")).task == task
 
+    @pytest.mark.parametrize(
+        ("values", "task", "classes"),
+        [
+            (["3.1", "3.10", "2.0"] * 4, "classification", ["2.0", "3.1", "3.10"]),
+            (pd.Categorical(["3.1", "3.10", "2.0"] * 4), None, ["2.0", "3.1", "3.10"]),
+            (["3.1", "3.20", "2.0", "2"] * 3, "classification", [2, 3.1, 3.2]),
+            (["1", "1.0", "2.00", "2"] * 3, "classification", [1, 2]),  # whole, beside a row that lacked its own
+            (["3.1", "3.10", "2.0"] * 4, None, []),  # a number is predicted
+        ],
+    )
+    def test_classes_that_are_spelt_apart_are_apart_where_they_are_not_whole_numbers(self, values, task, classes):
+        assert Target.learn(pd.Series(values, name="y"), task).classes == classes
+
     def test_many_whole_numbers_are_a_quantity(self):
         assert Target.learn(pd.Series(np.repeat(np.arange(20), 2), name="y")).task == "classification"
         assert Target.learn(pd.Series(np.repeat(np.arange(21), 2), name="y")).task == "regression"
@@ -565,6 +625,8 @@ class TestTargets:
             (np.array([0.1, 0.25] * 6, dtype=np.float32), ["0.1", "0.25"]),
             (np.array([0.1, 0.25] * 6, dtype=np.float16), np.array([0.1, 0.25])),
             (["0.10", "0.25"] * 6, np.array([0.1, 0.25], dtype=np.float32)),
+            (["3.1", "3.10", "2.0", "2"] * 3, ["2", "2.0"]),
+            (["3.10", "3.9", "3.1"] * 4, ["3.1", "3.10"]),
             ([False, True] * 6, ["false", "true"]),
             ([False, True] * 6, ["FALSE", "TRUE"]),
             (["false", "true"] * 6, [False, True]),
@@ -583,11 +645,20 @@ class TestTargets:
             (["-", "+"] * 6, ["-", "", "-"], [False, True, False]),
             ([0, 1] * 6, ["-", "", "NA"], [True] * 3),
             (np.arange(ROWS) / 2, ["-", "1", None], [True, False, True]),
+            (["01", "1", "2"] * 4, ["-", "1", "none", "01"], [True, False, True, False]),
+            (["3 days", "2 days"] * 6, ["-", "3 days", "none"], [True, False, True]),
         ],
     )
     def test_a_target_is_missing_by_what_it_was_in_training(self, learnt, asked, lacking):
         target = Target.learn(pd.Series(learnt, name="y"))
-        assert target.lacking(pd.DataFrame({"y": asked})).tolist() == lacking
+        for known in (target, Target.model_validate_json(target.model_dump_json())):
+            assert known.lacking(pd.DataFrame({"y": asked})).tolist() == lacking
+
+    @pytest.mark.parametrize(("learnt", "lacking"), [(["-", "+"] * 6, [False, True]), ([0, 1] * 6, [True, True])])
+    def test_a_target_of_an_older_run_is_missing_by_its_classes(self, learnt, lacking):
+        kept = Target.learn(pd.Series(learnt, name="y")).model_dump()
+        del kept["of_numbers"]
+        assert Target.model_validate(kept).lacking(pd.DataFrame({"y": ["-", ""]})).tolist() == lacking
 
     @pytest.mark.parametrize(
         ("values", "task", "message"),
@@ -597,6 +668,7 @@ class TestTargets:
             (WORDS, "regression", "must hold numbers for regression, but 'red' is none"),
             (["a", *["b"] * 11], None, "class 'a' of target 'y' has one row"),
             ([7, *[2] * 11], None, "class 7 of target 'y' has one row.*or choose regression"),
+            (["0.5", "0.50"] * 6, None, r"is constant \(0.5\)"),
             ([np.inf, *NUMBERS[1:]], None, "is infinite in row 1"),
             (["inf", *map(str, NUMBERS[1:])], None, "is infinite in row 1"),
         ],

@@ -245,6 +245,16 @@ def test_a_name_that_no_file_of_a_run_can_hold_is_refused_at_once(table, tmp_pat
         prepare(Config().model_copy(update={"data": DataConfig(source=str(path), target="price")}))
 
 
+def test_the_weight_of_a_class_goes_to_the_rows_of_its_label(tmp_path):
+    (tmp_path / "codes.csv").write_text("x,y\n" + "".join(f"{n},{('01', '1', '2')[n % 3]}\n" for n in range(30)))
+    asked = configure(tmp_path / "codes.csv", "data.target=y")
+    train = prepare(asked.with_overrides(["training.class_weight={01: 5}"])).train
+    assert train.weight.tolist() == [1.0 if code == 0 else 0.2 for code in train.y]
+    (tmp_path / "codes.csv").write_text("x,y\n" + "".join(f"{n},{n % 2}\n" for n in range(30)))
+    with pytest.raises(ValueError, match="class_weight must name each class once, got '1' twice"):
+        prepare(asked.with_overrides(["training.class_weight={1: 5, 1.0: 2}"]))
+
+
 def test_bad_rows_leave_no_folder(tmp_path):
     (tmp_path / "bad.csv").write_text("a,y\n1,x\n2,x\n")
     with pytest.raises(ValueError, match="constant"):
@@ -457,6 +467,31 @@ class TestResuming:
         with pytest.raises(ValueError, match=r"are taken otherwise: its config.yaml has changed, or"):
             find_stopped(stopped.path)
 
+    @pytest.mark.parametrize(
+        ("old", "new", "told"),
+        [
+            ("width: 8", "width: 9", "model.width is 9 and was 8"),
+            ("activation: tanh", "activation: sin", "model.activation is sin and was tanh"),
+            ("t1: 1.0", "t1: 2.0", "solver.t1 is 2.0 and was 1.0"),
+            ("dtype: float32", "dtype: float64", "training.dtype is float64 and was float32"),
+        ],
+    )
+    def test_a_configuration_of_another_model_is_refused_and_nothing_is_changed(self, stopped, old, new, told):
+        """A checkpoint fits many models, and what `predict` loads is the one that training began with."""
+        path = stopped.path / CONFIG
+        written = path.read_text()
+        assert written.count(old) == 1
+        path.write_text(written.replace(old, new))
+        before = {name: (stopped.path / name).read_bytes() for name in files(stopped.path)}
+        with pytest.raises(ValueError, match=rf"config.yaml has changed.*: {told}; set it back, or train anew"):
+            find_stopped(stopped.path)
+        assert {name: (stopped.path / name).read_bytes() for name in files(stopped.path)} == before
+
+    def test_how_training_goes_on_may_be_changed(self, stopped):
+        path = stopped.path / CONFIG
+        path.write_text(path.read_text().replace("max_epochs: 2", "max_epochs: 3"))
+        assert resume_run(find_stopped(stopped.path)).result.epochs == 3
+
     def test_what_has_come_to_its_end_says_how_to_train_longer(self, iris):
         message = r"come to its end \(finished after 2 epochs\).*thalweg train --config .*config.yaml --epochs 4"
         with pytest.raises(ValueError, match=message):
@@ -653,6 +688,19 @@ def test_new_rows_are_read_as_those_that_were_learnt_from(german, tmp_path):
             assert loaded.rows(str(path))["income"].tolist() == ["12345", "20500", "900"]
     path.write_text("income;price\n12.345;1.000\n20.500;2.000\n900;3.000\n")
     assert run.frame(str(path))["price"].tolist() == ["1000", "2000", "3000"]
+
+
+@pytest.mark.parametrize(("name", "form"), [("order id", "10.{:03}"), (" Id ", "{:03}.000")])
+def test_identifiers_are_answered_as_they_were_written(tmp_path, name, form):
+    """Where decimals have a comma, a number 10.100 is 10100, and a name is not."""
+    ids = [form.format(n + 100) for n in range(ROWS)]
+    rows = "\n".join(f"{ids[n]};{n},5;{n * n},5" for n in range(ROWS))
+    (tmp_path / "orders.csv").write_text(f"{name};size;price\n{rows}\n")
+    run = train_run(configure(tmp_path / "orders.csv", "data.target=price", epochs=1), tmp_path / "run")
+    frame = run.rows(str(tmp_path / "orders.csv"))
+    answers = run.named(run.predict(frame), frame)
+    assert answers.columns.tolist() == [name.strip(), "prediction"]
+    assert answers[name.strip()].tolist() == ids
 
 
 def test_a_notation_that_was_asked_for_holds_for_new_rows(tmp_path):

@@ -8,9 +8,11 @@ import zipfile
 
 import numpy as np
 import pandas as pd
+import pyarrow
+import pyarrow.parquet
 import pytest
 
-from thalweg.learn.data import Schema, drop_missing_targets
+from thalweg.learn.data import Schema, Target, drop_missing_targets
 from thalweg.learn.tables import load_table, read_frame
 
 ROWS = 12
@@ -169,6 +171,9 @@ def test_parquet_says_what_csv_says(write):
         ("a,b\n1,2\n".encode("utf-16-le"), "neither a CSV nor a Parquet file"),
         (b"\xff\xfe" + "a,b\n1,2\n".encode("utf-16-le") + b"\0", "neither a CSV nor a Parquet file.*as CSV"),
         (b"PAR1 and nothing of the kind", "damaged Parquet file"),
+        ('{"x": [1, 2],\n "y": [3, 4]}', "is no CSV file but JSON; write it as CSV"),
+        ('[\n {"x": 1, "y": 3},\n {"x": 2, "y": 4}]', "is no CSV file but JSON"),
+        ('{"x": 1, "y": 3}\n{"x": 2, "y": 4}\n', "is no CSV file but JSON"),
     ],
 )
 @pytest.mark.filterwarnings("default")  # as it is for people: nothing may hang on warnings that are errors
@@ -176,6 +181,27 @@ def test_what_is_no_table(write, content, message):
     with pytest.raises(ValueError, match=message) as caught:
         read_frame(write(content))
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (
+            "a,b,c\n1,2,3\n\n4\n5,,\n6,7\n",
+            "2 rows, first row 2, hold fewer values than .*table.csv has names",
+        ),
+        ('sep=;\na;b;c\n1;"2\n";3\n4;5\n', "row 2 holds fewer values than .*table.csv has names"),
+    ],
+)
+def test_rows_that_are_too_short_are_filled_up_and_counted(write, content, told):
+    with pytest.warns(UserWarning, match=f"^{told}; what is not there counts as missing$"):
+        frame = read_frame(write(content))
+    assert frame["c"].iloc[0] == "3"
+    assert frame["c"].iloc[1:].isna().all()
+
+
+def test_rows_whose_last_values_are_empty_are_not_too_short(write):
+    assert read_frame(write("a,b\n1,\n2,NA\n \n,\n"))["b"].isna().tolist() == [True] * 3
 
 
 @pytest.mark.parametrize(
@@ -231,9 +257,15 @@ def test_who_knows_how_numbers_are_written_can_say_so(write):
 def test_what_is_sure_goes_before_what_is_likely(write):
     path = write("x;y\n1.5;2\n")
     assert read_frame(path, likely="comma")["x"].tolist() == ["1.5"]
-    for content in ("x;y\n1.5;12.345\n", "x,y\n1.5,12.345\n"):
+    for content in ("x;y\n1.5;12.345\n", 'x,y\n1.5,"12,345"\n'):
         with pytest.raises(ValueError, match="its other numbers say both"):
             read_frame(write(content), likely="comma")
+
+
+def test_between_commas_decimals_have_a_point_whatever_is_likely(write):
+    """Nobody has two meanings for a point there: one beside decimal commas would need quotes around all decimals."""
+    frame = read_frame(write('x,z\n51.257,1\n12.345,"1,234.5"\n'), likely="comma")
+    assert frame.to_dict("list") == {"x": ["51.257", "12.345"], "z": ["1", "1234.5"]}
 
 
 @pytest.mark.parametrize(
@@ -264,6 +296,18 @@ def test_a_word_for_none_is_missing_where_a_file_has_no_other_way_to_say_so(writ
     assert read_frame(write(frame.to_csv(index=False)))["y"].isna().tolist() == [True] * 9 + [False] * 3
     frame.to_parquet(path := write("", "table.parquet"))
     assert read_frame(path)["y"].tolist() == words
+
+
+def test_whole_numbers_of_parquet_keep_their_digits_beside_a_null(write):
+    numbers = {"UInt64": [2**64 - 1, None, 2**64 - 2], "Int64": [2**53 + 1, None, -(2**53)], "Int8": [1, 2, None]}
+    frame = pd.DataFrame({"x": [0.5, None, 2], "n": [1, 2, 3], "all": pd.array([None] * 3, dtype="Int16")})
+    frame = frame.assign(whole=[1.0, None, 2.0], **{kind: pd.array(of, dtype=kind) for kind, of in numbers.items()})
+    plain = pyarrow.Table.from_pandas(frame).replace_schema_metadata()  # as others write it: pandas' own says Int64
+    pyarrow.parquet.write_table(plain, path := write("", "table.parquet"))
+    read = read_frame(path)
+    pd.testing.assert_frame_equal(read, frame)
+    rows, _ = drop_missing_targets(pd.concat([read, read]), "UInt64")
+    assert Target.learn(rows["UInt64"]).classes == [2**64 - 2, 2**64 - 1]
 
 
 def test_an_index_of_parquet_is_a_column_where_it_has_a_name(write):

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from .configure import ConfigFile, Data, DataDir, Epochs, Settings, Target, Task, configure, of_data
-from .console import console, plain_table
+from .console import console, ending_at_once, plain_table
 from .files import check_out
 
 if TYPE_CHECKING:
@@ -47,11 +47,12 @@ def compare(
     if out is not None:
         check_out(out)
 
-    from ..core.files import write_whole
-    from ..learn.compare import CONTENDERS
-    from ..learn.compare import compare as run_comparison
-    from ..learn.runs import read_table
-    from .progress import reading
+    with ending_at_once():
+        from ..core.files import write_whole
+        from ..learn.compare import CONTENDERS
+        from ..learn.compare import compare as run_comparison
+        from ..learn.runs import read_table
+        from .progress import reading
 
     screen = console()
     with reading(screen) as on_image:

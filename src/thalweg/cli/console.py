@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import shlex
+import signal
 import subprocess
 import sys
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +20,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
+INTERRUPTED = 130  # is the exit code after Ctrl-C
 UsageError: Any = typer.BadParameter.__mro__[1]  # an old Typer takes Click's, a new one brings its own
 
 
@@ -55,6 +59,20 @@ def warnings_as_notes(screen: Console) -> Iterator[None]:
         yield
     for text in dict.fromkeys(str(warning.message) for warning in heard):
         screen.print(f"note: {text}")
+
+
+@contextmanager
+def ending_at_once() -> Iterator[None]:
+    """Let Ctrl-C end the process while modules are imported, as some of those swallow it or break by it."""
+    before = signal.getsignal(signal.SIGINT)
+    if before is not signal.default_int_handler or threading.current_thread() is not threading.main_thread():
+        yield  # it is ignored, or another's to handle
+        return
+    signal.signal(signal.SIGINT, lambda *_: os._exit(INTERRUPTED))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def count(number: int, noun: str) -> str:

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from .console import console, ending_at_once, warnings_as_notes
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -38,9 +40,9 @@ def flow(
 
     For example: `thalweg flow runs/iris-1 --boats 20`
     """
-    from ..learn.runs import Run
-    from .console import console, warnings_as_notes
-    from .progress import reading
+    with ending_at_once():
+        from ..learn.runs import Run
+        from .progress import reading
 
     screen = console()
     trained = Run.load(run)

@@ -12,10 +12,9 @@ import typer
 from typer.core import TyperGroup
 
 from .. import __version__
-from .console import UsageError, explain, say_error
+from .console import INTERRUPTED, UsageError, explain, say_error
 
 COMMANDS = ("train", "resume", "predict", "flow", "compare", "methods")
-INTERRUPTED = 130
 
 
 class _Commands(TyperGroup):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .console import console, count, plain_table
+from .console import console, count, ending_at_once, plain_table
 from .files import check_out
 from .scores import say_classes
 
@@ -25,6 +25,10 @@ _ROWS = 10  # of a preview
 _CLASSES = 6  # whose probabilities fit a line
 _IDENTIFIERS = 3
 _LETTERS = 24  # of an identifier
+_OTHER_KINDS = (
+    *(".xlsx", ".xls", ".ods", ".json", ".jsonl", ".tsv", ".gz", ".bz2", ".xz", ".zip"),
+    *(".pq", ".feather", ".arrow", ".npz", ".npy", ".pkl"),
+)
 
 
 def predict(
@@ -60,10 +64,15 @@ def predict(
     piped = out == _STANDARD_OUTPUT
     if out is not None and not piped:
         check_out(out, force)
+        if out.suffix.lower() in _OTHER_KINDS:
+            raise ValueError(
+                f"{out} has the name of a file that is no CSV; choose one for -o that ends in .csv, or in .parquet"
+            )
 
-    from ..core.files import write_whole
-    from ..learn.runs import Run
-    from .progress import reading
+    with ending_at_once():
+        from ..core.files import write_whole
+        from ..learn.runs import Run
+        from .progress import reading
 
     screen = console(stderr=piped)  # rows alone go where rows are read
     trained = Run.load(run)
@@ -131,7 +140,7 @@ def _texts(values: pd.Series) -> list[str]:
 def _encoded(answers: pd.DataFrame, out: Path) -> bytes:
     if not _counts_rows(answers):
         answers = answers.reset_index()
-    if out.suffix == ".parquet":
+    if out.suffix.lower() == ".parquet":
         words = [str(name) for name in answers if answers[name].dtype == object]  # and whole numbers beyond 64 bits
         text = {name: answers[name].map(str, na_action="ignore") for name in words}
         return answers.assign(**text).to_parquet(index=False)

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from .configure import DataDir
-from .console import console, count
+from .console import console, count, ending_at_once
 from .train import carry_out
 
 
@@ -30,8 +30,9 @@ def resume(
 
     For example: `thalweg resume runs/iris-1`
     """
-    from ..learn.runs import find_stopped, resume_run
-    from .progress import reading
+    with ending_at_once():
+        from ..learn.runs import find_stopped, resume_run
+        from .progress import reading
 
     screen = console()
     with reading(screen) as on_image:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from .configure import ConfigFile, Data, DataDir, Epochs, Settings, Target, Task, configure, of_data
-from .console import as_word, console, count, plain_table, warnings_as_notes
+from .console import INTERRUPTED, as_word, console, count, ending_at_once, plain_table, warnings_as_notes
 from .scores import say_result
 
 if TYPE_CHECKING:
@@ -72,9 +72,10 @@ def train(
     asked = configure(config, options, [*weights, *(settings or [])])
     screen = console()
 
-    from ..learn.journal import check_free
-    from ..learn.runs import prepare, read_table, train_run
-    from .progress import reading
+    with ending_at_once():
+        from ..learn.journal import check_free
+        from ..learn.runs import prepare, read_table, train_run
+        from .progress import reading
 
     if out is not None:
         check_free(out)
@@ -104,7 +105,7 @@ def carry_out(
             _draw(screen, run, data, metric)
     _suggest(screen, run)
     if run.history.interrupted:
-        raise typer.Exit(130)
+        raise typer.Exit(INTERRUPTED)
 
 
 @contextmanager

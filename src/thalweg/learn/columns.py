@@ -6,7 +6,7 @@ features: (N, size), float64, standardised.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -40,6 +40,7 @@ FEW_VALUES = 20
 _FAR_VALUES = 3  # that stand for none, at most
 _CYCLES = {"month": 12, "weekday": 7, "hour": 24}
 _WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")  # of a name such as patient_id, PatientId or patientID
+_YEAR_LAST = r"\d{1,2}[-/.]"  # is how a date begins whose days or months may be first
 _NAMELESS = re.compile(r"(?:Unnamed: \d+)?")  # as pandas calls what has no name in a file
 
 
@@ -120,6 +121,7 @@ class DateColumn(_Column):
     missing: bool
     cycles: list[Literal["month", "weekday", "hour"]]
     day_first: bool
+    either: bool = False  # could be first, so that it was chosen; older runs did not keep this
 
     @property
     def size(self) -> int:
@@ -147,7 +149,8 @@ class DateColumn(_Column):
     def describe(self) -> str:
         """In words."""
         cycles = f", with {', '.join(self.cycles)}" if self.cycles else ""
-        order = ", the day first" if self.day_first else ""
+        order = ", the day first" if self.day_first else ", the month first" if self.either else ""
+        order += " (if not, write 2026-01-31)" if self.either else ""
         return f"date{order}{cycles}{', with missing values' if self.missing else ''}"
 
 
@@ -218,10 +221,13 @@ def _column(values: pd.Series, name: str, rows: NDArray[np.intp], weight: Array)
         return _category_column(text_of(values), name, rows, weight)
     if says_numbers(values) or says_spans(values):
         return _number_column(values, name, rows, weight)
-    for day_first in (False, True):
-        dates = dates_of(values, day_first)
-        if dates.notna().any() and no_date(values, dates) is None:
-            return _date_column(dates, name, day_first, rows, weight)
+    orders = (False, True) if bare_text(values).str.match(_YEAR_LAST).any() else (False,)
+    readings = {day_first: dates_of(values, day_first) for day_first in orders}
+    readings = {k: dates for k, dates in readings.items() if dates.notna().any() and no_date(values, dates) is None}
+    if readings:
+        either = len(readings) == 2 and not readings[False].equals(readings[True])
+        day_first = _says_day_first(values, readings) if either else False not in readings
+        return _date_column(readings[day_first], name, day_first, either, rows, weight)
     return _category_column(text_of(values), name, rows, weight)
 
 
@@ -249,12 +255,15 @@ def _number_column(values: pd.Series, name: str, rows: NDArray[np.intp], weight:
     )
 
 
-def squeezed_by(numbers: Array) -> str | None:
+def squeezed_by(numbers: Array, write: Callable[[float], str]) -> str | None:
     """The values, if any, without which a spread would be less than a third: a -999 for none, or one mistyped row.
+
+    `write` makes text of a value.
 
     Examples
     --------
-    >>> squeezed_by(np.append(np.arange(40.0), [-999, -999])), squeezed_by(np.arange(40.0))
+    >>> numbers = np.arange(40.0)
+    >>> squeezed_by(np.append(numbers, [-999, -999]), in_digits), squeezed_by(numbers, in_digits)
     ('-999 in 2', None)
     """
     rest = np.sort(numbers)
@@ -263,7 +272,7 @@ def squeezed_by(numbers: Array) -> str | None:
         lowest, middle, highest = rest[[0, len(rest) // 2, -1]]
         far = lowest if middle - lowest > highest - middle else highest
         first, last = np.searchsorted(rest, [far, np.nextafter(far, np.inf)])
-        found.append(f"{far:.10g} in {last - first}")
+        found.append(f"{write(far)} in {last - first}")
         rest = rest[last:] if first == 0 else rest[:first]
         if len(rest) < 4 or rest[len(rest) // 4] == rest[3 * len(rest) // 4]:  # as where most are 0 and a few are not
             break
@@ -272,8 +281,38 @@ def squeezed_by(numbers: Array) -> str | None:
     return " and ".join(found[:told]) or None
 
 
+def _says_day_first(values: pd.Series, readings: Mapping[bool, pd.Series]) -> bool:
+    """Whether days are more likely first, by the two readings of dates that either may be first in.
+
+    Points stand between the parts where days are first, and what is a series with equal steps in one reading alone is
+    meant to be one. Nothing else tells, and months are first.
+    """
+    differ = readings[False].ne(readings[True]) & readings[False].notna()
+    if bare_text(values[differ]).str.match(r"\d+\.\d+\.").all():
+        return True
+    return _is_regular(readings[True]) and not _is_regular(readings[False])
+
+
+def _is_regular(dates: pd.Series) -> bool:
+    """Whether dates, in whatever order and however often each comes, are equally far apart in time or in months.
+
+    Examples
+    --------
+    >>> [_is_regular(pd.Series(pd.date_range("2026-01-05", periods=6, freq=f))) for f in ("3D", "1h", "2MS", "B")]
+    [True, True, True, False]
+    """
+    seen = pd.Series(dates.dropna().sort_values().unique())
+    if len(seen) < 3:
+        return False
+    steps = [np.diff(_seconds(seen))]
+    in_month = pd.to_timedelta(seen.dt.day, unit="D") + (seen - seen.dt.normalize())
+    if in_month.nunique() == 1:
+        steps.append(np.diff(12 * seen.dt.year + seen.dt.month))
+    return any((step == step[0]).all() for step in steps)
+
+
 def _date_column(
-    dates: pd.Series, name: str, day_first: bool, rows: NDArray[np.intp], weight: Array
+    dates: pd.Series, name: str, day_first: bool, either: bool, rows: NDArray[np.intp], weight: Array
 ) -> DateColumn | IgnoredColumn:
     reason = _nothing_to_learn(dates, rows)
     if reason:
@@ -293,6 +332,7 @@ def _date_column(
         missing=bool(learnt.isna().any()),
         cycles=cycles,
         day_first=day_first,
+        either=either,
     )
 
 
@@ -362,6 +402,22 @@ def _rows_counted(weight: Array) -> int:
 
 def _seconds(dates: pd.Series) -> Array:
     return dates.astype("int64").to_numpy(np.float64) / 1e6
+
+
+def in_digits(number: float) -> str:
+    """A number, in as few of ten digits as say it."""
+    return f"{number:.10g}"
+
+
+def day_of(seconds: float) -> str:
+    """The day of a time, in words that a table may have for it.
+
+    Examples
+    --------
+    >>> day_of(0.0), day_of(253402214399.99997)
+    ('1970-01-01', '9999-12-31')
+    """
+    return pd.Timestamp(round(seconds), unit="s").date().isoformat()
 
 
 def _phase(dates: pd.Series, cycle: str) -> Array:

@@ -24,7 +24,10 @@ Finite = Annotated[float, Field(allow_inf_nan=False)]
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML as it is defined: a key that comes twice is an error, where the last one would count alone."""
+    """YAML whose keys are words as they are written: 01 is not 1, nor yes true, which the classes of a table may be.
+
+    A key that comes twice is an error, as YAML defines it; the last one would count alone.
+    """
 
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         node = super().compose_mapping_node(anchor)
@@ -34,6 +37,8 @@ class _Loader(yaml.SafeLoader):
                 if key.value in seen:
                     raise yaml.MarkedYAMLError(None, None, f"the key {key.value} comes twice", key.start_mark)
                 seen.add(key.value)
+                if key.tag != "tag:yaml.org,2002:merge":
+                    key.tag = "tag:yaml.org,2002:str"
         return node
 
 
@@ -226,7 +231,7 @@ class TrainingConfig(_Part):
     @field_validator("class_weight", mode="before")
     @classmethod
     def _by_words(cls, value: Any) -> Any:
-        """Labels are words here, also where YAML takes them for numbers or for truth."""
+        """Labels are words here, also where Python has numbers or truth."""
         if isinstance(value, dict):
             return {str(label): weight for label, weight in value.items()}
         if value not in (None, "balanced"):
@@ -307,9 +312,10 @@ class Config(_Part):
                 raise ValueError(_no_such_key(key))
             *parts, name = key.split(".")
             try:
-                reduce(getitem, parts, content)[name] = yaml.safe_load(text) if text.strip() else None
-            except yaml.YAMLError:
-                raise ValueError(f"{key} must be a value in YAML, got {text!r}") from None
+                reduce(getitem, parts, content)[name] = yaml.load(text, _Loader) if text.strip() else None
+            except yaml.YAMLError as error:
+                reason = f": {error.problem}" if isinstance(error, yaml.MarkedYAMLError) else ""
+                raise ValueError(f"{key} must be a value in YAML, got {text!r}{reason}") from None
         return validated(content)
 
 

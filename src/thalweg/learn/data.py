@@ -14,7 +14,17 @@ import pandas as pd
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
-from .columns import FEW_VALUES, Column, NumberColumn, frame_features, learn_columns, squeezed_by
+from .columns import (
+    FEW_VALUES,
+    Column,
+    DateColumn,
+    NumberColumn,
+    day_of,
+    frame_features,
+    in_digits,
+    learn_columns,
+    squeezed_by,
+)
 from .datasets import Task
 from .images import ImageForm
 from .pixels import PixelScales
@@ -51,6 +61,7 @@ class Target(BaseModel):
     mean: float = 0.0
     scale: float = 1.0
     spans: bool = False  # of time, which are numbers of seconds
+    of_numbers: bool | None = None  # or text that says them, beside which `-` is none; older runs did not keep this
 
     @classmethod
     def learn(cls, values: pd.Series, task: Task | None = None, rows: NDArray[np.intp] | None = None) -> Target:
@@ -99,7 +110,8 @@ class Target(BaseModel):
         return f"classification, as {self.reason}: {len(self.classes)} classes ({shown})"
 
     def _missing(self, values: pd.Series) -> pd.Series:
-        return (text_of(values) if self._is_of_words else bare_text(values)).eq("")
+        of_numbers = not self._is_of_words if self.of_numbers is None else self.of_numbers
+        return (bare_text(values) if of_numbers else text_of(values)).eq("")
 
     def _labels(self, values: pd.Series) -> list[str]:
         """The labels, written as the classes are: these rows may hold no class but '1.0', others 'n.a.'."""
@@ -187,22 +199,27 @@ class Schema(BaseModel):
         return sum(column.size for column in self.columns) + (self.pixels is not None)
 
     def squeezed(self, *features: Array) -> dict[str, str]:
-        """For each column of numbers, but no pixels, the values that leave its others hardly any spread, if any do.
+        """For each column of numbers or dates, but no pixels, the values that leave its others hardly any spread.
 
         `features` (N, n_inputs) may come in several parts.
         """
         is_pixel = self._is_pixel
         starts = np.cumsum([0, *(column.size for column in self.columns)])
-        found = {
-            column.name: squeezed_by(np.concatenate([part[:, start] for part in features]) * column.scale + column.mean)
-            for column, start in zip(self.columns, starts[:-1], strict=True)
-            if isinstance(column, NumberColumn) and not is_pixel[start]
-        }
+        found = {}
+        for column, start in zip(self.columns, starts[:-1], strict=True):
+            if isinstance(column, NumberColumn | DateColumn) and not is_pixel[start]:
+                numbers = np.concatenate([part[:, start] for part in features]) * column.scale + column.mean
+                found[column.name] = squeezed_by(numbers, day_of if isinstance(column, DateColumn) else in_digits)
         return {name: values for name, values in found.items() if values is not None}
 
+    @property
+    def identifier_names(self) -> set[str]:
+        """The names of the columns that were left out as each of their values names its row."""
+        return {column.name for column in self.columns if column.role == "ignored" and column.names_rows}
+
     def identifiers(self, frame: pd.DataFrame) -> pd.DataFrame:
-        """The columns of rows that were left out as each of them names its row, as they are."""
-        names = {column.name for column in self.columns if column.role == "ignored" and column.names_rows}
+        """These columns of rows, as they are."""
+        names = self.identifier_names
         return frame[[name for name in frame.columns if str(name) in names]]
 
     @property
@@ -262,8 +279,9 @@ def _target(values: pd.Series, name: str, task: Task | None, rows: NDArray[np.in
     one, some = ("span of time", "spans of time") if spans else ("number", "whole numbers")
     labels = labels_of(values)
     distinct = sorted(set(labels), key=lambda v: (isinstance(v, str), v))
+    constant = f"target {name!r} is constant ({distinct[0]}): there is nothing to learn"
     if len(distinct) == 1:
-        raise ValueError(f"target {name!r} is constant ({distinct[0]}): there is nothing to learn")
+        raise ValueError(constant)
     whole = numeric and bool((np.mod(amounts_of(values, name, spans=spans), 1) == 0).all())
     if task is None:
         if not numeric or is_category(values):
@@ -282,10 +300,14 @@ def _target(values: pd.Series, name: str, task: Task | None, rows: NDArray[np.in
                 f"target {name!r} must hold numbers for regression, but {no_number(values, floats(values))!r} is none"
                 f"{_aside(looks_like(values))}; leave out the task, or choose classification"
             )
-        numbers = amounts_of(values, name, spans=spans)[rows]
+        numbers = amounts_of(values, name, spans=spans)
+        if (numbers == numbers[0]).all():  # in more than one spelling
+            raise ValueError(constant)
+        numbers = numbers[rows]
         mean, scale = centre_and_scale(numbers, np.ones(len(numbers)))
         reason += _decided_by(numbers, np.square((numbers - mean) / scale))
-        return Target(name=name, task=task, reason=reason, mean=float(mean), scale=float(scale), spans=spans)
+        mean, scale = float(mean), float(scale)
+        return Target(name=name, task=task, reason=reason, mean=mean, scale=scale, spans=spans, of_numbers=numeric)
     counts = pd.Series(labels, dtype=object).value_counts()
     single = [label for label in distinct if counts[label] < 2]
     if single:
@@ -294,7 +316,7 @@ def _target(values: pd.Series, name: str, task: Task | None, rows: NDArray[np.in
             "and one to be judged by; give it more rows, drop it"
             + (", or choose regression" if numeric else _aside(looks_like(values)))
         )
-    return Target(name=name, task=task, reason=reason, classes=distinct)
+    return Target(name=name, task=task, reason=reason, classes=distinct, of_numbers=numeric)
 
 
 def _decided_by(numbers: Array, squares: Array) -> str:

@@ -19,6 +19,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from functools import reduce
 from pathlib import Path
 from textwrap import shorten
 from typing import Literal, TypeVar
@@ -177,7 +178,8 @@ def read_stopped(path: Path) -> tuple[Config, DataRecord, Checkpoint | None]:
     Raises
     ------
     ValueError
-        When there is nothing to go on with, or another version began it, or a file is missing or damaged.
+        When there is nothing to go on with, or another version began it, or its model was changed since, or a file is
+        missing or damaged.
     """
     _check_records(path)
     anew = f"thalweg train --config {path / CONFIG}"
@@ -194,11 +196,25 @@ def read_stopped(path: Path) -> tuple[Config, DataRecord, Checkpoint | None]:
             f"{path} has come to its end ({result.ended} after {result.epochs} epochs): there is nothing to go on "
             f"with; a longer training is a new run: {anew} --epochs {2 * config.training.max_epochs}"
         )
+    changed = _changed_in_model(config, _read_json(path / MODEL, ModelRecord))
+    if changed:
+        raise ValueError(
+            f"{path / CONFIG} has changed, and training goes on with the model that it began with: "
+            f"{', '.join(changed)}; set it back, or train anew: {anew}"
+        )
     if (path / CHECKPOINT).is_file():
         return config, data, _read_checkpoint(path)
     if (path / WEIGHTS).is_file():
         raise ValueError(f"run folder {path} lacks {CHECKPOINT}; restore it from a copy, or train anew: {anew}")
     return config, data, None
+
+
+def _changed_in_model(config: Config, record: ModelRecord) -> list[str]:
+    """What a configuration has otherwise than the model that was built by it, each in words."""
+    built = [(f"{part}.{name}", old) for part in ("model", "solver") for name, old in getattr(record, part)]
+    built.append(("training.dtype", record.dtype))
+    now = {key: reduce(getattr, key.split("."), config) for key, _ in built}
+    return [f"{key} is {now[key]} and was {old}" for key, old in built if now[key] != old]
 
 
 def _json(record: BaseModel) -> bytes:

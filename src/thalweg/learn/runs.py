@@ -233,7 +233,14 @@ class Run:
         columns = [column.name for column in self.schema.columns]
         classes = [str(label) for label in self.target.classes]
         return read_rows(
-            source, self.schema.images, columns, self.target.name, classes, on_image=on_image, **self._written
+            source,
+            self.schema.images,
+            columns,
+            self.target.name,
+            classes,
+            as_written=self.schema.identifier_names,
+            on_image=on_image,
+            **self._written,
         )
 
     def samples(self, frame: pd.DataFrame) -> Samples:
@@ -363,7 +370,7 @@ def find_stopped(
     ------
     ValueError
         When it is no run folder, or has come to its end; when another version began it; when its rows are not there or
-        have changed; when a file is missing or damaged.
+        have changed; when its configuration has changed in what the model is; when a file is missing or damaged.
     """
     path = Path(path)
     config, record, checkpoint = read_stopped(path)
@@ -509,6 +516,9 @@ def _weighted(samples: Samples, target: Target, class_weight: ClassWeight) -> Sa
         raise ValueError(f"class_weight is for classes, and {target.name!r} is predicted as a number; leave it out")
     if isinstance(class_weight, dict):  # by words, which may be written otherwise than the classes are
         spelt = like(pd.Series(list(class_weight), dtype=object), [str(label) for label in target.classes])
+        twice = next((label for label in spelt if spelt.count(label) > 1), None)
+        if twice is not None:
+            raise ValueError(f"class_weight must name each class once, got {twice!r} twice; leave one of them out")
         class_weight = dict(zip(spelt, class_weight.values(), strict=True))
     weight = with_class_weights(class_weight, [str(label) for label in target.classes], samples.y.numpy(), None)
     assert weight is not None

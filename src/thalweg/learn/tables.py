@@ -19,11 +19,11 @@ import sys
 import warnings
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import pandas as pd
 
@@ -52,6 +52,7 @@ Decimal: TypeAlias = Literal["point", "comma"]
 
 _SEPARATORS = ",;\t|"
 _NO_SEPARATOR = "\x1f"  # which no table holds
+_JSON = r'\s*\[?\s*\{\s*"[^"]*"\s*:'  # as an object begins, or a list of them
 _MARKS: dict[Decimal, str] = {"point": ".", "comma": ","}
 _ENCODINGS = ("utf-8-sig", "cp1252", "latin-1")  # the last of which knows every byte
 
@@ -187,6 +188,7 @@ def read_rows(
     *,
     decimal: Decimal | None = None,
     likely: Decimal | None = None,
+    as_written: Collection[str] = (),
     on_image: OnImage | None = None,
 ) -> pd.DataFrame:
     """Read rows for a model: a CSV or Parquet file, arrays of NumPy's, an image, or a folder of images.
@@ -202,6 +204,8 @@ def read_rows(
         What it predicts.
     classes : sequence of str
         Which there are, as a folder of one of these names says what the images in it are.
+    as_written : collection of str
+        Columns of a CSV file whose values are no numbers, such as an identifier 10.100, however they look.
     decimal, likely, on_image
         As for `load_table`.
 
@@ -221,7 +225,7 @@ def read_rows(
     if is_array(path):
         frame = rows_of(path, columns, target, images)
     else:
-        frame = read_frame(path, decimal=decimal, likely=likely)
+        frame, _ = _read(path, decimal, likely, least=1, as_written=as_written)
     if images is None:
         return frame
     column = image_column(frame, path.parent)
@@ -245,7 +249,8 @@ def source_sha256(
     sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
     if images is None:
         return sha256
-    frame = read_arrays(path).frame if is_array(path) else read_frame(path, decimal=decimal, likely=likely)
+    with warnings.catch_warnings(action="ignore"):  # what is to be said of the file was said as its rows were read
+        frame = read_arrays(path).frame if is_array(path) else read_frame(path, decimal=decimal, likely=likely)
     column = image_column(frame, path.parent)
     return sha256 if column is None else _both(sha256, images_sha256(path.parent, names_in(frame, column)))
 
@@ -328,7 +333,7 @@ def check_names(names: pd.Index) -> None:
 
 
 def _read(
-    path: Path, decimal: Decimal | None, likely: Decimal | None, *, least: int
+    path: Path, decimal: Decimal | None, likely: Decimal | None, *, least: int, as_written: Collection[str] = ()
 ) -> tuple[pd.DataFrame, Decimal | None]:
     """A file's rows, of at least so many columns where it is CSV, and how it writes decimals."""
     if path.is_dir():
@@ -344,6 +349,8 @@ def _read(
         frame = _read_parquet(path, content)
     else:
         text, separator = _separated(_decoded(path, content))
+        if re.match(_JSON, text):
+            raise ValueError(f"{path} is no CSV file but JSON; write it as CSV, as pandas' read_json and to_csv do")
         frame = _read_csv(path, text, separator)
         if len(frame.columns) < least:
             raise ValueError(
@@ -351,7 +358,7 @@ def _read(
                 "nothing in its first line is separated by a comma, semicolon or tab"
             )
         decimal = decimal or _decimal(path, frame, separator, likely)
-        frame = _with_points(frame, decimal)
+        frame = _with_points(frame, decimal, as_written)
     frame.columns = [str(name).strip() for name in frame.columns]
     check_names(frame.columns)
     if frame.empty:
@@ -391,12 +398,22 @@ _PACKED: dict[bytes, Callable[[bytes], bytes]] = {
 
 
 def _read_parquet(path: Path, content: bytes) -> pd.DataFrame:
+    def read(**options: Any) -> pd.DataFrame:
+        frame = pd.read_parquet(io.BytesIO(content), **options)
+        named = [name for name in frame.index.names if name is not None]
+        return frame.reset_index(named, allow_duplicates=True)  # an index with a name is a column like any other
+
     try:
-        frame = pd.read_parquet(io.BytesIO(content))
+        frame = read()
+        lacking = [k for k, kind in enumerate(frame.dtypes) if kind.kind == "f" and frame.iloc[:, k].hasnans]
+        if lacking:  # whole numbers, as soon as one is null, have become decimal ones, which end at 16 digits
+            nullable = read(dtype_backend="numpy_nullable")
+            for k in lacking:
+                if nullable.dtypes.iloc[k].kind in "iu":
+                    frame.isetitem(k, nullable.iloc[:, k].array)
     except Exception as error:  # pyarrow raises errors of many kinds
         raise ValueError(f"{path} is a damaged Parquet file: {error}") from None
-    named = [name for name in frame.index.names if name is not None]
-    return frame.reset_index(named, allow_duplicates=True)  # an index with a name is a column like any other
+    return frame
 
 
 def _decoded(path: Path, content: bytes) -> str:
@@ -470,8 +487,23 @@ def _read_csv(path: Path, text: str, separator: str) -> pd.DataFrame:
         raise ValueError(f"{path} is no CSV file: its rows hold more values than its first row has names") from None
     except ValueError as error:  # as all of the reader's errors are
         raise ValueError(f"{path} is no CSV file: {' '.join(str(error).split())}") from None
+    if not alone and frame.iloc[:, -1].eq("").any():
+        _say_what_is_short(path, text, separator, len(names))
     check_names(pd.Index(names[names.ne("")]))  # of two that are one, the reader has renamed the second
     return pd.DataFrame({name: _without_missing(frame[name]) for name in frame.columns})
+
+
+def _say_what_is_short(path: Path, text: str, separator: str, names: int) -> None:
+    """Warn of rows with fewer values than there are names, as pandas fills them up."""
+    rows = csv.reader(io.StringIO(text, newline=None), delimiter=separator, skipinitialspace=True)
+    try:
+        lengths = [len(row) for row in rows if row not in ([], [""])]
+    except csv.Error:  # of a value too long for Python's reader
+        return
+    short = [n for n, length in enumerate(lengths) if length < names]
+    if short:
+        some = f"{len(short)} rows, first row {short[0]}, hold" if len(short) > 1 else f"row {short[0]} holds"
+        warnings.warn(f"{some} fewer values than {path} has names; what is not there counts as missing", stacklevel=2)
 
 
 def _without_missing(values: pd.Series) -> pd.Series:
@@ -483,13 +515,14 @@ def _without_missing(values: pd.Series) -> pd.Series:
 def _decimal(path: Path, frame: pd.DataFrame, separator: str, likely: Decimal | None) -> Decimal | None:
     """How a file writes decimals; None where nothing depends on it.
 
-    1,5 and 1.234,5 are numbers in one way only, and 1,234 in two. What is sure says how the others are meant.
+    1,5 and 1.234,5 are numbers in one way only, and 1,234 in two. What is sure says how the others are meant. Between
+    commas decimals have a point, whatever is likely; where a comma is likely, "1,234" in quotes stays in doubt.
     """
     if separator == "," and likely != "comma":
         return "point"
     told: set[Decimal] = {"point"} if separator == "," else set()
     unsure: list[tuple[str, str]] = []
-    for name, values in _numbers_with_marks(frame):
+    for name, values in _numbers_with_marks(frame, "," if separator == "," else ",."):
         ways: list[Decimal] = [way for way, form in _WRITTEN.items() if all(map(form.fullmatch, values))]
         if len(ways) == 2:
             unsure.append((name, next(value for value in values if _has_marks(value))))
@@ -511,14 +544,14 @@ def _decimal(path: Path, frame: pd.DataFrame, separator: str, likely: Decimal | 
     return "point" if told else likely
 
 
-def _with_points(frame: pd.DataFrame, decimal: Decimal | None) -> pd.DataFrame:
-    """The table with 1234.5 where its numbers are written 1.234,5 or 1,234.5."""
+def _with_points(frame: pd.DataFrame, decimal: Decimal | None, as_written: Collection[str]) -> pd.DataFrame:
+    """The table with 1234.5 where its numbers are written 1.234,5 or 1,234.5, but for some columns."""
     if decimal is None:
         return frame
     changed = {
         name: frame[name].str.strip().map(lambda value: _plain(value, decimal), na_action="ignore")
         for name, values in _numbers_with_marks(frame, "," if decimal == "point" else ",.")
-        if all(map(_WRITTEN[decimal].fullmatch, values))
+        if name.strip() not in as_written and all(map(_WRITTEN[decimal].fullmatch, values))
     }
     return pd.DataFrame({name: changed.get(name, frame[name]) for name in frame.columns})
 

@@ -258,13 +258,28 @@ def looks_like(values: pd.Series) -> str | None:
 def labels_of(values: pd.Series) -> list[Label]:
     """Class labels as Python values: whole numbers as int, other numbers as float, truth as bool, the rest as text.
 
-    Text that is written as no number is, such as 007, is a code and stays as it is.
+    Text that is written as no number is, such as 007, is a code and stays as it is. So does text in which one number
+    that is not whole has two names, as versions 3.1 and 3.10 have.
+
+    Examples
+    --------
+    >>> labels_of(pd.Series(["3.1", "2.0", "2"])), labels_of(pd.Series(["3.1", "3.10"]))
+    ([3.1, 2, 2], ['3.1', '3.10'])
     """
     if is_bool(values):
         return [bool(value) for value in values]
-    if says_numbers(values) and (is_number(values) or not text_of(values).str.match(_CODE).any()):
+    if says_numbers(values) and (is_number(values) or not _are_codes(text_of(values))):
         return number_labels(values)
     return list(text_of(values))
+
+
+def _are_codes(text: pd.Series) -> bool:
+    """Whether text that says numbers names more than these."""
+    if text.str.match(_CODE).any():
+        return True
+    numbers = floats(pd.Series(text.unique()))
+    broken = numbers[numbers > np.floor(numbers)]
+    return len(np.unique(broken)) < len(broken)
 
 
 def number_labels(values: pd.Series) -> list[Label]:

@@ -31,6 +31,25 @@ def test_paths_are_the_trajectories_of_the_rows(kind):
     np.testing.assert_allclose(np.sort(drawn[:, 1]), np.sort(expected[1]), atol=1e-3)
 
 
+def colours(figures):
+    return [line.get_color() for line in figures["figure1-flow"].axes[0].lines if line.get_label() == "_path"]
+
+
+@pytest.mark.parametrize("kind", [bool, object])
+def test_a_target_that_fit_takes_is_drawn(kind):
+    X, _, target = rows()
+    y = (target > 0).astype(kind) if kind is bool else target.astype(kind)
+    regressor = NeuralODERegressor(**QUICK).fit(X, y)
+    assert colours(draw_estimator(regressor, X, y)) == colours(draw_estimator(regressor, X, y.astype(float)))
+
+
+@pytest.mark.filterwarnings("ignore:A column-vector y was passed")
+def test_labels_in_a_column_are_drawn_as_fit_takes_them():
+    X, labels, _ = rows()
+    classifier = NeuralODEClassifier(**QUICK).fit(X, labels)
+    assert colours(draw_estimator(classifier, X, labels[:, None])) == colours(draw_estimator(classifier, X, labels))
+
+
 def test_classes_have_their_names_and_others_are_refused():
     X, labels, _ = rows()
     classifier = NeuralODEClassifier(**QUICK).fit(X, labels)

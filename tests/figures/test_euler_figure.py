@@ -1,5 +1,6 @@
 """The figure of Euler's method."""
 
+import itertools
 import math
 
 import numpy as np
@@ -12,6 +13,16 @@ from thalweg.nn import MLPField
 
 def lines(ax, label):
     return [line.get_xydata() for line in ax.lines if line.get_label() == label]
+
+
+@pytest.mark.parametrize("t_span", [(0.0, 1.0), (2000.0, 2025.0), (1e6, 1e6 + 1)])
+def test_times_have_room_beside_each_other(t_span):
+    figure = euler_figure(lambda t, z: z, t_span, 1e-9, steps=(3, 6, 12))
+    figure.draw_without_rendering()
+    for ax in figure.axes:
+        boxes = [label.get_window_extent() for label in ax.get_xticklabels()]
+        assert len(boxes) > 2
+        assert all(left.x1 < right.x0 for left, right in itertools.pairwise(boxes))
 
 
 def test_each_panel_shows_its_steps_the_path_and_how_far_they_are_apart():

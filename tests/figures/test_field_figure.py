@@ -26,6 +26,31 @@ def test_boats_follow_exponential_decay(t_span):
         np.testing.assert_allclose(z, z0 * np.exp(t_span[0] - t), atol=1e-7)
 
 
+@pytest.mark.parametrize(
+    ("t_span", "ends"),
+    [
+        ((2000.0, 2025.0), ("2000", "2025")),
+        ((2030.0, 1990.0), ("2030", "1990")),
+        ((19000.0, 19100.0), ("19000", "19100")),
+        ((0.0, 123456.0), ("0", "123456")),
+        ((1e6, 1e6 + 1), ("1000000", "1000001")),
+        ((1000.125, 1000.25), ("1000.125", "1000.25")),
+        ((-0.001, 1 / 3), ("−0.001", "0.333")),
+        ((0.0, 1e-5), ("0", "1e−05")),
+        ((-4e8, 1e9), ("−4e+08", "1e+09")),
+    ],
+)
+def test_times_are_called_by_their_names(t_span, ends):
+    """However small the span beside them: what is between the ends is there once, and lies there."""
+    ax = field_figure(lambda t, z: 0 * z, t_span, [0.0, 1.0]).axes[0]
+    first, *inner, last = [label.get_text() for label in ax.get_xticklabels()]
+    assert (first, last) == (f"$t_0$ = {ends[0]}", f"$t_1$ = {ends[1]}")
+    assert len(set(inner)) == len(inner) > 1
+    np.testing.assert_allclose(
+        [float(text.replace("−", "-")) for text in inner], ax.get_xticks()[1:-1], atol=1e-3 * abs(t_span[1] - t_span[0])
+    )
+
+
 def test_eulers_method_is_drawn_step_by_step():
     (steps,) = lines(field_figure(lambda t, z: -z, (0.0, 1.0), [1.0], euler_steps=4), "_blocks")
     np.testing.assert_allclose(steps, [(k / 4, 0.75**k) for k in range(5)], atol=1e-12)

@@ -126,6 +126,34 @@ def test_rows_kept_apart_in_the_file_are_not_learnt_from(tmp_path):
         assert not run.learnt_from(str(source))
 
 
+def test_an_array_of_a_part_counts_before_one_for_all_rows(tmp_path):
+    """Though that comes later in the file; what has no part of its own is of every part."""
+    parts = {"x_train": X[:20], "y_train": Y[:20], "x_test": X[20:30], "y_test": Y[20:30]}
+    source = save(tmp_path / "a.npz", **parts, x=X, y=Y, age=np.arange(20))
+    with pytest.warns(UserWarning, match=r"^x, y are left out, beside arrays that end in _train$"):
+        frame = read_arrays(source).frame
+    assert np.array_equal(frame[["x_0", "x_1", "x_2"]], X[:20])
+    assert frame["y"].tolist() == Y[:20].tolist()
+    assert frame["age"].tolist() == list(range(20))
+
+
+@pytest.mark.parametrize(
+    ("names", "learnt", "taken", "left_out"),
+    [
+        (["x_test", "y_val", "x_val", "y_test"], False, "_test", "y_val, x_val are"),
+        (["y_valid", "x_val", "y_val", "x_train"], False, "_val", "y_valid is"),
+        (["x_training", "y_train", "y_training", "x_train", "x_val"], True, "_train", "x_training, y_training are"),
+        (["x_val", "y_val", "y_test", "x_test"], True, "_test", "x_val, y_val are"),
+    ],
+)
+def test_rows_of_one_part_never_meet_answers_of_another(tmp_path, names, learnt, taken, left_out):
+    """Whatever the order in the file: each array holds the place of its name."""
+    source = save(tmp_path / "a.npz", **{name: np.full(5, place) for place, name in enumerate(names)})
+    with pytest.warns(UserWarning, match=f"^{left_out} left out, beside arrays that end in {taken}$"):
+        frame = read_arrays(source, learnt=learnt).frame
+    assert frame.iloc[0].to_dict() == {name: names.index(name + taken) for name in "xy"}
+
+
 def test_training_on_arrays_goes_on_after_it_was_stopped(tmp_path):
     def stop(record):
         raise KeyboardInterrupt
@@ -147,6 +175,11 @@ def test_training_on_arrays_goes_on_after_it_was_stopped(tmp_path):
         ({"X": X[:0], "y": Y[:0]}, "no rows"),
         ({}, "no arrays"),
         ({"a": PIXELS, "b": PIXELS, "y": NIGHT}, "'a' and 'b'.*both hold images"),
+        ({"X_1": Y, "X": X, "y": Y}, "'X_1' and 'X' in .* both become a column 'X_1'; rename one of them"),
+        ({"X": X, "X_1": Y, "y": Y}, "'X' and 'X_1' in .* both become a column 'X_1'"),
+        ({"x": PIXELS, "pixel": np.zeros((40, 2, 2)), "y": NIGHT}, "'x' and 'pixel'.* a column 'pixel_0_0'"),
+        ({"r": np.zeros(9, [("x", "f4", 2), ("x_1", "f4")])}, "'r_x' and 'r_x_1'.* a column 'r_x_1'"),
+        ({"y": Y[:, None][:, :0], "X": X}, "'y'.* is an array of 60 × 0"),
     ],
 )
 def test_what_cannot_be_learnt_from_is_refused_in_words(tmp_path, arrays, message):

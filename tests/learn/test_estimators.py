@@ -1,7 +1,9 @@
 """The estimators are scikit-learn's in every respect, and learn."""
 
+import copy
 import pickle
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import joblib
 import numpy as np
@@ -183,6 +185,46 @@ class TestTraining:
         assert (list(model.classes_), model.n_features_in_, model.n_iter_) == ([0, 1], 2, 15)
         np.testing.assert_array_equal(model.predict_proba(X), before)
 
+    @pytest.mark.parametrize("go_on", ["fit", "partial_fit"])
+    @pytest.mark.parametrize("batch_size", [50, 200])
+    def test_going_on_that_diverges_leaves_what_was_learnt_before(self, go_on, batch_size):
+        """Also where it does so after an epoch that was finished."""
+        X, y = MOONS
+        model = NeuralODEClassifier(**QUICK, warm_start=True).fit(X, y)
+        before, loss = model.predict_proba(X), model.loss_curve_[-1]
+        model.set_params(optimizer="sgd", learning_rate=1e300, batch_size=batch_size)
+        with pytest.raises(ValueError, match="diverged"):
+            getattr(model, go_on)(X, y)
+        assert (model.n_iter_, model.loss_curve_[-1]) == (15, loss)
+        np.testing.assert_array_equal(model.predict_proba(X), before)
+
+    def test_a_copy_stays_as_it_was_while_the_other_goes_on(self):
+        X, y = MOONS
+        model = NeuralODEClassifier(**QUICK, warm_start=True).fit(X, y)
+        other, before = copy.copy(model), model.predict_proba(X)
+        after = model.fit(X, y).predict_proba(X)
+        np.testing.assert_array_equal(other.predict_proba(X), before)
+        np.testing.assert_array_equal(other.fit(X, y).predict_proba(X), after)
+
+    def test_a_last_step_that_diverges_is_no_fit(self):
+        wild = {"optimizer": "sgd", "learning_rate": 1.0, "random_state": 0}
+        X, y = load_iris(return_X_y=True)
+        classifier = NeuralODEClassifier(flow="resnet", activation="relu", max_epochs=1, schedule="constant", **wild)
+        for train in (partial(classifier.fit, X.astype("f4")), partial(NeuralODERegressor(**wild).partial_fit, X)):
+            with pytest.raises(ValueError, match=r"^training diverged in epoch 1: after its last step"):
+                train(y)
+
+    @pytest.mark.parametrize(("make", "data"), [(NeuralODEClassifier, MOONS), (NeuralODERegressor, LINE)])
+    def test_answers_that_are_not_finite_are_none(self, make, data):
+        X = data[0].astype("f4")
+        model = make(**QUICK, flow="none", weight_decay=0.0).fit(X, data[1])
+        with torch.no_grad():
+            model.model_.decoder.weight *= 1e37
+        far = np.concatenate([X[:2], 1e10 * X[:3]])
+        assert np.isfinite(model.predict(far[:2])).all()
+        with pytest.raises(ValueError, match=r"answer to row 3 of X \(of 3 such\) is not finite.*lower learning_rate"):
+            model.predict(far)
+
     def test_a_first_fit_that_fails_leaves_nothing(self):
         model = NeuralODERegressor(**{**QUICK, "learning_rate": 1e30})
         with pytest.raises(ValueError, match="diverged"):
@@ -263,9 +305,9 @@ class TestCompany:
 
     def test_a_clone_is_untrained_and_alike(self):
         model = NeuralODEClassifier(**QUICK).fit(*MOONS)
-        copy = clone(model)
-        assert not hasattr(copy, "model_")
-        np.testing.assert_array_equal(copy.fit(*MOONS).predict_proba(MOONS[0]), model.predict_proba(MOONS[0]))
+        again = clone(model)
+        assert not hasattr(again, "model_")
+        np.testing.assert_array_equal(again.fit(*MOONS).predict_proba(MOONS[0]), model.predict_proba(MOONS[0]))
 
 
 class TestFrames:

@@ -106,6 +106,13 @@ def test_a_palette_with_a_transparent_colour_is_laid_on_white(tmp_path):
     assert seen[0].tolist() == [[10, 20, 30], [255, 255, 255]]
 
 
+def test_sixteen_bits_with_a_transparent_shade_are_laid_on_white(tmp_path):
+    """That shade alone: one beside it, which 8 bits would not tell from it, is seen."""
+    shades = np.array([[1000, 1001], [0, 1000]], dtype=np.uint16)
+    seen, _ = read(save(tmp_path / "a.png", shades, transparency=1000))
+    np.testing.assert_allclose(seen, [[255, 1001 / 257], [0, 255]], rtol=1e-6)
+
+
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("ending", ["tif", "png", "jpg"])
 def test_an_image_is_seen_as_it_was_held(tmp_path, orientation, ending):
@@ -243,6 +250,16 @@ def test_each_folder_is_a_class_with_all_that_is_in_it(tmp_path):
     assert found.frame.index.is_monotonic_increasing
 
 
+@pytest.mark.skipif(os.name == "nt", reason="links need a privilege there")
+def test_no_folder_is_entered_twice_on_one_way_down(tmp_path):
+    """Classes that link to each other, one that links to itself, and a link to a folder round them all."""
+    photos(tmp_path / "photos", ["a", "b"], count=3)
+    for link, target in (("a/x", "../b"), ("b/y", "../a"), ("a/self", "."), ("b/up", "../..")):
+        (tmp_path / "photos" / link).symlink_to(target)
+    found = read_folder(tmp_path / "photos").frame.index
+    assert found.tolist() == [f"{place}/{n}.png" for place in ("a", "a/x", "b", "b/y") for n in range(3)]
+
+
 def test_clutter_is_passed_by_and_runs_are_no_classes(tmp_path):
     photos(tmp_path)
     expected = read_folder(tmp_path)
@@ -307,6 +324,11 @@ def split(folder, *parts):
             lambda folder: photos(folder, ["1", "1.0", "2"]),
             "have numbers for names, but '1.0' is none, or that of anot",
         ),
+        (
+            lambda folder: photos(folder, [" dog", "cat", "cat ", "dog"]),
+            "the folders 'cat' and 'cat ' in .* differ by blanks alone; rename one",
+        ),
+        (lambda folder: photos(folder, ["1", "1 ", "2"]), "the folders '1' and '1 ' in .* differ by blanks alone"),
     ],
 )
 def test_a_folder_that_does_not_say_classes_is_refused(tmp_path, make, message):

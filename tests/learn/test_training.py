@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from sklearn import metrics
+from torch import nn
 
 from thalweg.learn import training
 from thalweg.learn.config import Gradient, ModelConfig, SolverConfig, TrainingConfig
@@ -360,7 +361,7 @@ class TestOptimiser:
         rows = toy(rows=41)
         seen = []
         net = model()
-        net.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
+        net.register_forward_pre_hook(lambda module, args: seen.append(args[0]) if module.training else None)
         train(net, "classification", rows, max_epochs=1, batch_size=20)
         assert sorted(map(len, seen)) == [13, 14, 14]
         assert sorted(torch.cat(seen)[:, 0].tolist()) == sorted(rows.x[:, 0].tolist())
@@ -392,6 +393,41 @@ class TestFailures:
         if not kept:
             assert_same(weights(net), before)
         assert not net.training
+
+    @pytest.mark.parametrize("ending", [{"max_epochs": 1}, {"max_epochs": 9, "early_stopping": True, "patience": 1}])
+    @pytest.mark.parametrize(
+        ("flow", "rate", "message"),
+        [
+            ("none", 1e300, "weights are not finite"),
+            ("resnet", 1e18, "outputs are not finite"),
+            ("ode", 1e18, "the flow could not be followed to its end"),
+        ],
+    )
+    def test_the_last_step_is_judged_as_all_others_are(self, flow, rate, message, ending):
+        """Before its epoch is told: no further step would find out."""
+        net = model(n_outputs=1, flow=flow, activation="relu", solver=SolverConfig(max_steps=50))
+        before, told = weights(net), []
+        wild = {"optimizer": "sgd", "learning_rate": rate, "schedule": "constant", "dtype": "float32", **ending}
+        with pytest.raises(
+            ValueError, match=f"^training diverged in epoch 1: after its last step .*{message}.*; lower"
+        ):
+            train(net, "regression", toy("regression"), on_epoch=told.append, **wild)
+        assert_same(weights(net), before)
+        assert not told
+
+    def test_judging_the_last_step_changes_nothing(self):
+        """Of two trainings in turn two last steps are judged, of one at once one."""
+        nets = [model(dropout=0.3) for _ in range(2)]
+        for net in nets:
+            net.decoder = nn.Sequential(nn.BatchNorm1d(8), nn.Dropout(0.5), net.decoder)
+        options = {"batch_size": 8, "schedule": "constant"}
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            train(nets[0], "classification", toy(), max_epochs=3, **options)
+            torch.manual_seed(0)
+            first = train(nets[1], "classification", toy(), max_epochs=2, **options)
+            train(nets[1], "classification", toy(), max_epochs=1, start=first, **options)
+        assert_same(*map(weights, nets))
 
     def test_nan_in_the_rows_is_divergence_at_once(self):
         rows = toy()

@@ -50,9 +50,10 @@ def draw_estimator(estimator: Any, X: Any, y: Any, *, boats: int = 40, blocks: i
             "are drawn by draw_flow"
         )
     x = estimator.inputs(X)
+    y = estimator._check_target(x, y)  # which takes what fit takes
     if not hasattr(estimator, "classes_"):
-        return draw_flow(estimator.model_, x, y, "regression", boats=boats, blocks=blocks)
-    codes = _codes(np.asarray(y), estimator.classes_)
+        return draw_flow(estimator.model_, x, y.astype(np.float64), "regression", boats=boats, blocks=blocks)
+    codes = _codes(y, estimator.classes_)
     return draw_flow(estimator.model_, x, codes, "classification", estimator.classes_, boats=boats, blocks=blocks)
 
 

@@ -23,6 +23,8 @@ from .voyage import Log
 
 Array = NDArray[np.float64]
 
+_FAR = 7  # the power of ten from which on times are written by one
+
 _DOT: dict[str, Any] = {
     "linestyle": "none",
     "marker": "o",
@@ -123,13 +125,34 @@ def log_handles() -> list[Line2D]:
 
 
 def name_times(ax: Axes, t: Array, label: str = "time t") -> None:
-    """The axis of time, from t0 to t1 as the boats go."""
+    """The axis of time, from t0 to t1 as the boats go, with as many times between as have room."""
     t0, t1 = float(t[0]), float(t[-1])
     ax.set_xlim(t0, t1)
-    inner = [x for x in ax.get_xticks() if 0.12 < (x - t0) / (t1 - t0) < 0.88]
-    ends = [f"$t_{k}$ = {number_text(x, t)}" for k, x in enumerate((t0, t1))]
-    ax.set_xticks([t0, *inner, t1], [ends[0], *(number_text(x, t, "g") for x in inner), ends[1]])
+    room = 11 * ax.bbox.width / ax.figure.dpi  # in letters, of which an inch takes so many
+    plenty = ax.get_xticks()
+    letters = max(len(time_text(x, t)) for x in plenty)
+    parts = min(len(plenty) - 1, int(room / (letters + 2)))
+    ticks = MaxNLocator(max(parts, 1), steps=[1, 2, 2.5, 5, 10]).tick_values(*sorted((t0, t1)))
+    ends = [time_text(x, t) for x in (t0, t1)]
+    first, last = (max(0.12, ((len(end) + 4 + letters) / 2 + 1) / room) for end in ends)
+    inner = [x for x in ticks if first < (x - t0) / (t1 - t0) < 1 - last]
+    names = [f"$t_{k}$ = {end}" for k, end in enumerate(ends)]
+    ax.set_xticks([t0, *inner, t1], [names[0], *(time_text(x, t) for x in inner), names[1]])
     ax.set_xlabel(label)
+
+
+def time_text(time: float, t: Array) -> str:
+    """A time on the way from t0 to t1, in the digits that tell it from others there, and all that are before its point.
+
+    Examples
+    --------
+    >>> years = np.array([1990.0, 2025.0])
+    >>> time_text(2025.0, years), time_text(2012.5, years), time_text(123456.0, np.array([0.0, 123456.0]))
+    ('2025', '2012.5', '123456')
+    """
+    largest, span = (int(np.floor(np.log10(x))) for x in (np.abs(t).max(), np.ptp(t)))
+    after = 2 - span if largest >= _FAR else max(2 - span, 0)
+    return number_text(time, t, f".{largest + 1 + after}g")
 
 
 def number_text(number: float, among: Array, form: str = ".3g") -> str:

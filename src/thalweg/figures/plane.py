@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from .paths import add_heading, add_key, number_text
+from .paths import add_heading, add_key, time_text
 from .style import DEEP, Colouring, class_colour, class_marker, new_figure, styled
 from .water import Water, draw_water, top_speed
 
@@ -68,7 +68,7 @@ def plane_figure(
             )
         _draw_boats(ax, z[stop], colours)
         ax.set_xlabel(labels[0])
-        ax.set_title(f"t = {number_text(t[stop], t)}")
+        ax.set_title(f"t = {time_text(t[stop], t)}")
     axes[0].xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))  # shared; more would run into each other
     axes[0].set_ylabel(labels[1])
     colours.add_bar(figure, list(axes))

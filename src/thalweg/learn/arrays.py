@@ -10,7 +10,7 @@ from __future__ import annotations
 import io
 import warnings
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -28,6 +28,7 @@ Values: TypeAlias = NDArray[Any]
 TARGETS = ("y", "target", "targets", "label", "labels")
 """The names of an array that is a target, where nobody says which is."""
 
+# how the names of arrays end that are a part of the rows; of several, the first counts
 _LEARNT, _JUDGED = ("_train", "_training"), ("_test", "_testing", "_val", "_valid", "_validation")
 
 
@@ -69,7 +70,7 @@ def read_arrays(path: Path, target: str | None = None, *, learnt: bool = True) -
     Raises
     ------
     ValueError
-        When the file is damaged, holds objects of Python, or no rows.
+        When the file is damaged, holds objects of Python, no rows, or two arrays that become a column of one name.
 
     Examples
     --------
@@ -90,14 +91,15 @@ def read_arrays(path: Path, target: str | None = None, *, learnt: bool = True) -
         target = next((name for name in TARGETS if name in arrays), None)
     arrays = _with_rows(path, arrays, target)
     form = _form_of(path, {name: x for name, x in arrays.items() if name != target})
-    columns: dict[str, Values] = {}
-    for name, x in arrays.items():
-        if name == target and x[0].size > 1:
+    if target is not None and target in arrays:
+        y = arrays[target]
+        if y[0].size != 1:
             raise ValueError(
-                f"{name!r} in {path} is an array of {_shape(x)}; what is predicted is one number or label for each row"
+                f"{target!r} in {path} is an array of {_shape(y)}; what is predicted is one number or label for each "
+                "row"
             )
-        columns |= _columns(name, x, None if name == target else form)
-    return Arrays(_frame(path, columns), target, form)
+        arrays[target] = y.reshape(len(y))  # and so no image
+    return Arrays(_frame(path, _columns(path, arrays, form)), target, form)
 
 
 def rows_of(path: Path, names: Sequence[str], target: str, images: ImageForm | None) -> pd.DataFrame:
@@ -127,7 +129,7 @@ def rows_of(path: Path, names: Sequence[str], target: str, images: ImageForm | N
 def has_rows_apart(path: Path) -> bool:
     """Whether a file holds rows to judge by, as `x_test` is, which are not learnt from."""
     found = _opened(path)
-    return not isinstance(found, np.ndarray) and any(name.lower().endswith(_JUDGED) for name in found.files)
+    return not isinstance(found, np.ndarray) and any(_end(name) in _JUDGED for name in found.files)
 
 
 def _opened(path: Path) -> Any:
@@ -149,17 +151,35 @@ def _load(path: Path) -> Values | dict[str, Values]:
 
 
 def _of_part(arrays: dict[str, Values], learnt: bool) -> dict[str, Values]:
-    """The arrays by names without `_train` and the like; of those for several parts of the rows, one part's."""
-    parts = (_LEARNT, _JUDGED) if learnt else (_JUDGED, _LEARNT)
-    ends = next((part for part in parts if any(name.lower().endswith(part) for name in arrays)), ())
-    if not ends:
-        return arrays
-    return {_stem(name): x for name, x in arrays.items() if name.lower().endswith(ends) or _stem(name) == name}
+    """The arrays by names without `_train` and the like; of those for several parts of the rows, one part's.
+
+    All of a part end alike, as rows of one part have no answers in another. An array without an ending belongs to every
+    part, unless the part has one of its name.
+    """
+    ends = (*_LEARNT, *_JUDGED) if learnt else (*_JUDGED, *_LEARNT)
+    end = next((end for end in ends if end in map(_end, arrays)), "")
+    own = {_stem(name) for name in arrays if end and _end(name) == end}
+    rivals = ("", *(_LEARNT if end in _LEARNT else _JUDGED))
+    taken: dict[str, Values] = {}
+    left_out: list[str] = []
+    for name, x in arrays.items():
+        if _end(name) == end or (not _end(name) and name not in own):
+            taken[_stem(name)] = x
+        elif _end(name) in rivals:
+            left_out.append(name)
+    if left_out:
+        verb = "is" if len(left_out) == 1 else "are"
+        warnings.warn(f"{_listed(left_out)} {verb} left out, beside arrays that end in {end}", stacklevel=3)
+    return taken
+
+
+def _end(name: str) -> str:
+    """How a name ends that says of which part of the rows an array is."""
+    return next((end for end in (*_LEARNT, *_JUDGED) if name.lower().endswith(end) and len(name) > len(end)), "")
 
 
 def _stem(name: str) -> str:
-    end = next((end for end in (*_LEARNT, *_JUDGED) if name.lower().endswith(end)), "")
-    return name[: len(name) - len(end)] or name
+    return name[: len(name) - len(_end(name))]
 
 
 def _with_rows(path: Path, arrays: dict[str, Values], target: str | None) -> dict[str, Values]:
@@ -213,12 +233,26 @@ def _channels_last(x: Values) -> Values:
     return np.moveaxis(x, 1, 3) if first else x
 
 
-def _columns(name: str, x: Values, form: ImageForm | None) -> dict[str, Values]:
-    """What an array becomes."""
+def _columns(path: Path, arrays: Mapping[str, Values], form: ImageForm | None) -> dict[str, Values]:
+    """What arrays become, beside each other."""
+    columns: dict[str, Values] = {}
+    sources: dict[str, str] = {}
+    for name, x in arrays.items():
+        for column, y in _columns_of(path, name, x, form).items():
+            if column in columns:
+                raise ValueError(
+                    f"{sources[column]!r} and {name!r} in {path} both become a column {column!r}; rename one of them"
+                )
+            columns[column], sources[column] = y, name
+    return columns
+
+
+def _columns_of(path: Path, name: str, x: Values, form: ImageForm | None) -> dict[str, Values]:
+    """What one array becomes."""
     if form is not None and _is_images(x):
         return dict(zip(form.columns, _channels_last(x).reshape(len(x), -1).T, strict=True))
     if x.dtype.names is not None:
-        return {column: y for part in x.dtype.names for column, y in _columns(f"{name}_{part}", x[part], None).items()}
+        return _columns(path, {f"{name}_{part}": x[part] for part in x.dtype.names}, None)
     if x[0].size == 1:
         return {name: x.reshape(len(x))}
     places = ["_".join(map(str, place)) for place in product(*map(range, x.shape[1:]))]
@@ -230,7 +264,7 @@ def _columns_of_one(path: Path, x: Values) -> dict[str, Values]:
     if not _rows(x):
         raise ValueError(f"{path} holds no rows, but an array of {_shape(x)}")
     if x.dtype.names is not None:
-        return {column: y for part in x.dtype.names for column, y in _columns(part, x[part], None).items()}
+        return _columns(path, {part: x[part] for part in x.dtype.names}, None)
     return {str(place): y for place, y in enumerate(x.reshape(len(x), -1).T)}
 
 

@@ -172,6 +172,12 @@ class Course:
         """Whether no epoch is to follow."""
         return self.epochs >= self.config.max_epochs or self.is_stale
 
+    @property
+    def may_end(self) -> bool:
+        """Whether the epoch under way may be the last."""
+        losing = self.config.early_stopping and self.keeper.stale + 1 >= self.config.patience
+        return self.epochs + 1 >= self.config.max_epochs or losing
+
     @contextmanager
     def epoch(self, device: torch.device) -> Iterator[None]:
         """Let what is hidden inside follow the order of the rows, and no random state that others draw from."""

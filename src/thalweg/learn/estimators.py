@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Mapping, Sequence
-from copy import copy
+from copy import copy, deepcopy
 from inspect import signature
 from typing import Any, ClassVar, Literal, Self
 
@@ -286,6 +286,8 @@ class _Estimator(BaseEstimator):
         if not going_on:
             self._built = config
             self.model_ = build_model(config.model, config.solver, samples.x.shape[1], self._n_outputs, self._seed)
+        elif not one_epoch:  # which leaves it as it was where it fails; a copy takes the engine longer to trace
+            self.model_ = deepcopy(self.model_)
         dtype = self.dtype or ("float32" if samples.x.dtype == torch.float32 else "float64")
         training = config.training.model_copy(update={"dtype": dtype})
         self._train(samples, training, self.history_ if going_on else None, one_epoch=one_epoch)
@@ -324,7 +326,14 @@ class _Estimator(BaseEstimator):
     def _outputs(self, X: Any) -> Tensor:
         """Logits, or standardised answers (N, outputs)."""
         x = self.inputs(X)
-        return outputs(self.model_, x).cpu()
+        answers = outputs(self.model_, x).cpu()
+        wrong = (~answers.isfinite().all(dim=1)).nonzero()
+        if len(wrong):
+            raise ValueError(
+                f"the model's answer to row {int(wrong[0]) + 1} of X (of {len(wrong)} such) is not finite: its numbers "
+                "overflow; see that the row is like those of fit, or fit anew with a lower learning_rate"
+            )
+        return answers
 
     def inputs(self, X: Any) -> Tensor:
         """What the encoder of `model_` takes for rows: their features, made numbers and scaled as `fit` learnt to.

@@ -282,15 +282,19 @@ def _walk(folder: Path) -> tuple[list[str], list[str]]:
     """The images in a folder and in all folders in it, and the other files, as paths from it in order."""
     images: list[str] = []
     others: list[str] = []
+    ways = {str(folder): frozenset([folder.resolve()])}  # the folders that one is reached by, wherever links lead to
 
     def stop(error: OSError) -> None:
         raise error
 
     for place, folders, files in os.walk(folder, onerror=stop, followlinks=True):
+        way = ways.pop(place)
         if set(files) >= _RUN:
             folders.clear()
             continue
-        folders[:] = [name for name in folders if not _is_clutter(name) and not _leads_back(place, name)]
+        there = {name: Path(place, name).resolve() for name in folders if not _is_clutter(name)}
+        folders[:] = [name for name, path in there.items() if not any(step.is_relative_to(path) for step in way)]
+        ways |= {os.path.join(place, name): way | {there[name]} for name in folders}
         for name in files:
             path = Path(place, name)
             if not _is_clutter(name):
@@ -302,12 +306,6 @@ def _walk(folder: Path) -> tuple[list[str], list[str]]:
 
 def _is_clutter(name: str) -> bool:
     return name.startswith(".") or name.lower() in _CLUTTER
-
-
-def _leads_back(place: str, name: str) -> bool:
-    """Whether a folder is a link to one that it is in."""
-    path = Path(place, name)
-    return path.is_symlink() and Path(place).resolve().is_relative_to(path.resolve())
 
 
 def _class_of(name: str) -> str:
@@ -344,6 +342,13 @@ def _check_classes(folder: Path, found: list[str], others: list[str]) -> None:
             f"{folder} holds images of one class, {classes[0]!r}, and telling apart takes two: each folder in it is a "
             f"class{hint}"
         )
+    first = {name.strip(): name for name in reversed(classes)}
+    for name in classes:
+        if name != first[name.strip()]:
+            raise ValueError(
+                f"the folders {first[name.strip()]!r} and {name!r} in {folder}, which are classes, have names that "
+                "differ by blanks alone; rename one, or put their images into one folder"
+            )
     names = pd.Series(classes, name=CLASS, dtype=object)
     missing, labels = bare_text(names).eq("") & says_numbers(names), labels_of(names)
     odd = [name for n, name in enumerate(classes) if missing[n] or labels[n] in labels[:n]]
@@ -503,6 +508,7 @@ def _plain(image: Image.Image) -> Image.Image:
         numbers = np.asarray(image)
         if numbers.min() < 0 or numbers.max() > 65535:
             raise ValueError("its numbers have more than 16 bits")
+        numbers = np.where(numbers == image.info.get("transparency"), 65535, numbers)
         return Image.fromarray(numbers.astype(np.float32) / 257)  # which 65535 is 255 times
     if image.mode == "F":
         raise ValueError("its pixels are decimal numbers, which do not say what white is")

@@ -18,6 +18,7 @@ from sklearn.model_selection import train_test_split
 from torch import Tensor, nn
 
 from ..core.status import SolveError
+from ..nn import NeuralODE
 from .config import TrainingConfig
 from .course import Checkpoint, Course, EpochRecord, History, Tally, load_optimizer
 from .datasets import Task
@@ -107,8 +108,8 @@ def fit(
     Raises
     ------
     ValueError
-        When the loss, a gradient or the flow stops being finite; the model keeps the best weights before that. When
-        `resume` is of another training.
+        When the loss, a gradient or the flow stops being finite, or what the last step leaves answers a row by no
+        number; the model keeps the best weights before that. When `resume` is of another training.
 
     Examples
     --------
@@ -155,6 +156,8 @@ def fit(
             judged = None if validation is None else evaluate(model, task, validation)
             if judged is not None and not math.isfinite(judged[0]):
                 raise _Diverged(f"the loss of held-out rows is {judged[0]:g}")
+            if judged is None and course.may_end:  # no further step will find what the last one did
+                _check_answers(model, train.x)
             record = course.end_epoch(judged)
             if on_best is not None and history.best_epoch == record.epoch:
                 on_best(record.epoch, course.keeper.weights)
@@ -335,6 +338,22 @@ def row_losses(task: Task, output: Tensor, y: Tensor) -> Tensor:
 
 class _Diverged(ArithmeticError):
     """Numbers that stopped being finite; `fit` adds when, and what to do."""
+
+
+@torch.no_grad()
+def _check_answers(model: FlowModel, x: Tensor) -> None:
+    """See that a model answers rows by numbers, and neither draw at random nor change what it keeps."""
+    if not all(bool(parameter.isfinite().all()) for parameter in model.parameters()):
+        raise _Diverged("after its last step the weights are not finite")
+    model.eval()
+    if isinstance(model.flow, NeuralODE):  # whose field is a function; the engine has traced it as it is in training
+        model.flow.train()
+    try:
+        sound = all(bool(model(chunk).isfinite().all()) for chunk in x.split(_CHUNK))
+    except SolveError as error:
+        raise _Diverged(f"after its last step the flow could not be followed to its end ({error})") from error
+    if not sound:
+        raise _Diverged("after its last step the outputs are not finite")
 
 
 def _step(

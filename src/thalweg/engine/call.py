@@ -159,25 +159,23 @@ class Call:
     ) -> list[Tensor | None]:
         """The gradients to the sources that need one: y0, t0, t1, t_eval, own arguments, shared tensors."""
         y0, *times = sources[:4]
-        to_y0, *to_tensors = (
-            torch.empty_like(x) if wanted else None
-            for x, wanted in zip(self.held, (needed[0], *needed[4:]), strict=True)
-        )
-
-        def room(i: int, *shape: int) -> Tensor | None:
-            return torch.empty(shape, dtype=torch.float64, device="cpu") if needed[i] else None
-
-        to_times = (room(1, self.samples), room(2, self.samples), room(3, cotangent.shape[0], self.samples))
+        start, *tensors = self.held
+        to_y0 = torch.empty_like(start) if needed[0] else None
+        to_tensors = [torch.empty_like(x) if need else None for x, need in zip(tensors, needed[4:], strict=True)]
+        to_times: list[Tensor | None] = [None, None, None]
+        for i, shape in enumerate(((self.samples,), (self.samples,), (cotangent.shape[0], self.samples))):
+            if needed[1 + i]:
+                to_times[i] = torch.empty(shape, dtype=torch.float64, device="cpu")
         whole = cotangent.ndim == 3 and self.backend.trace.rows
-        flat = in_memory(cotangent if whole else cotangent.reshape(cotangent.shape[0], *self.held[0].shape))
+        flat = in_memory(cotangent if whole else cotangent.reshape(cotangent.shape[0], *start.shape))
         own, shared = to_tensors[: self.own], to_tensors[self.own :]
         self.stats.nfev_backward += compiled.pull_back(self.recording, flat, to_y0, *to_times, own, shared)
         if to_y0 is not None and y0 is not None and not whole:
             to_y0 = to_y0.view(y0.shape)
-        by_row = self.backend.problem.batching.by_row
-        summed = (g if g is None or by_row else g.sum(-1) for g in to_times)
-        found = [None if g is None or t is None else g.to(t.dtype) for g, t in zip(summed, times, strict=True)]
-        return [to_y0, *found, *to_tensors]
+        for i, (g, t) in enumerate(zip(to_times, times, strict=True)):
+            if g is not None and t is not None:
+                to_times[i] = (g if self.backend.problem.batching.by_row else g.sum(-1)).to(t.dtype)
+        return [to_y0, *to_times, *to_tensors]
 
     def in_graph(
         self, gradients: Sequence[Tensor | None], cotangent: Tensor, sources: Sequence[Tensor | None]

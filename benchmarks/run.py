@@ -16,7 +16,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 PEERS = ["torchdiffeq==0.2.5", "torchode==1.0.1", "diffrax==0.7.2", "jax==0.10.2"]
 ENVIRONMENT = ROOT / ".venv-peers"
-SCRIPTS = ("side_by_side", "engine", "precision", "stiff")
+SCRIPTS = ("side_by_side", "engine", "door", "precision", "stiff")
 
 
 def environment() -> Path:

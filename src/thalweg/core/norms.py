@@ -53,8 +53,8 @@ class LargestOfLeaves:
     Examples
     --------
     >>> import torch
-    >>> LargestOfLeaves()((torch.ones(2), torch.tensor([3.0, 4.0])))
-    3.5355339059327378
+    >>> LargestOfLeaves()((torch.ones(2), torch.tensor([2.0, -2.0, 2.0, -2.0])))
+    2.0
     """
 
     def __call__(self, *errors: Any) -> float:

@@ -106,6 +106,11 @@ class TestOdeint:
         ys = odeint(lambda t, y: (-y[0], -y[1]), y0, times(0, 1), rtol=(1e-3, 1e-6), atol=(1e-4, 1e-6))
         assert ys[1][-1].item() == pytest.approx(math.exp(-1), rel=1e-5)
 
+    def test_tensors_may_be_empty(self):
+        y0 = (torch.zeros(0), torch.zeros(0, 2))
+        ys = odeint(lambda t, y: (-y[0], -y[1]), y0, times(0, 1), rtol=(1e-3, 1e-3), atol=(1e-6, 1e-6))
+        assert [y.shape for y in ys] == [(2, 0), (2, 0, 2)]
+
     def test_no_warning_that_float32_holds_less_than_the_default(self):
         with warnings.catch_warnings():
             warnings.simplefilter("error")

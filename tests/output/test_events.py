@@ -793,3 +793,42 @@ def test_a_span_without_length_and_a_batch_without_rows(batching):
     if batching == "per_sample":
         sol = solve_ivp(circle, (0.0, 1.0), torch.ones(0, 2), events=first_row(batching), batching=batching)
         assert sol.t_events[0].shape == (0, 0)
+
+
+JUMPS = {
+    "two values": lambda y: torch.where(y > 0.3, 1.0, -1.0),
+    "steps": lambda y: torch.floor(10 * y) - 2.5,
+    "a sign": lambda y: torch.sign(y - 0.3),
+    "an upright tangent": lambda y: torch.sign(y - 0.3) * (y - 0.3).abs() ** (1 / 3),
+    "a flat one": lambda y: (y - 0.3) ** 3,
+}
+
+
+@pytest.mark.parametrize("batching", BATCHINGS)
+@pytest.mark.parametrize("dtype", [torch.float32, F64])
+@pytest.mark.parametrize("jump", JUMPS)
+def test_what_jumps_happens_once(jump, dtype, batching):
+    """The solve goes on from behind it: from before, it would be seen to jump again."""
+    event = Event(lambda t, y: JUMPS[jump](y[..., 0]), apply=lambda t, y: y + torch.tensor([0.0, 1.0], dtype=dtype))
+    y0 = torch.tensor([0.0, 1.0], dtype=dtype)
+    y0 = y0[None] if batching == "per_sample" else y0
+    field = lambda t, y: torch.stack([torch.cos(y[..., 0]), 0 * y[..., 1]], -1)  # noqa: E731
+    sol = solve_ivp(field, (0.0, 1.0), y0, events=event, batching=batching, rtol=1e-4, atol=1e-5)
+    assert sol.t_events[0].numel() == 1
+    assert sol.t_events[0].item() == pytest.approx(math.log(math.tan(0.15 + math.pi / 4)), rel=1e-3)
+    assert sol.ys[-1].flatten()[1].item() == 2
+
+
+@pytest.mark.parametrize("batching", BATCHINGS)
+@pytest.mark.parametrize("dtype", [torch.float32, F64])
+@pytest.mark.parametrize("power", [2, 3, 5])
+def test_functions_of_one_zero_happen_together(power, dtype, batching):
+    """However many digits a state has."""
+    events = [
+        Event(lambda t, y: y[..., 0] - 1, apply=lambda t, y: y - 0.5),
+        Event(lambda t, y: y[..., 0] ** power - 1, terminal=3),
+    ]
+    y0 = torch.tensor([[0.1], [0.3]] if batching == "per_sample" else [0.1], dtype=dtype)
+    sol = solve_ivp(lambda t, y: 0.7 * y + 0.2, (0.0, 4.0), y0, events=events, batching=batching, rtol=1e-5)
+    assert [len(t) for t in sol.t_events] == [3, 3]
+    assert (torch.as_tensor(sol.status) == Status.EVENT.value).all()

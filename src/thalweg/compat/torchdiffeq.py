@@ -583,7 +583,7 @@ def _tolerance(value: Any, y0: State, least: float) -> float | Tensor:
     if isinstance(value, tuple | list):
         pairs = zip(value, _leaves(y0), strict=True)
         value = torch.cat([torch.as_tensor(x, device=y.device).expand(y.shape).reshape(-1).double() for x, y in pairs])
-    if isinstance(value, Tensor) and value.numel() > 1:
+    if isinstance(value, Tensor) and value.numel() != 1:
         return value.detach().clamp(min=least)
     return max(float(value), least)
 

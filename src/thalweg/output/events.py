@@ -412,7 +412,7 @@ class EventWatch:
         self, i: int, place: _Place, ends: tuple[float, float], low: Tensor, high: Tensor, mine: Tensor
     ) -> Tensor:
         """Where event i is zero between two looks; inf for the units where it is not."""
-        digits = torch.finfo(place.y.dtype).eps  # the states in a step are told apart by no more
+        digits = torch.finfo(place.y.dtype).eps / 4  # the states in a step are told apart by no more
         if not self.t.ndim:  # one number, on the host: an operation of PyTorch's costs as much as all of these
 
             def value(theta: float) -> float:
@@ -430,6 +430,7 @@ class EventWatch:
         stops = over | (hit & self._applies)
         first = torch.where(stops, theta, torch.inf).flatten(0, 1).amin(0)
         near = 8 * torch.finfo(self.t.dtype).eps * (place.t.abs() / place.h.abs() + 1)
+        near = near + 8 * torch.finfo(place.y.dtype).eps * first.clamp(max=1.0)  # as rounded as the states are there
         together = hit & ((theta - first).abs() <= near)
         hit = hit & ((theta <= first) | together)
         theta = torch.where(together, first, theta)
@@ -515,9 +516,9 @@ def find_root(
 ) -> Number:
     """A root between a and b, of one function or of as many at once as there are entries, where `wanted`.
 
-    It is where a function first has no longer the sign of fa, also of one that stays zero or jumps. Each bracket
-    shrinks by inverse quadratic interpolation where that is safe, else by half, until its ends are neighbours among
-    floating-point numbers of the size of a step, or alike to within `digits` of them.
+    It is where a function first has no longer the sign of fa, also of one that stays zero or jumps, and never before.
+    Each bracket shrinks by inverse quadratic interpolation where that is safe, else by half, until its ends are
+    neighbours among floating-point numbers of the size of a step, or alike to within `digits` of them.
 
     References
     ----------
@@ -546,10 +547,8 @@ def find_root(
         x3, f3 = where(same, x1, x2), where(same, f1, f2)
         x2, f2 = where(same, x2, x1), where(same, f2, f1)
         x1, f1 = x, f
-        first = absolute(f1) < absolute(f2)
-        best = where(first, x1, x2)
         width = absolute(x2 - x1)
-        tolerance = 2 * max(digits, finest) * absolute(best) + 0.25 * finest
+        tolerance = 2 * max(digits, finest) * absolute(x1) + 0.25 * finest
         done = (width <= 2 * tolerance) | negate(wanted)
         if not anywhere(negate(done)):
             break
@@ -559,6 +558,6 @@ def find_root(
         quadratic = quadratic + quotient(x3 - x1, x2 - x1) * quotient(f1, f3 - f1) * quotient(f2, f3 - f2)
         margin = minimum(quotient(tolerance, width), 0.5)
         fraction = where(safe, minimum(maximum(quadratic, margin), 1 - margin), 0.5)
-        # those that are done stay where they are best
-        fraction = where(done, where(first, 0.0, 1.0), fraction)
-    return best
+        # those that are done stay beyond: from before a jump its function would be seen to jump again
+        fraction = where(done, where(beyond, 0.0, 1.0), fraction)
+    return where(beyond, x1, x2)

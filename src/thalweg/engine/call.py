@@ -23,7 +23,7 @@ from ..gradients.direct import Direct
 from ..gradients.higher import Recipe, gradients_of, in_graph
 from ..gradients.transforms import has_tangent, refuse_cotangent
 from ..loop.integrate import GraphTimes, Problem, Result
-from ..output.dense import DenseRecorder
+from ..output.dense import DenseSteps
 from ..output.saving import EndSaver
 from . import native
 from .program import Program
@@ -77,7 +77,7 @@ class Native:
             stats.njev, stats.nlu,
         )  # fmt: skip
 
-    def _inside(self, call: Call, y0: Tensor, layout: Layout) -> DenseRecorder:
+    def _inside(self, call: Call, y0: Tensor, layout: Layout) -> DenseSteps:
         """The steps that were taken, packed as that layout says."""
         by_row, stages = self.problem.batching.by_row, self.problem.stepper.stages
         ends = torch.as_tensor(call.ends[0], dtype=torch.float64, device="cpu").expand(self.samples)
@@ -85,7 +85,7 @@ class Native:
         t, h = (x if by_row else x[:, 0] for x in (steps.t, steps.h))
         y = self.layout.repacked(steps.y.view(-1, *y0.shape), layout)
         slopes = self.layout.repacked(steps.slopes.view(*steps.slopes.shape[:2], *y0.shape), layout)
-        return DenseRecorder.of(t, h, y, slopes)
+        return DenseSteps(t, h, y, slopes)
 
     def call(
         self, y0: Tensor, args: Any, times: GraphTimes | None, stats: Stats, *, dense: bool = False

@@ -95,7 +95,7 @@ class _Solve:
             result, stopped, over = segment.result, self.watch.stopped, self.watch.ended
             n_steps, n_accepted = n_steps + result.n_steps, n_accepted + result.n_accepted
             self._count(result)
-            if dense is not None and result.dense is not None:
+            if dense is not None and isinstance(result.dense, DenseRecorder):
                 dense.extend(result.dense)
             for parts, found in zip(self.found, segment.found, strict=True):
                 parts.append(found)

@@ -36,7 +36,7 @@ from ..core.rows import rows_of, stand_ins
 from ..core.status import Status
 from ..core.step import Carry, Step, Stepper, TakenStep
 from ..core.times import Times
-from ..output.dense import DenseRecorder
+from ..output.dense import DenseRecorder, DenseSteps
 from ..output.events import Stop
 from ..output.progress import SolveProgress
 from ..output.saving import EndSaver, JointSaver, RowSaver, Saver
@@ -176,7 +176,7 @@ class Result:
     n_accepted: Count
     nfev: Count
     saver: Saver
-    dense: DenseRecorder | None
+    dense: DenseRecorder | DenseSteps | None
     t: Number
     h: Number
     y: Tensor

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -20,14 +21,6 @@ class DenseRecorder:
         self._h: list[Number] = []
         self._y: list[Tensor] = []
         self._stages: list[Tensor] = []
-
-    @classmethod
-    def of(cls, t: Tensor, h: Tensor, y: Tensor, stages: Tensor) -> DenseRecorder:
-        """Of steps that were kept elsewhere: t and h (steps,) or (steps, B), y (steps, …), stages (S, steps, …)."""
-        found = cls()
-        found._t, found._h, found._y = list(t), list(h), list(y)
-        found._stages = list(stages.unbind(1))
-        return found
 
     def record(self, step: Step, t: Number, h: Number, y: Tensor, accept: Flag) -> None:
         """Keep a step that some unit accepts."""
@@ -57,15 +50,25 @@ class DenseRecorder:
         def stack(numbers: list[Number]) -> Tensor:
             return torch.stack([torch.as_tensor(x, dtype=wide, device=y0.device) for x in numbers])
 
-        return DenseOutput(
-            stepper,
-            stack(self._t),
-            stack(self._h),
-            torch.stack(self._y),
-            torch.stack(self._stages, 1),
-            torch.as_tensor(t_end, dtype=wide, device=y0.device),
-            unpack,
-        )
+        steps = DenseSteps(stack(self._t), stack(self._h), torch.stack(self._y), torch.stack(self._stages, 1))
+        return steps.finish(stepper, y0, t0, t_end, unpack)
+
+
+@dataclass(frozen=True)
+class DenseSteps:
+    """What the interpolant of each step needs, side by side: t and h (steps,) or (steps, B), stages (S, steps, …)."""
+
+    t: Tensor
+    h: Tensor
+    y: Tensor
+    stages: Tensor
+
+    def finish(
+        self, stepper: Stepper, y0: Tensor, t0: Number, t_end: Number, unpack: Callable[[Tensor], Any]
+    ) -> DenseOutput:
+        """The function of time."""
+        end = torch.as_tensor(t_end, dtype=self.t.dtype, device=self.t.device)
+        return DenseOutput(stepper, self.t, self.h, self.y, self.stages, end, unpack)
 
 
 class DenseOutput:

@@ -34,7 +34,7 @@ import torch
 from torch import Tensor, nn
 
 from side_by_side import chosen_names, hardware, report_path, timed, write_report
-from solvers import METHOD, gradients, reference, side_by_side
+from solvers import METHOD, gradients, joined, reference
 from workloads import WORKLOADS, VanDerPol, Workload
 
 BARS = {
@@ -92,7 +92,7 @@ def torch_way(solver: str, label: str, workload: Workload, solve: Callable[..., 
         end = solve(net, y0)
         return end, gradients(net, y0, end)
 
-    return Way(solver, label, run, lambda found: (found[0].detach(), side_by_side(found[1]) if wanted else None))
+    return Way(solver, label, run, lambda found: (found[0].detach(), joined(found[1]) if wanted else None))
 
 
 def torchdiffeq(workload: Workload, *, wanted: bool) -> Iterator[Way]:

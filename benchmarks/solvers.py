@@ -119,9 +119,9 @@ def gradients(field: nn.Module, y0: Tensor, end: Tensor) -> tuple[Tensor, ...]:
 
 def gradient(field: nn.Module, y0: Tensor, end: Tensor) -> Tensor:
     """The same, side by side."""
-    return side_by_side(gradients(field, y0, end))
+    return joined(gradients(field, y0, end))
 
 
-def side_by_side(parts: Sequence[Tensor]) -> Tensor:
+def joined(parts: Sequence[Tensor]) -> Tensor:
     """All numbers of some tensors."""
     return torch.cat([x.flatten() for x in parts])

@@ -299,7 +299,12 @@ def outputs(model: FlowModel, x: Tensor) -> Tensor:
     """
     like = next(model.parameters())
     model.eval()
-    return torch.cat([model(chunk) for chunk in x.to(like).split(_CHUNK)])
+    return _in_chunks(model, x.to(like))
+
+
+def _in_chunks(model: FlowModel, x: Tensor) -> Tensor:
+    """What a model makes of rows, as many at a time as there is room for."""
+    return torch.cat([model(chunk) for chunk in x.split(_CHUNK)])
 
 
 def evaluate(model: FlowModel, task: Task, samples: Samples) -> tuple[float, float]:
@@ -349,7 +354,7 @@ def _check_answers(model: FlowModel, x: Tensor) -> None:
     if isinstance(model.flow, NeuralODE):  # whose field is a function; the engine has traced it as it is in training
         model.flow.train()
     try:
-        sound = all(bool(model(chunk).isfinite().all()) for chunk in x.split(_CHUNK))
+        sound = bool(_in_chunks(model, x).isfinite().all())
     except SolveError as error:
         raise _Diverged(f"after its last step the flow could not be followed to its end ({error})") from error
     if not sound:

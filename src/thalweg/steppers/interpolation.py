@@ -16,6 +16,7 @@ from torch import Tensor
 from ..core.arithmetic import Flag, Number, wide_dtype
 from ..core.derivatives import transformed
 from ..core.step import Step
+from ..methods.quadrature import at
 
 _FEW = 16
 """The most fractions whose weights are computed one by one, as numbers of Python's."""
@@ -87,18 +88,10 @@ class StageInterpolation:
             return (self._weights(theta)[self._used] * h).to(y.dtype).t()
         # a dozen small operations of PyTorch's would cost several times as much
         rows = [self._coefficients[i] for i in self._used]
-        weights = [[h * _polynomial(row, x) for row in rows] for x in theta.tolist()]
+        weights = [[h * at(row, x) for row in rows] for x in theta.tolist()]
         return torch.tensor(weights, dtype=y.dtype, device=y.device)
 
     def _weights(self, theta: Tensor) -> Tensor:
         """b_i(theta) for theta (M,), as (S, M)."""
         powers = torch.stack([theta**n for n in range(1, self._interpolant.shape[1] + 1)])
         return self._interpolant @ powers
-
-
-def _polynomial(row: Sequence[float], x: float) -> float:
-    """Row_0 x + row_1 x² + …."""
-    total = 0.0
-    for coefficient in reversed(row):
-        total = (total + coefficient) * x
-    return total

@@ -9,7 +9,9 @@ from thalweg import solve_ivp
 pytest.importorskip("thalweg.core._native", reason="the native engine was not built")
 
 F64 = torch.float64
-NET = nn.Sequential(nn.Linear(3, 16), nn.Tanh(), nn.Linear(16, 3)).double().requires_grad_(False)
+with torch.random.fork_rng(devices=[]):
+    torch.manual_seed(0)  # the same network in each run
+    NET = nn.Sequential(nn.Linear(3, 16), nn.Tanh(), nn.Linear(16, 3)).double().requires_grad_(False)
 METHODS = ["tsit5", "bosh3", "rk4", "dopri8", "vern9", "rosenbrock23", "rodas5p"]
 
 

@@ -11,7 +11,9 @@ from thalweg.core.norms import LargestOfLeaves
 pytest.importorskip("thalweg.core._native", reason="the native engine was not built")
 
 F64 = torch.float64
-NET = nn.Sequential(nn.Linear(3, 16), nn.Tanh(), nn.Linear(16, 3)).double().requires_grad_(False)
+with torch.random.fork_rng(devices=[]):
+    torch.manual_seed(0)  # the same network in each run
+    NET = nn.Sequential(nn.Linear(3, 16), nn.Tanh(), nn.Linear(16, 3)).double().requires_grad_(False)
 
 
 def by_rows(t, state):
